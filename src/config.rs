@@ -1,0 +1,420 @@
+//! `rootstock.toml` on the boot partition: every key has a default, a wrong
+//! value is reported with its key and line and its default is used.
+//!
+//! Pure: text in, `Config` and `Vec<Problem>` out. No key is required, no
+//! unknown key is fatal, and no content of the file can stop the appliance.
+
+use std::fmt;
+use std::net::Ipv4Addr;
+use std::ops::Range;
+use std::time::Duration;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+/// Longest file that is read, in bytes.
+pub const MAX_FILE_BYTES: usize = 64 << 10;
+
+/// Everything a person can set.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Config {
+    pub network: Network,
+    pub dhcp: Dhcp,
+    pub nfs: Nfs,
+    pub enrol: Enrol,
+    pub panel: Panel,
+}
+
+/// `[network]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Network {
+    /// `interface`: a name such as `eth0`; without it the first wired one.
+    pub interface: Option<String>,
+    /// `address`: ours, with the prefix length, such as `192.168.77.1/24`.
+    pub address: Subnet,
+    /// `gateway`: told to clients (option 3) and used by the appliance itself.
+    pub gateway: Option<Ipv4Addr>,
+    /// `dns`: told to clients (option 6).
+    pub dns: Vec<Ipv4Addr>,
+}
+
+impl Default for Network {
+    fn default() -> Self {
+        Self {
+            interface: None,
+            address: Subnet { address: Ipv4Addr::new(192, 168, 77, 1), prefix: 24 },
+            gateway: None,
+            dns: Vec::new(),
+        }
+    }
+}
+
+/// An address with its prefix length, 8 to 30.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Subnet {
+    pub address: Ipv4Addr,
+    pub prefix: u8,
+}
+
+impl Subnet {
+    pub fn mask(self) -> Ipv4Addr {
+        Ipv4Addr::from(u32::MAX << (32 - u32::from(self.prefix)))
+    }
+
+    pub fn network(self) -> Ipv4Addr {
+        Ipv4Addr::from(u32::from(self.address) & u32::from(self.mask()))
+    }
+
+    pub fn broadcast(self) -> Ipv4Addr {
+        Ipv4Addr::from(u32::from(self.address) | !u32::from(self.mask()))
+    }
+
+    /// Whether `address` can be a host's: inside, and neither network nor broadcast address.
+    pub fn has_host(self, address: Ipv4Addr) -> bool {
+        let inside = u32::from(address) & u32::from(self.mask()) == u32::from(self.network());
+        inside && address != self.network() && address != self.broadcast()
+    }
+}
+
+impl fmt::Display for Subnet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.prefix)
+    }
+}
+
+/// `[dhcp]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dhcp {
+    /// `first` and `last`: the addresses that new clients get, both included.
+    /// Must lie in the network's subnet.
+    pub first: Ipv4Addr,
+    pub last: Ipv4Addr,
+    /// `lease`: in seconds, 120 to 31,536,000.
+    pub lease: Duration,
+}
+
+impl Default for Dhcp {
+    fn default() -> Self {
+        Self {
+            first: Ipv4Addr::new(192, 168, 77, 10),
+            last: Ipv4Addr::new(192, 168, 77, 209),
+            lease: Duration::from_secs(86_400),
+        }
+    }
+}
+
+/// `[nfs]`
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Nfs {
+    /// `allow_unprivileged_ports`: serve calls from source ports of 1024 and above too.
+    pub allow_unprivileged_ports: bool,
+}
+
+/// `[enrol]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Enrol {
+    /// `window`: how long ENROLL stays open, in seconds, 10 to 3600.
+    pub window: Duration,
+}
+
+impl Default for Enrol {
+    fn default() -> Self {
+        Self { window: Duration::from_secs(120) }
+    }
+}
+
+/// `[panel]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Panel {
+    /// `enroll_gpio`, `next_gpio`: BCM numbers, 0 to 27, of buttons to ground.
+    pub enroll_gpio: u8,
+    pub next_gpio: u8,
+    /// `i2c_bus`: the N of `/dev/i2c-N`.
+    pub i2c_bus: u8,
+    /// `i2c_address`: 7 bits, 0x08 to 0x77; 0x3c and 0x3d are usual.
+    pub i2c_address: u8,
+}
+
+impl Default for Panel {
+    fn default() -> Self {
+        Self { enroll_gpio: 17, next_gpio: 27, i2c_bus: 1, i2c_address: 0x3c }
+    }
+}
+
+/// One thing in the file that was not taken, in words for a person.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// Counted from 1; 0 when the whole file is meant.
+    pub line: usize,
+    /// Such as `network.address`; empty when the whole file is meant.
+    pub key: String,
+    pub message: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("rootstock.toml")?;
+        if self.line > 0 {
+            write!(f, " line {}", self.line)?;
+        }
+        if !self.key.is_empty() {
+            write!(f, ", {}", self.key)?;
+        }
+        write!(f, ": {}", self.message)
+    }
+}
+
+/// Reads the file's bytes. Whatever is wrong becomes a `Problem`, and its key keeps the default.
+pub fn parse(bytes: &[u8]) -> (Config, Vec<Problem>) {
+    let mut reader = Reader { text: "", problems: Vec::new() };
+    let mut config = Config::default();
+    if bytes.len() > MAX_FILE_BYTES {
+        reader.whole_file(format!("longer than {MAX_FILE_BYTES} bytes, so not read"));
+        return (config, reader.problems);
+    }
+    // Editors on Windows like to start a file with a byte-order mark.
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        reader.whole_file("not UTF-8 text, so not read".to_owned());
+        return (config, reader.problems);
+    };
+    reader.text = text;
+    // Errors are recovered from: what can be read is taken, the rest is told.
+    let (table, errors) = DeTable::parse_recoverable(text);
+    for error in errors {
+        let line = error.span().map_or(0, |span| reader.line(&span));
+        let message = error.message().to_owned();
+        reader.problems.push(Problem { line, key: String::new(), message });
+    }
+    for (name, value) in table.get_ref() {
+        let section = name.get_ref().as_ref();
+        let DeValue::Table(keys) = value.get_ref() else {
+            reader.wrong(section, &name.span(), "is not a section such as [network]");
+            continue;
+        };
+        for (key, value) in keys {
+            reader.take(&mut config, section, key, value);
+        }
+    }
+    reader.settle(&mut config);
+    (config, reader.problems)
+}
+
+struct Reader<'t> {
+    text: &'t str,
+    problems: Vec<Problem>,
+}
+
+impl Reader<'_> {
+    fn take(
+        &mut self,
+        config: &mut Config,
+        section: &str,
+        key: &Spanned<std::borrow::Cow<'_, str>>,
+        value: &Spanned<DeValue<'_>>,
+    ) {
+        let name = format!("{section}.{}", key.get_ref());
+        let value_of = value.get_ref();
+        let taken = match name.as_str() {
+            "network.interface" => set(&mut config.network.interface, interface(value_of).map(Some)),
+            "network.address" => set(&mut config.network.address, subnet(value_of)),
+            "network.gateway" => set(&mut config.network.gateway, address(value_of).map(Some)),
+            "network.dns" => set(&mut config.network.dns, addresses(value_of)),
+            "dhcp.first" => set(&mut config.dhcp.first, address(value_of)),
+            "dhcp.last" => set(&mut config.dhcp.last, address(value_of)),
+            "dhcp.lease" => set(&mut config.dhcp.lease, seconds(value_of, 120..31_536_001)),
+            "nfs.allow_unprivileged_ports" => set(&mut config.nfs.allow_unprivileged_ports, boolean(value_of)),
+            "enrol.window" => set(&mut config.enrol.window, seconds(value_of, 10..3601)),
+            "panel.enroll_gpio" => set(&mut config.panel.enroll_gpio, byte(value_of, 0..28)),
+            "panel.next_gpio" => set(&mut config.panel.next_gpio, byte(value_of, 0..28)),
+            "panel.i2c_bus" => set(&mut config.panel.i2c_bus, byte(value_of, 0..32)),
+            "panel.i2c_address" => set(&mut config.panel.i2c_address, byte(value_of, 0x08..0x78)),
+            _ => return self.wrong(&name, &key.span(), "no such key, so ignored"),
+        };
+        if let Err(expected) = taken {
+            self.wrong(&name, &value.span(), &format!("expected {expected}; the default is used"));
+        }
+    }
+
+    /// Checks what spans several keys, and moves the defaults that follow from another key.
+    fn settle(&mut self, config: &mut Config) {
+        let subnet = config.network.address;
+        let dhcp = &mut config.dhcp;
+        let fits = |dhcp: &Dhcp| subnet.has_host(dhcp.first) && subnet.has_host(dhcp.last) && dhcp.first <= dhcp.last;
+        if !fits(dhcp) {
+            let default = Dhcp::default();
+            if (dhcp.first, dhcp.last) != (default.first, default.last) {
+                self.problems.push(Problem {
+                    line: 0,
+                    key: "dhcp.first".to_owned(),
+                    message: format!(
+                        "{} to {} is no range inside {subnet}; all of the subnet is used",
+                        dhcp.first, dhcp.last
+                    ),
+                });
+            }
+            dhcp.first = Ipv4Addr::from(u32::from(subnet.network()) + 1);
+            dhcp.last = Ipv4Addr::from(u32::from(subnet.broadcast()) - 1);
+        }
+        if let Some(gateway) = config.network.gateway.filter(|&gateway| !subnet.has_host(gateway)) {
+            self.problems.push(Problem {
+                line: 0,
+                key: "network.gateway".to_owned(),
+                message: format!("{gateway} is outside {subnet}; no gateway is used"),
+            });
+            config.network.gateway = None;
+        }
+        if config.panel.enroll_gpio == config.panel.next_gpio {
+            self.problems.push(Problem {
+                line: 0,
+                key: "panel.next_gpio".to_owned(),
+                message: "is the pin of ENROLL too; the defaults are used for both".to_owned(),
+            });
+            let default = Panel::default();
+            (config.panel.enroll_gpio, config.panel.next_gpio) = (default.enroll_gpio, default.next_gpio);
+        }
+    }
+
+    fn wrong(&mut self, key: &str, span: &Range<usize>, message: &str) {
+        let line = self.line(span);
+        self.problems.push(Problem { line, key: key.to_owned(), message: message.to_owned() });
+    }
+
+    fn whole_file(&mut self, message: String) {
+        self.problems.push(Problem { line: 0, key: String::new(), message });
+    }
+
+    fn line(&self, span: &Range<usize>) -> usize {
+        let start = span.start.min(self.text.len());
+        self.text.as_bytes()[..start].iter().filter(|&&b| b == b'\n').count() + 1
+    }
+}
+
+type Expected = &'static str;
+
+fn set<T>(place: &mut T, value: Result<T, Expected>) -> Result<(), Expected> {
+    *place = value?;
+    Ok(())
+}
+
+fn text<'v>(value: &'v DeValue<'_>) -> Option<&'v str> {
+    match value {
+        DeValue::String(text) => Some(text.as_ref()),
+        _ => None,
+    }
+}
+
+fn interface(value: &DeValue<'_>) -> Result<String, Expected> {
+    // IFNAMSIZ is 16 with its NUL (include/uapi/linux/if.h).
+    let valid = |name: &&str| (1..16).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_graphic() && b != b'/');
+    text(value).filter(valid).map(str::to_owned).ok_or("an interface name such as \"eth0\"")
+}
+
+fn address(value: &DeValue<'_>) -> Result<Ipv4Addr, Expected> {
+    text(value).and_then(|text| text.parse().ok()).ok_or("an address such as \"192.168.77.1\"")
+}
+
+fn addresses(value: &DeValue<'_>) -> Result<Vec<Ipv4Addr>, Expected> {
+    let expected = "a list of at most 4 addresses such as [\"192.168.77.1\"]";
+    let DeValue::Array(items) = value else { return Err(expected) };
+    if items.len() > 4 {
+        return Err(expected);
+    }
+    items.iter().map(|item| address(item.get_ref()).map_err(|_| expected)).collect()
+}
+
+fn subnet(value: &DeValue<'_>) -> Result<Subnet, Expected> {
+    let parse = |text: &str| {
+        let (address, prefix) = text.split_once('/')?;
+        let subnet = Subnet { address: address.parse().ok()?, prefix: prefix.parse().ok()? };
+        let usable = (8..=30).contains(&subnet.prefix) && subnet.has_host(subnet.address);
+        (usable && !subnet.address.is_loopback() && !subnet.address.is_multicast()).then_some(subnet)
+    };
+    text(value).and_then(parse).ok_or("a host's address with prefix length, such as \"192.168.77.1/24\"")
+}
+
+fn integer(value: &DeValue<'_>) -> Option<i64> {
+    match value {
+        DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix()).ok(),
+        _ => None,
+    }
+}
+
+fn seconds(value: &DeValue<'_>, range: Range<i64>) -> Result<Duration, Expected> {
+    let number = integer(value).filter(|number| range.contains(number));
+    number.map(|number| Duration::from_secs(number.unsigned_abs())).ok_or("a number of seconds in the key's range")
+}
+
+fn byte(value: &DeValue<'_>, range: Range<i64>) -> Result<u8, Expected> {
+    let number = integer(value).filter(|number| range.contains(number));
+    number.and_then(|number| u8::try_from(number).ok()).ok_or("a whole number in the key's range")
+}
+
+fn boolean(value: &DeValue<'_>) -> Result<bool, Expected> {
+    match value {
+        DeValue::Boolean(value) => Ok(*value),
+        _ => Err("true or false"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(text: &str, expected: &[&str]) -> Config {
+        let (config, problems) = parse(text.as_bytes());
+        let problems: Vec<String> = problems.iter().map(Problem::to_string).collect();
+        assert_eq!(problems, expected, "in {text:?}");
+        config
+    }
+
+    #[test]
+    fn an_absent_or_empty_file_gives_the_defaults() {
+        assert_eq!(check("", &[]), Config::default());
+        assert_eq!(check("\u{feff}# only a comment\r\n", &[]), Config::default());
+    }
+
+    #[test]
+    fn every_key_is_taken() {
+        let config = check(
+            "[network]\ninterface = 'eth1'\naddress = '10.0.0.1/16'\ngateway = '10.0.0.254'\ndns = ['9.9.9.9']\n\
+             [dhcp]\nfirst = '10.0.1.1'\nlast = '10.0.1.99'\nlease = 600\n\
+             [nfs]\nallow_unprivileged_ports = true\n[enrol]\nwindow = 60\n\
+             [panel]\nenroll_gpio = 5\nnext_gpio = 6\ni2c_bus = 3\ni2c_address = 0x3d\n",
+            &[],
+        );
+        assert_eq!(config.network.interface.as_deref(), Some("eth1"));
+        assert_eq!(config.network.address.to_string(), "10.0.0.1/16");
+        assert_eq!(config.dhcp.last, Ipv4Addr::new(10, 0, 1, 99));
+        assert_eq!(config.panel, Panel { enroll_gpio: 5, next_gpio: 6, i2c_bus: 3, i2c_address: 0x3d });
+        assert!(config.nfs.allow_unprivileged_ports);
+    }
+
+    #[test]
+    fn a_wrong_value_is_told_with_key_and_line_and_the_rest_is_taken() {
+        let config = check(
+            "[network]\naddress = '300.1.1.1/24'\n\n[panel]\ni2c_bus = 'one'\ncolour = 1\nnext_gpio = 22\n",
+            &[
+                "rootstock.toml line 2, network.address: expected a host's address with prefix length, such as \"192.168.77.1/24\"; the default is used",
+                "rootstock.toml line 5, panel.i2c_bus: expected a whole number in the key's range; the default is used",
+                "rootstock.toml line 6, panel.colour: no such key, so ignored",
+            ],
+        );
+        assert_eq!(config.panel.next_gpio, 22);
+        assert_eq!(config.network, Network::default());
+    }
+
+    #[test]
+    fn the_pool_follows_the_subnet() {
+        let config = check("[network]\naddress = '10.9.8.7/24'\n", &[]);
+        assert_eq!((config.dhcp.first, config.dhcp.last), (Ipv4Addr::new(10, 9, 8, 1), Ipv4Addr::new(10, 9, 8, 254)));
+    }
+
+    #[test]
+    fn broken_toml_is_told_and_nothing_panics() {
+        let (_, problems) = parse(b"[network\naddress = \n===\n[panel]\ni2c_bus = 3\n");
+        assert!(!problems.is_empty() && problems.iter().all(|problem| problem.line > 0), "{problems:?}");
+        assert_eq!(parse(b"\xff\xfe").1.len(), 1);
+        assert_eq!(parse(&vec![b'#'; MAX_FILE_BYTES + 1]).1.len(), 1);
+    }
+}

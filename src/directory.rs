@@ -1,0 +1,93 @@
+//! What the data planes may serve, and to whom: the one table that control
+//! publishes and that TFTP and NFS read. They never ask control anything else.
+//!
+//! Pure, but for the lock that `Published` holds while a pointer is copied.
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use crate::client::{Role, Serial};
+
+/// Key of the MAC inside NFS file handles, 16 bytes; kept in the store so that
+/// handles outlive restarts and reboots.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct HandleKey(pub [u8; 16]);
+
+impl std::fmt::Debug for HandleKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("HandleKey(secret)")
+    }
+}
+
+/// Which of a client's two trees an export is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Tree {
+    /// `/` of the client.
+    Root,
+    /// Its boot partition: what TFTP serves, mounted at `/boot/firmware`.
+    Boot,
+}
+
+/// One NFS export: a directory of this machine that one address may mount.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Export {
+    /// In every handle of this tree: the client's `export_id` × 2, plus 1 for the boot tree.
+    pub id: u32,
+    /// The name a client gives to MNT, such as `/clients/pi-1/root`.
+    pub path: String,
+    /// Where the merged tree is mounted here.
+    pub directory: PathBuf,
+    pub tree: Tree,
+    pub read_only: bool,
+}
+
+/// Everything that is served to one client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Served {
+    pub role: Role,
+    pub address: Ipv4Addr,
+    /// `None` until the board has told it; TFTP then accepts any folder name and reports it.
+    pub serial: Option<Serial>,
+    pub root: Export,
+    pub boot: Export,
+    /// Kernel words that the appliance puts into `cmdline.txt`, such as
+    /// `root=/dev/nfs nfsroot=… rw ip=dhcp rootwait`.
+    pub kernel_words: String,
+}
+
+/// All that is served now. Small (2 to 200 clients): looked up by scanning.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Directory {
+    pub clients: Vec<Served>,
+    pub handle_key: HandleKey,
+}
+
+impl Directory {
+    pub fn client(&self, address: Ipv4Addr) -> Option<&Served> {
+        self.clients.iter().find(|client| client.address == address)
+    }
+
+    /// The exports one address may use, its root first.
+    pub fn exports(&self, address: Ipv4Addr) -> impl Iterator<Item = &Export> {
+        self.client(address).into_iter().flat_map(|client| [&client.root, &client.boot])
+    }
+}
+
+/// A value that one writer replaces whole and many readers take by pointer.
+#[derive(Debug, Default)]
+pub struct Published<T>(RwLock<Arc<T>>);
+
+impl<T> Published<T> {
+    pub fn new(value: T) -> Self {
+        Self(RwLock::new(Arc::new(value)))
+    }
+
+    pub fn get(&self) -> Arc<T> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub fn set(&self, value: T) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(value);
+    }
+}

@@ -1,0 +1,1 @@
+//! The wired interface: address, carrier, neighbour entries and address probes.

@@ -1,0 +1,1 @@
+//! The panel: buttons, display, and the screens they show.

@@ -1,0 +1,1 @@
+//! The stick: finding it, its store, images, and clients' roots.

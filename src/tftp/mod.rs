@@ -1,0 +1,1 @@
+//! TFTP: which file a client gets, and the server that sends it.
