@@ -83,6 +83,7 @@ pub struct ClientStatus {
     pub role: Role,
     pub address: Ipv4Addr,
     pub model: Model,
+    pub memory_mib: Option<u32>,
     pub serial: Option<Serial>,
     pub image: ImageId,
     pub stage: Stage,

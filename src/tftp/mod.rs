@@ -1,1 +1,80 @@
 //! TFTP: which file a client gets, and the server that sends it.
+//!
+//! - `path`: (client, path) to a place in the client's boot tree; pure.
+//! - `cmdline`: the kernel command line of a network root; pure.
+//! - `packet`: the datagrams of RFC 1350 and 2347; pure.
+//! - `transfer`: one transfer as a state machine; pure.
+//! - `tree`, `files`: opening a boot file, and the `Handler` that serves it.
+//! - `server`: sockets and the thread they live on.
+//!
+//! # Which engine, and why
+//!
+//! The file side is async-tftp's `Handler`, so its server can serve it; yet the
+//! transfers are ours, because no setting of async-tftp 0.4 cures three faults
+//! that a Pi meets at every boot (shown by `tests/tftp_engines.rs`, 2026-11-22):
+//!
+//! 1. It ignores the ERROR 0 with which a Pi ends its size probe, and stays deaf
+//!    to the same port until its retries are used up. Its timeout is whole
+//!    seconds for the client and its retries are shared by all, so the shortest
+//!    deafness that still survives a lost packet is seconds per file, and a boot
+//!    asks for dozens.
+//! 2. A repeated RRQ from the same port is dropped, not answered. The Pi 3's ROM
+//!    uses one port for all its files.
+//! 3. One lock is held while a file is opened, so one slow stick access keeps
+//!    every other client waiting.
+//!
+//! It also takes the client's block size without an upper bound that would keep
+//! datagrams whole unless told so, and tells nobody how a transfer ended, which
+//! is what the panel shows.
+
+pub mod cmdline;
+pub mod files;
+pub mod packet;
+pub mod path;
+mod server;
+pub mod transfer;
+mod tree;
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+pub use server::{Error, Server, start};
+
+use crate::client::Serial;
+
+/// Where to listen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Options {
+    /// The appliance's own address: replies leave from it too.
+    pub listen: Ipv4Addr,
+    /// 69; 0 in tests takes any free one.
+    pub port: u16,
+}
+
+/// What happened, told as it happens by the sink that `start` was given.
+/// `path` is what the client asked for, made safe to show by `path::display`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A file was found. `folder` is the serial number that the path began
+    /// with: the way a board that sends no option 97 tells its own.
+    Started { address: Ipv4Addr, path: String, folder: Option<Serial>, size: Option<u64> },
+    /// The client acknowledged the last block.
+    Finished { address: Ipv4Addr, path: String, bytes: u64, took: Duration },
+    /// The client ended it by an ERROR (normal after a size probe), by a new
+    /// request from the same port, or by closing the port.
+    Aborted { address: Ipv4Addr, path: String, bytes: u64 },
+    /// The client fell silent. When `bytes` is the whole file, only its last
+    /// ACK was lost: it has the file.
+    TimedOut { address: Ipv4Addr, path: String, bytes: u64, size: u64 },
+    /// The file was there but could not be read: a pulled or broken stick.
+    Failed { address: Ipv4Addr, path: String, error: String },
+    /// No such file. Normal: a Pi asks for many that an image may lack.
+    Missing { address: Ipv4Addr, path: String },
+    /// Not allowed, or no request that can be served.
+    Refused { address: Ipv4Addr, path: String, reason: &'static str },
+    /// The image's `cmdline.txt` is longer than a kernel takes: its last words were left out.
+    CommandLineShortened { address: Ipv4Addr, left_out: usize },
+}
+
+/// Takes events; called on the server's threads, so it must not block.
+pub type Sink = std::sync::Arc<dyn Fn(Event) + Send + Sync>;

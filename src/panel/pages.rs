@@ -1,0 +1,383 @@
+//! Which view is shown: what matters most now, or what a person turned to.
+//!
+//! Pure: the time is an argument. The overview shows by itself whatever needs a
+//! person, then whatever is going on, then rest. Something new is shown at once;
+//! where several views matter they take turns, so that a lasting problem never
+//! hides the enrolment window. NEXT turns to the other pages and comes back.
+
+use std::time::Duration;
+
+use super::{Button, Gesture, screens};
+use crate::client::{MacAddr, Role};
+use crate::status::{ClientStatus, Enrolment, Problem, Stage, Status, Stick};
+
+/// A page that a person turned to is left by itself after this long.
+pub const RETURN_AFTER: Duration = Duration::from_secs(30);
+/// Views of one kind that take part in the overview's turns.
+const MAX_OF_A_KIND: usize = 3;
+/// A client that has come up is shown for this long.
+const SHOW_UP: Duration = Duration::from_secs(20);
+/// Until the network has its address, the server counts as starting for this long.
+const STARTING: Duration = Duration::from_secs(20);
+
+/// One thing that a screen can be about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum View {
+    Starting,
+    /// The stick may be prepared, if a person agrees.
+    ConfirmStick,
+    UnusableStick,
+    Problem(Problem),
+    /// The enrolment window is open.
+    Window,
+    Import,
+    Client(Role),
+    /// A Pi that asked while the window was closed.
+    Stranger(MacAddr),
+    NoStick,
+    ReadingStick,
+    PreparingStick,
+    NoCable,
+    NoImage,
+    Ready,
+    // Pages that NEXT turns to.
+    Images,
+    Stick,
+    Network,
+    About,
+}
+
+/// All that the overview has to show now, most important first; never empty.
+pub fn views(status: &Status) -> Vec<View> {
+    let rest = rest(status);
+    if rest == View::Starting {
+        return vec![rest];
+    }
+    let mut views = Vec::new();
+    if matches!(rest, View::ConfirmStick | View::UnusableStick) {
+        views.push(rest.clone());
+    }
+    views.extend(status.problems.iter().take(MAX_OF_A_KIND).cloned().map(View::Problem));
+    views.extend(clients(status, |client| matches!(client.stage, Stage::Stalled { .. })));
+    let calm = views.len();
+    let open = matches!(status.enrolment, Enrolment::Open { .. });
+    views.extend(open.then_some(View::Window));
+    views.extend(status.import.is_some().then_some(View::Import));
+    views.extend(clients(status, booting));
+    let idle = views.len() == calm;
+    if !open && matches!(rest, View::Ready) {
+        // Newest first in the status; ENROLL is of use only to a stick with an image.
+        let strangers = status.strangers.iter().take(MAX_OF_A_KIND);
+        views.extend(strangers.map(|stranger| View::Stranger(stranger.mac)));
+    }
+    let covered = matches!(rest, View::Ready | View::NoImage) && !idle;
+    if !covered && !views.contains(&rest) {
+        views.push(rest);
+    }
+    views
+}
+
+fn booting(client: &ClientStatus) -> bool {
+    match client.stage {
+        Stage::Discovered | Stage::Leased | Stage::Loading { .. } | Stage::Kernel | Stage::RootMounted => true,
+        Stage::Up { .. } => client.since < SHOW_UP,
+        Stage::Off | Stage::Stalled { .. } => false,
+    }
+}
+
+/// The clients that `wanted` names, whose stage changed last first.
+fn clients(status: &Status, wanted: impl Fn(&ClientStatus) -> bool) -> impl Iterator<Item = View> {
+    let mut clients: Vec<&ClientStatus> = status.clients.iter().filter(|client| wanted(client)).collect();
+    clients.sort_by_key(|client| client.since);
+    clients.into_iter().take(MAX_OF_A_KIND).map(|client| View::Client(client.role.clone()))
+}
+
+/// What is shown while nothing goes on.
+fn rest(status: &Status) -> View {
+    match status.stick {
+        Stick::Absent if status.network.address.is_none() && status.uptime < STARTING => View::Starting,
+        Stick::Absent => View::NoStick,
+        Stick::Reading => View::ReadingStick,
+        Stick::NeedsConfirmation { .. } => View::ConfirmStick,
+        Stick::Preparing => View::PreparingStick,
+        Stick::Unusable { .. } => View::UnusableStick,
+        Stick::Ready { .. } if !status.network.carrier => View::NoCable,
+        Stick::Ready { .. } if status.images.is_empty() => View::NoImage,
+        Stick::Ready { .. } => View::Ready,
+    }
+}
+
+/// The pages that NEXT turns through after the overview.
+fn pages(status: &Status) -> Vec<View> {
+    let overview = views(status);
+    let summary = (overview != [View::Ready] && rest(status) == View::Ready).then_some(View::Ready);
+    let clients = status.clients.iter().map(|client| View::Client(client.role.clone()));
+    let others = [View::Images, View::Stick, View::Network, View::About];
+    summary.into_iter().chain(clients).chain(others).collect()
+}
+
+/// What is shown, and how it came to be.
+#[derive(Debug)]
+pub struct Pages {
+    /// The page a person turned to, and when.
+    turned: Option<(View, Duration)>,
+    views: Vec<View>,
+    index: usize,
+    since: Duration,
+}
+
+impl Default for Pages {
+    fn default() -> Self {
+        Self { turned: None, views: vec![View::Starting], index: 0, since: Duration::ZERO }
+    }
+}
+
+impl Pages {
+    /// Follows the status and the clock. Called before each drawing.
+    pub fn update(&mut self, now: Duration, status: &Status) {
+        let views = views(status);
+        let shown = self.overview();
+        let appeared = views.iter().position(|view| !self.views.contains(view));
+        let kept = views.iter().position(|view| *view == shown);
+        if appeared.is_some_and(|index| urgent(&views[index])) {
+            self.turned = None;
+        }
+        (self.index, self.since) = match (appeared, kept) {
+            (Some(index), _) => (index, now),
+            (None, Some(index)) => (index, self.since),
+            (None, None) => (0, now),
+        };
+        self.views = views;
+        if now.saturating_sub(self.since) >= screens::dwell(status, &self.overview()) && self.views.len() > 1 {
+            (self.index, self.since) = ((self.index + 1) % self.views.len(), now);
+        }
+        let over =
+            |(page, at): &(View, Duration)| now.saturating_sub(*at) >= RETURN_AFTER || !pages(status).contains(page);
+        if self.turned.as_ref().is_some_and(over) {
+            self.turned = None;
+        }
+    }
+
+    /// A press: NEXT turns the page, held it goes back; ENROLL goes to where its effect is seen.
+    pub fn press(&mut self, now: Duration, gesture: Gesture, status: &Status) {
+        let page = self.turned.take().map(|(page, _)| page);
+        match gesture {
+            Gesture::Short(Button::Next) => {
+                let pages = pages(status);
+                let at = page.and_then(|page| pages.iter().position(|other| *other == page));
+                let next = at.map_or(0, |at| at + 1);
+                self.turned = pages.get(next).map(|page| (page.clone(), now));
+            }
+            // A client's page stays: what ENROLL means there is about that client.
+            Gesture::Short(Button::Enroll) | Gesture::Long(Button::Enroll) => {
+                self.turned = page.filter(|page| matches!(page, View::Client(_))).map(|page| (page, now));
+            }
+            Gesture::Long(Button::Next) => {}
+        }
+    }
+
+    /// The view to draw and how long it has been shown.
+    pub fn current(&self, now: Duration) -> (View, Duration) {
+        match &self.turned {
+            Some((page, at)) => (page.clone(), now.saturating_sub(*at)),
+            None => (self.overview(), now.saturating_sub(self.since)),
+        }
+    }
+
+    /// Where among the pages a person is, the overview being 0; `None` on the overview.
+    pub fn place(&self, status: &Status) -> Option<(usize, usize)> {
+        let (page, _) = self.turned.as_ref()?;
+        let pages = pages(status);
+        let index = pages.iter().position(|other| other == page)?;
+        Some((index + 1, pages.len() + 1))
+    }
+
+    fn overview(&self) -> View {
+        self.views.get(self.index).cloned().unwrap_or(View::Starting)
+    }
+}
+
+/// Worth taking a person away from the page they turned to.
+fn urgent(view: &View) -> bool {
+    matches!(view, View::ConfirmStick | View::UnusableStick | View::Problem(_) | View::Window)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::Model;
+    use crate::status::{Import, Network, Stranger};
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const NEXT: Gesture = Gesture::Short(Button::Next);
+
+    fn ready() -> Status {
+        Status {
+            uptime: SECOND * 60,
+            network: Network { address: Some([192, 168, 77, 1].into()), carrier: true },
+            stick: Stick::Ready { name: "Stick".to_owned(), free_bytes: 1 },
+            images: vec!["debian-1".parse().unwrap()],
+            ..Status::default()
+        }
+    }
+
+    fn client(n: u32, stage: Stage, seconds: u64) -> ClientStatus {
+        ClientStatus {
+            role: Role::numbered(n),
+            address: [192, 168, 77, 10].into(),
+            model: Model::Pi4B,
+            memory_mib: Some(4096),
+            serial: None,
+            image: "debian-1".parse().unwrap(),
+            stage,
+            since: Duration::from_secs(seconds),
+        }
+    }
+
+    fn problem(message: &str) -> Problem {
+        Problem { message: message.to_owned(), action: "Do it.".to_owned() }
+    }
+
+    fn pi(n: u32) -> View {
+        View::Client(Role::numbered(n))
+    }
+
+    #[test]
+    fn a_problem_comes_first_then_the_window_the_import_and_a_booting_client() {
+        let mut status = ready();
+        assert_eq!(views(&status), [View::Ready]);
+        status.clients = vec![client(1, Stage::Kernel, 5), client(2, Stage::Up { after: SECOND }, 3600)];
+        assert_eq!(views(&status), [pi(1)]);
+        status.import = Some(Import { file: String::new(), per_mille: 0, left: None });
+        status.enrolment = Enrolment::Open { left: SECOND };
+        status.problems = vec![problem("a")];
+        assert_eq!(views(&status), [View::Problem(problem("a")), View::Window, View::Import, pi(1)]);
+    }
+
+    #[test]
+    fn what_hinders_everything_is_always_among_the_views() {
+        let check = |status: &Status, expected: &[View]| assert_eq!(views(status), expected);
+        check(&Status::default(), &[View::Starting]);
+        check(&Status { stick: Stick::Absent, ..ready() }, &[View::NoStick]);
+        check(&Status { images: vec![], ..ready() }, &[View::NoImage]);
+        check(&Status { network: Network { carrier: false, ..ready().network }, ..ready() }, &[View::NoCable]);
+        let confirm = Stick::NeedsConfirmation { name: String::new(), free_bytes: 0 };
+        let asked = Status { stick: confirm, problems: vec![problem("a")], ..ready() };
+        check(&asked, &[View::ConfirmStick, View::Problem(problem("a"))]);
+        let pulled = Status { stick: Stick::Absent, clients: vec![client(1, Stage::Kernel, 1)], ..ready() };
+        check(&pulled, &[pi(1), View::NoStick]);
+    }
+
+    #[test]
+    fn a_stranger_is_shown_only_where_enroll_would_help() {
+        let stranger = Stranger { mac: MacAddr([1; 6]), model: Model::Pi5, serial: None, memory_mib: None };
+        let mut status = Status { strangers: vec![stranger], ..ready() };
+        assert_eq!(views(&status), [View::Stranger(MacAddr([1; 6])), View::Ready]);
+        status.enrolment = Enrolment::Open { left: SECOND };
+        assert_eq!(views(&status), [View::Window]);
+        status.stick = Stick::Absent;
+        assert_eq!(views(&status), [View::Window, View::NoStick]);
+    }
+
+    #[test]
+    fn the_overview_is_bounded_however_much_goes_on() {
+        let mut status = ready();
+        let stalled = Stage::Stalled { at: "kernel", hint: "Wait." };
+        status.clients = (1..=200).map(|n| client(n, Stage::Kernel, u64::from(n))).collect();
+        status.clients.extend((201..=400).map(|n| client(n, stalled.clone(), u64::from(n))));
+        status.problems = (0..100).map(|n| problem(&n.to_string())).collect();
+        assert_eq!(views(&status).len(), 3 * MAX_OF_A_KIND);
+        assert_eq!(views(&status)[3..], [pi(201), pi(202), pi(203), pi(1), pi(2), pi(3)]);
+    }
+
+    #[test]
+    fn something_new_is_shown_at_once_and_then_views_take_turns() {
+        let mut pages = Pages::default();
+        let mut status = ready();
+        let check = |pages: &mut Pages, seconds: u32, status: &Status, expected: View| {
+            pages.update(SECOND * seconds, status);
+            assert_eq!(pages.current(SECOND * seconds).0, expected, "at {seconds} s");
+        };
+        check(&mut pages, 0, &status, View::Ready);
+        check(&mut pages, 1000, &status, View::Ready);
+        status.problems = vec![problem("a")];
+        check(&mut pages, 1001, &status, View::Problem(problem("a")));
+        status.enrolment = Enrolment::Open { left: SECOND };
+        check(&mut pages, 1002, &status, View::Window);
+        check(&mut pages, 1003, &status, View::Window);
+        check(&mut pages, 1011, &status, View::Problem(problem("a")));
+        check(&mut pages, 1016, &status, View::Window);
+        status.enrolment = Enrolment::Closed;
+        check(&mut pages, 1017, &status, View::Ready);
+    }
+
+    #[test]
+    fn next_turns_through_every_page_and_back_to_the_overview() {
+        let mut pages = Pages::default();
+        let status = Status { clients: vec![client(1, Stage::Up { after: SECOND }, 99)], ..ready() };
+        let mut seen = Vec::new();
+        for _ in 0..6 {
+            pages.update(SECOND, &status);
+            seen.push((pages.current(SECOND).0, pages.place(&status)));
+            pages.press(SECOND, NEXT, &status);
+        }
+        let place = |index| Some((index, 6));
+        let expected = [
+            (View::Ready, None),
+            (pi(1), place(1)),
+            (View::Images, place(2)),
+            (View::Stick, place(3)),
+            (View::Network, place(4)),
+            (View::About, place(5)),
+        ];
+        assert_eq!(seen, expected);
+        pages.update(SECOND, &status);
+        assert_eq!(pages.current(SECOND).0, View::Ready);
+    }
+
+    #[test]
+    fn a_turned_page_is_left_after_thirty_seconds_or_by_holding_next() {
+        let mut pages = Pages::default();
+        let status = ready();
+        let mut shown = |at: u32, gesture: Option<Gesture>| {
+            pages.update(SECOND * at, &status);
+            if let Some(gesture) = gesture {
+                pages.press(SECOND * at, gesture, &status);
+            }
+            pages.current(SECOND * at).0
+        };
+        assert_eq!(shown(0, Some(NEXT)), View::Images);
+        assert_eq!(shown(29, None), View::Images);
+        assert_eq!(shown(30, None), View::Ready);
+        assert_eq!(shown(31, Some(NEXT)), View::Images);
+        assert_eq!(shown(32, Some(Gesture::Long(Button::Next))), View::Ready);
+        assert_eq!(shown(33, Some(NEXT)), View::Images);
+        assert_eq!(shown(34, Some(Gesture::Short(Button::Enroll))), View::Ready);
+    }
+
+    #[test]
+    fn an_urgent_view_ends_turning_and_a_booting_client_does_not() {
+        let mut pages = Pages::default();
+        let mut status = ready();
+        pages.update(SECOND, &status);
+        pages.press(SECOND, NEXT, &status);
+        status.clients = vec![client(1, Stage::Kernel, 1)];
+        pages.update(SECOND * 2, &status);
+        assert_eq!(pages.current(SECOND * 2).0, View::Images);
+        status.enrolment = Enrolment::Open { left: SECOND };
+        pages.update(SECOND * 3, &status);
+        assert_eq!(pages.current(SECOND * 3).0, View::Window);
+    }
+
+    #[test]
+    fn a_page_whose_client_has_gone_is_left() {
+        let mut pages = Pages::default();
+        let mut status = Status { clients: vec![client(1, Stage::Off, 1)], ..ready() };
+        pages.update(SECOND, &status);
+        pages.press(SECOND, NEXT, &status);
+        assert_eq!(pages.current(SECOND).0, pi(1));
+        status.clients.clear();
+        pages.update(SECOND, &status);
+        assert_eq!(pages.current(SECOND).0, View::Ready);
+    }
+}

@@ -1,0 +1,333 @@
+//! The wording: what each view says to a person who has never heard of DHCP.
+//!
+//! Pure. A screen is a headline and at most four short lines; longer texts are
+//! shown in parts, one after the other, so that nothing is ever cut off.
+
+use std::time::Duration;
+
+use super::pages::View;
+use super::screen::{BIG, COLUMNS, Element, HEADLINE, LINES, Screen};
+use super::words::{self, shorten, wrap};
+use crate::status::{ClientStatus, Enrolment, Import, Problem, Stage, Status, Stick};
+
+/// Each part of a longer text is shown for this long: four short lines are read in it.
+pub const PART: Duration = Duration::from_secs(4);
+/// The enrolment window gets twice that of its neighbours: somebody waits for it.
+const WINDOW: Duration = Duration::from_secs(8);
+/// Parts of one text.
+const MAX_PARTS: usize = 12;
+/// Stages of a boot as drawn: asked, address, files, kernel, root, up.
+const STEPS: u8 = 6;
+
+/// The status as it is `elapsed` after it was told: clocks in it have gone on.
+pub fn aged(mut status: Status, elapsed: Duration) -> Status {
+    status.uptime = status.uptime.saturating_add(elapsed);
+    if let Enrolment::Open { left } = &mut status.enrolment {
+        *left = left.saturating_sub(elapsed);
+    }
+    if let Some(Import { left: Some(left), .. }) = &mut status.import {
+        *left = left.saturating_sub(elapsed);
+    }
+    for client in &mut status.clients {
+        client.since = client.since.saturating_add(elapsed);
+    }
+    status
+}
+
+/// How long a view stays before the next of the overview has its turn.
+pub fn dwell(status: &Status, view: &View) -> Duration {
+    match view {
+        View::Window => WINDOW,
+        _ => PART * u32::try_from(compose(status, view, Duration::ZERO).1).unwrap_or(1),
+    }
+}
+
+/// The screen of one view, `shown` after it came up.
+pub fn screen(status: &Status, view: &View, shown: Duration) -> Screen {
+    compose(status, view, shown).0
+}
+
+/// The screen and the number of parts that it is one of.
+fn compose(status: &Status, view: &View, shown: Duration) -> (Screen, usize) {
+    let busy = Element::Busy(u64::try_from(shown.as_millis() / 500).unwrap_or(0));
+    let says = |headline: &str, lines: &[&str]| (Screen::new(headline, lines.iter().map(line).collect()), 1);
+    let waits = |headline: &str, lines: &[&str]| {
+        let lines = lines.iter().map(line);
+        (Screen::new(headline, [busy.clone(), Element::Gap(2)].into_iter().chain(lines).collect()), 1)
+    };
+    match view {
+        View::Starting => waits("Starting", &["One moment, please."]),
+        View::NoStick => says(
+            "Insert a stick",
+            &["Plug in a USB stick", "with a Raspberry Pi", "OS image on it:", ".img or .img.xz"],
+        ),
+        View::ReadingStick => waits("Reading stick", &["Looking for images.", "Leave it in."]),
+        View::PreparingStick => waits("Preparing stick", &["Making room for your", "Pis. Leave it in."]),
+        View::ConfirmStick => (alarm(confirm(&status.stick)), 1),
+        View::UnusableStick => match &status.stick {
+            Stick::Unusable { message } => told("Stick: problem", message, "", shown),
+            _ => says("Stick: problem", &[]),
+        },
+        View::Problem(Problem { message, action }) => told("Problem", message, action, shown),
+        View::Window => (window(status), 1),
+        View::Import => (import(status), 1),
+        View::Client(role) => match status.clients.iter().find(|client| client.role == *role) {
+            Some(client) => client_screen(client, shown),
+            None => says(role.as_str(), &["Forgotten."]),
+        },
+        View::Stranger(mac) => {
+            let stranger = status.strangers.iter().find(|stranger| stranger.mac == *mac);
+            let board = stranger.map_or_else(
+                || mac.to_string(),
+                |stranger| words::board(stranger.model, stranger.memory_mib, stranger.serial),
+            );
+            says("A new Pi asks", &[&board, "", "Press ENROLL to", "let it in."])
+        }
+        View::NoCable => {
+            let (screen, parts) =
+                says("No network cable", &["Connect this Pi and", "your other Pis to", "the same switch."]);
+            (alarm(screen), parts)
+        }
+        View::NoImage => {
+            says("No image yet", &["On your computer,", "copy a Raspberry Pi", "OS image (.img.xz)", "onto the stick."])
+        }
+        View::Ready => (ready(status), 1),
+        View::Images => images(status, shown),
+        View::Stick => (stick(&status.stick), 1),
+        View::Network => (network(status), 1),
+        View::About => says(
+            "Rootstock",
+            &[
+                concat!("Version ", env!("CARGO_PKG_VERSION")),
+                &format!("On for {}", words::duration(status.uptime)),
+                "",
+                "NEXT: back to start",
+            ],
+        ),
+    }
+}
+
+fn line(text: impl AsRef<str>) -> Element {
+    Element::Line(shorten(text.as_ref(), COLUMNS))
+}
+
+fn alarm(mut screen: Screen) -> Screen {
+    screen.alarm = true;
+    screen
+}
+
+/// What is wrong and what to do; in several parts if it is long, the action by itself.
+fn told(headline: &str, message: &str, action: &str, shown: Duration) -> (Screen, usize) {
+    let (message, action) = (wrap(message, COLUMNS), wrap(action, COLUMNS));
+    let pages: Vec<(&str, Vec<String>)> = if message.len() + action.len() <= LINES {
+        vec![(headline, [message, action].concat())]
+    } else {
+        let message = message.chunks(LINES).map(|lines| (headline, lines.to_vec()));
+        let action = action.chunks(LINES).map(|lines| ("What to do", lines.to_vec()));
+        // The action must be told however long the message is.
+        let room = MAX_PARTS.saturating_sub(action.len()).max(1);
+        message.take(room).chain(action).take(MAX_PARTS).collect()
+    };
+    let (index, total) = part(pages.len(), shown);
+    let (headline, lines) = pages.into_iter().nth(index).unwrap_or((headline, Vec::new()));
+    let mut screen = alarm(Screen::new(headline, lines.iter().map(line).collect()));
+    screen.place = (total > 1).then_some((index, total));
+    (screen, total)
+}
+
+/// Which of `total` parts is due.
+fn part(total: usize, shown: Duration) -> (usize, usize) {
+    let total = total.max(1);
+    let turn = shown.as_secs() / PART.as_secs();
+    (usize::try_from(turn).unwrap_or(0) % total, total)
+}
+
+fn confirm(stick: &Stick) -> Screen {
+    let (name, free) = match stick {
+        Stick::NeedsConfirmation { name, free_bytes } => (name.as_str(), *free_bytes),
+        _ => ("", 0),
+    };
+    let space = format!("use its free {}.", words::bytes(free));
+    let lines = [name, "Hold ENROLL 3 s to", &space, "Your files stay."];
+    let lines = lines.iter().filter(|text| !text.is_empty());
+    Screen::new("New USB stick", lines.map(line).collect())
+}
+
+fn window(status: &Status) -> Screen {
+    let left = match status.enrolment {
+        Enrolment::Open { left } => left.as_secs(),
+        Enrolment::Closed => 0,
+    };
+    let left = Element::Big(format!("{} s left", left.min(99_999)));
+    Screen::new("Waiting for a Pi", vec![left, line("Switch on the new Pi"), line("Cable in, no SD card")])
+}
+
+fn import(status: &Status) -> Screen {
+    let Some(Import { file, per_mille, left }) = &status.import else {
+        return Screen::new("Importing", vec![]);
+    };
+    let per_mille = (*per_mille).min(1000);
+    let name = file.rsplit('/').next().unwrap_or(file);
+    let body = vec![line(name), Element::Bar(per_mille), line(words::time_left(*left)), line("Leave the stick in.")];
+    Screen::new(&format!("Importing {} %", per_mille / 10), body)
+}
+
+fn ready(status: &Status) -> Screen {
+    let address = status.network.address.map_or("no address yet".to_owned(), |address| address.to_string());
+    let image = match status.images.as_slice() {
+        [image] => image.to_string(),
+        images => format!("{} images", images.len()),
+    };
+    let all = status.clients.len();
+    let count = |wanted: fn(&Stage) -> bool| status.clients.iter().filter(|client| wanted(&client.stage)).count();
+    let up = count(|stage| matches!(stage, Stage::Up { .. }));
+    let stuck = count(|stage| matches!(stage, Stage::Stalled { .. }));
+    let (first, second) = match (all, stuck) {
+        (0, _) => ("Press ENROLL to add".to_owned(), "your first Pi."),
+        (1, 0) => (format!("{up} of 1 Pi is up"), "ENROLL adds a Pi."),
+        (_, 0) => (format!("{up} of {all} Pis are up"), "ENROLL adds a Pi."),
+        _ => (format!("{up} of {all} up, {stuck} stuck"), "ENROLL adds a Pi."),
+    };
+    Screen::new("Ready", vec![line(address), line(image), line(first), line(second)])
+}
+
+fn client_screen(client: &ClientStatus, shown: Duration) -> (Screen, usize) {
+    let name = client.role.as_str();
+    let board = words::board(client.model, client.memory_mib, client.serial);
+    let since = words::duration(client.since);
+    let boots = |done, phrase: &str, detail: &str| {
+        let steps = Element::Steps { done, total: STEPS };
+        (Screen::new(name, vec![line(&board), steps, line(phrase), line(detail)]), 1)
+    };
+    let address = client.address.to_string();
+    match &client.stage {
+        Stage::Off => {
+            let body = vec![line(&board), line(&address), line("Not heard of yet."), line("Switch it on.")];
+            (Screen::new(name, body), 1)
+        }
+        Stage::Discovered => boots(1, "Asks for an address", &since),
+        Stage::Leased => boots(2, "Got its address", &format!("{since}, {address}")),
+        Stage::Loading { bytes, file } => {
+            let file = file.rsplit('/').next().unwrap_or(file);
+            let file = format!("Loads {}", shorten(file, COLUMNS - 6));
+            boots(2, &file, &format!("{} in {since}", words::bytes(*bytes)))
+        }
+        Stage::Kernel => boots(3, "Its kernel starts", &since),
+        Stage::RootMounted => boots(5, "Its system starts", &since),
+        Stage::Up { after } => {
+            let after = match client.since.as_secs() {
+                0..60 => format!("Up after {}", words::duration(*after)),
+                _ => format!("Up for {since}"),
+            };
+            let body = vec![line(&board), Element::Big(shorten(&address, BIG)), line(after)];
+            (Screen::new(name, body), 1)
+        }
+        Stage::Stalled { at, hint } => {
+            let headline = format!("{} is stuck", shorten(name, HEADLINE - 9));
+            told(&headline, &format!("Stopped at: {at}"), hint, shown)
+        }
+    }
+}
+
+fn images(status: &Status, shown: Duration) -> (Screen, usize) {
+    let headline = match status.images.len() {
+        0 => "No image yet".to_owned(),
+        1 => "1 image".to_owned(),
+        count => format!("{count} images"),
+    };
+    let pages: Vec<_> = status.images.chunks(LINES).take(MAX_PARTS).collect();
+    let (index, total) = part(pages.len(), shown);
+    let body = match pages.get(index) {
+        Some(images) => images.iter().map(|image| line(image.as_str())).collect(),
+        None => ["Copy one onto the", "stick: .img, .img.xz"].iter().map(line).collect(),
+    };
+    let mut screen = Screen::new(&headline, body);
+    screen.place = (total > 1).then_some((index, total));
+    (screen, total)
+}
+
+fn stick(stick: &Stick) -> Screen {
+    let (name, free, state) = match stick {
+        Stick::Absent => ("None plugged in.", None, ""),
+        Stick::Reading => ("Being read.", None, ""),
+        Stick::NeedsConfirmation { name, free_bytes } => (name.as_str(), Some(*free_bytes), "Waits for your OK."),
+        Stick::Preparing => ("Being prepared.", None, "Leave it in."),
+        Stick::Ready { name, free_bytes } => (name.as_str(), Some(*free_bytes), "In use: leave it in."),
+        Stick::Unusable { .. } => ("Cannot be used.", None, ""),
+    };
+    let body = match free {
+        Some(free) => vec![Element::Big(shorten(&(words::bytes(free) + " free"), BIG)), line(name), line(state)],
+        None => vec![line(name), line(state)],
+    };
+    Screen::new("USB stick", body)
+}
+
+fn network(status: &Status) -> Screen {
+    let address = match status.network.address {
+        Some(address) => Element::Big(address.to_string()),
+        None => Element::Big("no address".to_owned()),
+    };
+    let cable = if status.network.carrier { "Cable: connected" } else { "Cable: not connected" };
+    let asks = match status.strangers.len() {
+        0 => "No unknown Pi asks.".to_owned(),
+        1 => "1 unknown Pi asks.".to_owned(),
+        count => format!("{count} unknown Pis ask."),
+    };
+    Screen::new("Network", vec![address, line(cable), line(asks)])
+}
+
+/// Whether a hint for a stalled client is told on one screen, beside `at`. For the tests of those who write hints.
+pub fn fits_one_screen(hint: &str) -> bool {
+    wrap(hint, COLUMNS).len() <= LINES
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clocks_in_a_status_go_on_after_it_was_told() {
+        let second = Duration::from_secs(1);
+        let status = Status {
+            enrolment: Enrolment::Open { left: second * 100 },
+            import: Some(Import { file: String::new(), per_mille: 1, left: Some(second) }),
+            ..Status::default()
+        };
+        let aged = aged(status, second * 40);
+        assert_eq!(aged.uptime, second * 40);
+        assert_eq!(aged.enrolment, Enrolment::Open { left: second * 60 });
+        assert_eq!(aged.import.and_then(|import| import.left), Some(Duration::ZERO));
+    }
+
+    /// All parts of a told problem, in order.
+    fn parts(message: &str, action: &str) -> Vec<String> {
+        let (_, total) = told("Problem", message, action, Duration::ZERO);
+        (0..total as u32).map(|part| told("Problem", message, action, PART * part).0.text()).collect()
+    }
+
+    #[test]
+    fn a_long_problem_is_told_in_parts_and_its_action_by_itself() {
+        let message = "rootstock.toml line 5, panel.i2c_bus: expected a whole number in the key's range";
+        let expected = [
+            "Problem | rootstock.toml line | 5, panel.i2c_bus: | expected a whole | number in the key's",
+            "Problem | range",
+            "What to do | Mend it.",
+        ];
+        assert_eq!(parts(message, "Mend it."), expected);
+        assert_eq!(parts("Stick is full.", "Delete an image."), ["Problem | Stick is full. | Delete an image."]);
+        assert_eq!(parts("", ""), ["Problem"]);
+    }
+
+    #[test]
+    fn the_action_is_told_however_long_the_message_is() {
+        let parts = parts(&"word ".repeat(10_000), "Mend it.");
+        assert!(parts.len() <= MAX_PARTS);
+        assert_eq!(parts.last().map(String::as_str), Some("What to do | Mend it."));
+    }
+
+    #[test]
+    fn a_hint_of_four_lines_fits_one_screen() {
+        assert!(fits_one_screen("Is the cable in? Does the switch have power?"));
+        assert!(!fits_one_screen(&"nineteen characters ".repeat(5)));
+    }
+}

@@ -1,0 +1,250 @@
+//! What TFTP serves: the file side, as async-tftp's `Handler`.
+//!
+//! I/O: files only, no sockets. Whatever may wait for the stick runs on the
+//! runtime's blocking pool. Read only: every write request is refused.
+
+use std::fs::File;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use async_tftp::packet;
+use async_tftp::server::Handler;
+use futures_io::{AsyncRead, AsyncWrite};
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
+
+use super::path::{self, Denied, Kind};
+use super::{Event, Sink, cmdline, tree};
+use crate::directory::{Directory, Published, Served};
+
+/// How much of a file is read at once, in bytes: one hop to the pool for some
+/// twenty blocks, and small enough for a thousand transfers at once.
+const CHUNK_BYTES: usize = 32 * 1024;
+
+/// Sent for a `config.txt` that the image has not.
+const EMPTY_CONFIG: &[u8] = b"# This image has no config.txt.\n";
+
+/// The files of all clients. Clones share everything.
+#[derive(Clone)]
+pub struct Files {
+    directory: Arc<Published<Directory>>,
+    sink: Sink,
+    /// Where blocking reads run.
+    runtime: Handle,
+}
+
+impl Files {
+    pub fn new(directory: Arc<Published<Directory>>, sink: Sink, runtime: Handle) -> Self {
+        Self { directory, sink, runtime }
+    }
+
+    /// Whether anything is served to this address.
+    pub fn serves(&self, address: Ipv4Addr) -> bool {
+        self.directory.get().client(address).is_some()
+    }
+
+    /// Opens what this client means by this path, and tells the sink.
+    pub async fn open(&self, address: Ipv4Addr, path: &[u8]) -> Result<BootFile, packet::Error> {
+        let shown = path::display(path);
+        let directory = self.directory.get();
+        let Some(served) = directory.client(address) else {
+            (self.sink)(Event::Refused { address, path: shown, reason: "the address is no client's" });
+            return Err(packet::Error::PermissionDenied);
+        };
+        let mapped = match path::map(served.serial, path) {
+            Ok(mapped) => mapped,
+            Err(Denied::Missing) => {
+                (self.sink)(Event::Missing { address, path: shown });
+                return Err(packet::Error::FileNotFound);
+            }
+            Err(Denied::Refused(reason)) => {
+                (self.sink)(Event::Refused { address, path: shown, reason });
+                return Err(packet::Error::PermissionDenied);
+            }
+        };
+        let folder = mapped.folder;
+        let (served, kind, at_root, file) = (served.clone(), mapped.kind, mapped.at_root(), mapped.file.to_vec());
+        let runtime = self.runtime.clone();
+        let job = self.runtime.spawn_blocking(move || find(&served, kind, at_root, &file, runtime));
+        match job.await.unwrap_or_else(|error| Err(tree::Error::Open { path: "".into(), source: error.into() })) {
+            Ok((file, left_out)) => {
+                let size = Some(file.size);
+                (self.sink)(Event::Started { address, path: shown, folder, size });
+                if left_out > 0 {
+                    (self.sink)(Event::CommandLineShortened { address, left_out });
+                }
+                Ok(file)
+            }
+            Err(tree::Error::Missing) => {
+                (self.sink)(Event::Missing { address, path: shown });
+                Err(packet::Error::FileNotFound)
+            }
+            Err(tree::Error::Open { path, source }) => {
+                let error = format!("cannot open {}: {source}", path.display());
+                (self.sink)(Event::Failed { address, path: shown, error });
+                Err(packet::Error::Msg("cannot open the file".to_owned()))
+            }
+        }
+    }
+}
+
+/// Opens or makes the file, and reads its first chunk; the second value is
+/// how many words of a command line were left out.
+fn find(
+    served: &Served,
+    kind: Kind,
+    at_root: bool,
+    file: &[u8],
+    runtime: Handle,
+) -> Result<(BootFile, usize), tree::Error> {
+    let opened = tree::open(&served.boot.directory, file);
+    let failed = |source| tree::Error::Open { path: served.boot.directory.join(path::display(file)), source };
+    match (kind, opened) {
+        (Kind::CommandLine, Ok((own, _))) => {
+            let mut source = vec![0; cmdline::MAX_SOURCE_BYTES];
+            let length = read_at_most(&own, &mut source, 0).map_err(failed)?;
+            source.truncate(length);
+            let line = cmdline::make(&source, &served.kernel_words);
+            Ok((BootFile::of(line.text.into_bytes()), line.left_out))
+        }
+        (Kind::CommandLine, Err(tree::Error::Missing)) if at_root => {
+            Ok((BootFile::of(cmdline::make(b"", &served.kernel_words).text.into_bytes()), 0))
+        }
+        (Kind::Config, Err(tree::Error::Missing)) => Ok((BootFile::of(EMPTY_CONFIG.to_vec()), 0)),
+        (_, Ok((file, size))) => BootFile::read(file, size, runtime).map(|file| (file, 0)).map_err(failed),
+        (_, Err(error)) => Err(error),
+    }
+}
+
+/// A boot file while it is sent: bytes in memory, or a file read chunk by chunk.
+pub struct BootFile {
+    size: u64,
+    /// What `chunk` begins with, in bytes from the file's start.
+    chunk_at: u64,
+    chunk: Vec<u8>,
+    /// What was read out of `chunk`.
+    taken: usize,
+    rest: Option<(Arc<File>, Handle)>,
+    reading: Option<JoinHandle<io::Result<Vec<u8>>>>,
+}
+
+impl BootFile {
+    fn of(bytes: Vec<u8>) -> Self {
+        Self { size: bytes.len() as u64, chunk_at: 0, chunk: bytes, taken: 0, rest: None, reading: None }
+    }
+
+    /// Reads the first chunk: most boot files are no longer.
+    fn read(file: File, size: u64, runtime: Handle) -> io::Result<Self> {
+        let chunk = read_chunk(&file, 0, size)?;
+        let rest = (size > chunk.len() as u64).then(|| (Arc::new(file), runtime));
+        Ok(Self { size, chunk_at: 0, chunk, taken: 0, rest, reading: None })
+    }
+
+    /// In bytes, as it was when the file was opened.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+}
+
+/// The chunk at this offset of a file that had `size` bytes when it was
+/// opened. One that shrank meanwhile is an error, not a shorter file.
+fn read_chunk(file: &File, offset: u64, size: u64) -> io::Result<Vec<u8>> {
+    let wanted = usize::try_from(size - offset).unwrap_or(CHUNK_BYTES).min(CHUNK_BYTES);
+    let mut chunk = vec![0; wanted];
+    file.read_exact_at(&mut chunk, offset)?;
+    Ok(chunk)
+}
+
+fn read_at_most(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut length = 0;
+    while length < bytes.len() {
+        match file.read_at(&mut bytes[length..], offset + length as u64)? {
+            0 => break,
+            read => length += read,
+        }
+    }
+    Ok(length)
+}
+
+impl AsyncRead for BootFile {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &mut [u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        loop {
+            let ready = &this.chunk[this.taken..];
+            if !ready.is_empty() || bytes.is_empty() {
+                let length = ready.len().min(bytes.len());
+                bytes[..length].copy_from_slice(&ready[..length]);
+                this.taken += length;
+                return Poll::Ready(Ok(length));
+            }
+            if let Some(reading) = &mut this.reading {
+                let chunk = ready!(Pin::new(reading).poll(context)).map_err(io::Error::from);
+                this.reading = None;
+                this.chunk_at += this.chunk.len() as u64;
+                this.taken = 0;
+                this.chunk = chunk.and_then(|read| read)?;
+                continue;
+            }
+            let at = this.chunk_at + this.chunk.len() as u64;
+            match &this.rest {
+                Some((file, runtime)) if at < this.size => {
+                    let (file, size) = (file.clone(), this.size);
+                    this.reading = Some(runtime.spawn_blocking(move || read_chunk(&file, at, size)));
+                }
+                _ => return Poll::Ready(Ok(0)),
+            }
+        }
+    }
+}
+
+impl Handler for Files {
+    type Reader = BootFile;
+    type Writer = NoWriter;
+
+    async fn read_req_open(
+        &mut self,
+        client: &SocketAddr,
+        path: &Path,
+    ) -> Result<(BootFile, Option<u64>), packet::Error> {
+        let IpAddr::V4(address) = client.ip() else { return Err(packet::Error::PermissionDenied) };
+        let file = self.open(address, path.as_os_str().as_bytes()).await?;
+        let size = file.size();
+        Ok((file, Some(size)))
+    }
+
+    async fn write_req_open(
+        &mut self,
+        client: &SocketAddr,
+        path: &Path,
+        _size: Option<u64>,
+    ) -> Result<NoWriter, packet::Error> {
+        if let IpAddr::V4(address) = client.ip() {
+            let path = path::display(path.as_os_str().as_bytes());
+            (self.sink)(Event::Refused { address, path, reason: "writing is not served" });
+        }
+        Err(packet::Error::PermissionDenied)
+    }
+}
+
+/// Nothing is written, so no writer exists.
+pub enum NoWriter {}
+
+impl AsyncWrite for NoWriter {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
+        match *self {}
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match *self {}
+    }
+
+    fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match *self {}
+    }
+}

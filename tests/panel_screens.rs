@@ -1,0 +1,336 @@
+//! Every screen as a picture and as words in `tests/screens`, compared pixel by
+//! pixel. `ROOTSTOCK_BLESS=1 cargo test --test panel_screens` accepts new ones,
+//! which are then looked at in review.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use embedded_graphics::pixelcolor::{BinaryColor, Rgb888};
+use embedded_graphics::prelude::*;
+use embedded_graphics::primitives::{PrimitiveStyle, Rectangle, RoundedRectangle};
+use embedded_graphics_simulator::{OutputSettings, SimulatorDisplay};
+use rootstock::client::{MacAddr, Model, Role, Serial};
+use rootstock::panel::draw;
+use rootstock::panel::frame::Frame;
+use rootstock::panel::pages::{self, View};
+use rootstock::panel::presence::Look;
+use rootstock::panel::screen::Screen;
+use rootstock::panel::screens;
+use rootstock::status::{ClientStatus, Enrolment, Import, Network, Problem, Stage, Status, Stick, Stranger};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/screens")
+}
+
+fn ready() -> Status {
+    Status {
+        uptime: SECOND * 11_520,
+        network: Network { address: Some([192, 168, 77, 1].into()), carrier: true },
+        stick: Stick::Ready { name: "SanDisk Ultra Fit".to_owned(), free_bytes: 27_900_000_000 },
+        images: vec!["raspios-bookworm-arm64-lite-1a2b3c4d".parse().unwrap()],
+        ..Status::default()
+    }
+}
+
+fn client(role: &str, stage: Stage, seconds: u64) -> ClientStatus {
+    ClientStatus {
+        role: role.parse().unwrap(),
+        address: [192, 168, 77, 10].into(),
+        model: Model::Pi4B,
+        memory_mib: Some(4096),
+        serial: Some(Serial(0x1000_9f3a)),
+        image: "raspios-bookworm-arm64-lite-1a2b3c4d".parse().unwrap(),
+        stage,
+        since: SECOND * seconds as u32,
+    }
+}
+
+fn with_client(stage: Stage, seconds: u64) -> Status {
+    Status { clients: vec![client("pi-1", stage, seconds)], ..ready() }
+}
+
+fn import(per_mille: u16, left: Option<u64>) -> Status {
+    let file = "2026-10-01-raspios-trixie-arm64-lite.img.xz".to_owned();
+    Status { import: Some(Import { file, per_mille, left: left.map(Duration::from_secs) }), ..ready() }
+}
+
+fn stranger() -> Stranger {
+    Stranger {
+        mac: MacAddr([0xd8, 0x3a, 0xdd, 1, 2, 3]),
+        model: Model::Pi5,
+        serial: Some(Serial(0x77c1)),
+        memory_mib: Some(8192),
+    }
+}
+
+fn problem(message: &str, action: &str) -> Status {
+    let problem = Problem { message: message.to_owned(), action: action.to_owned() };
+    Status { problems: vec![problem], ..ready() }
+}
+
+/// Each screen with the name of its picture.
+fn gallery() -> Vec<(String, Screen)> {
+    let mut gallery = Vec::new();
+    // What the overview shows by itself.
+    let mut overview = |name: &str, status: Status| {
+        let view = pages::views(&status).remove(0);
+        gallery.push((name.to_owned(), screens::screen(&status, &view, Duration::ZERO)));
+    };
+    let stick = |stick| Status { stick, ..ready() };
+    let offered = Stick::NeedsConfirmation { name: "SanDisk Ultra Fit".to_owned(), free_bytes: 27_900_000_000 };
+    let loading = Stage::Loading { bytes: 12_400_000, file: "9ffefdef/kernel8.img".to_owned() };
+    let hint = "Take the SD card out of it, then switch it off and on.";
+    overview("starting", Status::default());
+    overview("stick-none", stick(Stick::Absent));
+    overview("stick-reading", stick(Stick::Reading));
+    overview("stick-confirm", stick(offered));
+    overview("stick-preparing", stick(Stick::Preparing));
+    let message = "This stick is write-protected. Move its switch or use another.".to_owned();
+    overview("stick-unusable", stick(Stick::Unusable { message }));
+    overview("cable-none", Status { network: Network { carrier: false, ..ready().network }, ..ready() });
+    overview("image-none", Status { images: vec![], ..ready() });
+    overview("import-start", import(3, None));
+    overview("import", import(470, Some(170)));
+    overview("ready-first", ready());
+    overview("ready", with_client(Stage::Up { after: SECOND * 41 }, 900));
+    overview("window", Status { enrolment: Enrolment::Open { left: SECOND * 107 }, ..ready() });
+    overview("stranger", Status { strangers: vec![stranger()], ..ready() });
+    overview("client-asks", with_client(Stage::Discovered, 1));
+    overview("client-leased", with_client(Stage::Leased, 2));
+    overview("client-loading", with_client(loading, 8));
+    overview("client-kernel", with_client(Stage::Kernel, 6));
+    overview("client-root", with_client(Stage::RootMounted, 14));
+    overview("client-up", with_client(Stage::Up { after: SECOND * 41 }, 3));
+    overview("client-stalled", with_client(Stage::Stalled { at: "kernel", hint }, 90));
+    overview("problem", problem("The stick is full.", "Delete an image, or use a larger stick."));
+    // What NEXT turns to.
+    let mut page = |name: &str, status: &Status, view: View, index| {
+        let mut screen = screens::screen(status, &view, Duration::ZERO);
+        screen.place = screen.place.or(Some((index, 6)));
+        gallery.push((name.to_owned(), screen));
+    };
+    let many = (0..6).map(|n| format!("raspios-{n}").parse().unwrap()).collect();
+    let status = with_client(Stage::Off, 11_520);
+    let running = with_client(Stage::Up { after: SECOND * 41 }, 7500);
+    page("page-client-off", &status, View::Client(Role::numbered(1)), 1);
+    page("page-client-up", &running, View::Client(Role::numbered(1)), 1);
+    page("page-images", &status, View::Images, 2);
+    page("page-images-many", &Status { images: many, ..ready() }, View::Images, 2);
+    page("page-stick", &status, View::Stick, 3);
+    page("page-network", &status, View::Network, 4);
+    page("page-about", &status, View::About, 5);
+    // A problem too long for one screen, its parts; and a button being held.
+    let line = "rootstock.toml line 5, panel.i2c_bus: expected a whole number in the key's range; the default is used";
+    let long = problem(line, "Correct it on any computer: it is on the SD card.");
+    for part in 0..3 {
+        let screen = screens::screen(&long, &pages::views(&long)[0], screens::PART * part);
+        gallery.push((format!("problem-long-{}", part + 1), screen));
+    }
+    let status = stick(Stick::NeedsConfirmation { name: String::new(), free_bytes: 1_500_000_000 });
+    let mut screen = screens::screen(&status, &View::ConfirmStick, Duration::ZERO);
+    screen.hold = Some(600);
+    gallery.push(("stick-confirm-held".to_owned(), screen));
+    gallery
+}
+
+/// The frame as a person sees it: four times as large, in its bezel.
+fn picture(frame: &Frame) -> SimulatorDisplay<Rgb888> {
+    const SCALE: u32 = 4;
+    const EDGE: i32 = 28;
+    let mut picture = SimulatorDisplay::new(Size::new(128 * SCALE + 56, 64 * SCALE + 56));
+    let board = Rectangle::new(Point::zero(), picture.size());
+    let glass = Rectangle::new(Point::new(EDGE - 12, EDGE - 12), Size::new(128 * SCALE + 24, 64 * SCALE + 24));
+    let solid = PrimitiveStyle::with_fill;
+    board.into_styled(solid(Rgb888::new(200, 200, 196))).draw(&mut picture).unwrap();
+    let rounded = RoundedRectangle::with_equal_corners(board, Size::new(18, 18));
+    rounded.into_styled(solid(Rgb888::new(28, 54, 92))).draw(&mut picture).unwrap();
+    glass.into_styled(solid(Rgb888::new(8, 9, 11))).draw(&mut picture).unwrap();
+    let lit = Rgb888::new(190, 232, 255);
+    for (x, y) in
+        (0..64).flat_map(|y| (0..128).map(move |x| (x, y))).filter(|&(x, y)| frame.get(x as usize, y as usize))
+    {
+        // A gap of one of the four between the pixels, as the glass has.
+        let at = Point::new(x * SCALE as i32 + EDGE, y * SCALE as i32 + EDGE);
+        Rectangle::new(at, Size::new(SCALE - 1, SCALE - 1)).into_styled(solid(lit)).draw(&mut picture).unwrap();
+    }
+    picture
+}
+
+fn differs(picture: &SimulatorDisplay<Rgb888>, path: &Path) -> bool {
+    let Ok(golden) = SimulatorDisplay::<Rgb888>::load_png(path) else { return true };
+    golden.size() != picture.size() || picture.diff(&golden).is_some()
+}
+
+#[test]
+fn every_screen_is_the_picture_and_the_words_in_the_repository() {
+    let bless = std::env::var_os("ROOTSTOCK_BLESS").is_some();
+    let (mut wrong, mut words) = (Vec::new(), String::new());
+    for (name, screen) in gallery() {
+        words += &format!("{name}: {}\n", screen.text());
+        let picture = picture(&draw::frame(&screen, Look::PLAIN));
+        let path = folder().join(format!("{name}.png"));
+        if !differs(&picture, &path) {
+            continue;
+        }
+        if bless {
+            picture.to_rgb_output_image(&OutputSettings::default()).save_png(&path).unwrap();
+        } else {
+            // Beside the build's outputs, so that it can be compared with the golden one.
+            let seen = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.png"));
+            picture.to_rgb_output_image(&OutputSettings::default()).save_png(&seen).unwrap();
+            wrong.push(format!("{name}: see {}", seen.display()));
+        }
+    }
+    let path = folder().join("screens.txt");
+    if bless {
+        std::fs::write(&path, &words).unwrap();
+    }
+    assert_eq!(std::fs::read_to_string(&path).unwrap_or_default(), words, "the words; bless them if they are right");
+    assert!(wrong.is_empty(), "these differ (accept with ROOTSTOCK_BLESS=1):\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn there_is_no_picture_of_a_screen_that_is_no_more() {
+    let names: Vec<String> = gallery().into_iter().map(|(name, _)| format!("{name}.png")).collect();
+    for entry in std::fs::read_dir(folder()).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        assert!(name == "screens.txt" || names.contains(&name), "{name} belongs to no screen: remove it");
+    }
+}
+
+/// Fails where a pixel is drawn that the display has not, or that the slow shift would push out.
+struct Strict;
+
+impl OriginDimensions for Strict {
+    fn size(&self) -> Size {
+        Size::new(128, 64)
+    }
+}
+
+impl DrawTarget for Strict {
+    type Color = BinaryColor;
+    type Error = Point;
+
+    fn draw_iter<I: IntoIterator<Item = Pixel<BinaryColor>>>(&mut self, pixels: I) -> Result<(), Point> {
+        let inside = |point: Point| (0..127).contains(&point.x) && (0..63).contains(&point.y);
+        pixels.into_iter().try_for_each(|Pixel(point, _)| if inside(point) { Ok(()) } else { Err(point) })
+    }
+}
+
+/// The product of everything that can be long, short, missing or hostile.
+fn wide_table() -> Vec<Status> {
+    let long = "x".repeat(63);
+    let names = ["", "S", "SanDisk Ultra Fit", "\u{1b}[2J\u{7}\n", "日本語のUSBメモリ", long.as_str()];
+    let sizes = [0, 999_999, 1_500_000_000, 27_900_000_000, 999_999_999_999, u64::MAX];
+    let times = [0, 59, 60, 5999, 6000, 172_800, u64::MAX / 2];
+    let mut table: Vec<Status> = gallery_statuses();
+    for name in names {
+        for size in sizes {
+            let name = name.to_owned();
+            table.push(Status { stick: Stick::NeedsConfirmation { name: name.clone(), free_bytes: size }, ..ready() });
+            table.push(Status { stick: Stick::Ready { name, free_bytes: size }, ..ready() });
+        }
+        table.push(Status { stick: Stick::Unusable { message: name.repeat(9) }, ..ready() });
+        table.push(problem(&name.repeat(9), &name.repeat(3)));
+        for per_mille in [0, 1, 999, 1000, u16::MAX] {
+            for left in times.map(Some).into_iter().chain([None]) {
+                let mut status = import(per_mille, left);
+                if let Some(import) = &mut status.import {
+                    import.file = name.to_owned();
+                }
+                table.push(status);
+            }
+        }
+    }
+    let hint =
+        "Is the cable in? Does the switch have power? Is there no SD card in it? Then press ENROLL and try again.";
+    for time in times {
+        let stages = [
+            Stage::Off,
+            Stage::Discovered,
+            Stage::Leased,
+            Stage::Loading { bytes: u64::MAX, file: long.clone() },
+            Stage::Kernel,
+            Stage::RootMounted,
+            Stage::Up { after: Duration::from_secs(time) },
+            Stage::Stalled { at: "loading its files", hint },
+        ];
+        for stage in stages {
+            let mut client = client(&long, stage, 0);
+            client.since = Duration::from_secs(time);
+            client.address = [192, 168, 177, 200].into();
+            (client.model, client.memory_mib) = (Model::Pi500, Some(u32::MAX));
+            client.image = "x".repeat(100).parse().unwrap();
+            let images = (0..99).map(|n| format!("{}{n}", "y".repeat(98)).parse().unwrap()).collect();
+            let uptime = Duration::from_secs(time);
+            let enrolment = Enrolment::Open { left: uptime };
+            table.push(Status { uptime, images, clients: vec![client; 250], enrolment, ..ready() });
+        }
+    }
+    let unknown = Stranger { mac: MacAddr([255; 6]), model: Model::Unknown, serial: None, memory_mib: None };
+    table.push(Status { strangers: vec![unknown, stranger()], ..ready() });
+    table.push(Status { strangers: vec![stranger(); 8], ..ready() });
+    table
+}
+
+fn gallery_statuses() -> Vec<Status> {
+    vec![Status::default(), ready(), Status { images: vec![], ..ready() }, import(470, Some(170))]
+}
+
+/// Every view a status can bring, with every part of it.
+fn all_screens(status: &Status) -> Vec<Screen> {
+    let mut views = pages::views(status);
+    views.extend(status.clients.first().map(|client| View::Client(client.role.clone())));
+    views.extend(status.strangers.iter().map(|stranger| View::Stranger(stranger.mac)));
+    views.extend([View::Ready, View::Images, View::Stick, View::Network, View::About, View::Window, View::Import]);
+    views.extend([View::ConfirmStick, View::UnusableStick, View::Client(Role::numbered(7))]);
+    let parts = |view: &View| {
+        let dwell = screens::dwell(status, view);
+        (0..dwell.as_secs() / screens::PART.as_secs())
+            .map(|part| screens::screen(status, view, screens::PART * part as u32))
+            .collect::<Vec<_>>()
+    };
+    views.iter().flat_map(parts).collect()
+}
+
+#[test]
+fn no_screen_cuts_anything_off() {
+    let mut count = 0;
+    for status in wide_table() {
+        for screen in all_screens(&status) {
+            assert_eq!(screen.misfit(), None, "{screen:?}");
+            if let Err(point) = draw::draw(&screen, true, &mut Strict) {
+                panic!("a pixel at {point} of {screen:?}");
+            }
+            count += 1;
+        }
+    }
+    assert!(count > 2000, "only {count} screens");
+}
+
+#[test]
+fn no_fixed_wording_is_shortened() {
+    for (name, screen) in gallery() {
+        // These show names that are meant to be long here, or the last digits of a serial number.
+        let named = ["stick-confirm", "import", "ready", "client", "page-client", "page-images", "stranger"];
+        if !named.iter().any(|prefix| name.starts_with(prefix)) {
+            assert!(!screen.text().contains('…'), "{name}: {}", screen.text());
+        }
+    }
+}
+
+/// What one frame costs; the figure is printed, not judged: machines differ.
+#[test]
+fn drawing_is_measured() {
+    let gallery = gallery();
+    let start = Instant::now();
+    for round in 0..10 {
+        for (_, screen) in &gallery {
+            std::hint::black_box(draw::frame(screen, Look { beat: round % 2 == 0, ..Look::PLAIN }));
+        }
+    }
+    let each = start.elapsed() / (10 * gallery.len() as u32);
+    println!("one frame: {each:?}");
+}
