@@ -2,6 +2,9 @@
 //! pixel. `ROOTSTOCK_BLESS=1 cargo test --test panel_screens` accepts new ones,
 //! which are then looked at in review.
 
+// Helpers of a test may panic as tests do.
+#![allow(clippy::unwrap_used)]
+
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 

@@ -18,7 +18,7 @@ use super::presence::{Brightness, Look};
 use super::screen::{Element, Screen};
 
 /// Columns of the headline; the heart has the rest.
-const HEADLINE_WIDTH: u32 = 117;
+const HEADLINE_WIDTH: u32 = 112;
 const BODY_TOP: i32 = 18;
 const BODY_WIDTH: u32 = 120;
 const HEART_WIDTH: i32 = 7;
@@ -55,30 +55,40 @@ pub fn draw<T: DrawTarget<Color = BinaryColor>>(screen: &Screen, beat: bool, tar
 }
 
 fn headline<T: DrawTarget<Color = BinaryColor>>(screen: &Screen, beat: bool, target: &mut T) -> Result<(), T::Error> {
-    let colour = if screen.alarm { BinaryColor::Off } else { BinaryColor::On };
-    if screen.alarm {
-        fill(target, 0, 0, 127, 16)?;
-    }
+    let Some(hold) = screen.hold else {
+        return if screen.alarm { inverted(screen, beat, target) } else { plain(screen, beat, target) };
+    };
+    // While a button is held the headline fills with light from the left: how long still.
+    plain(screen, beat, target)?;
+    let passed = u32::from(hold.min(1000)) * 127 / 1000;
+    inverted(screen, beat, &mut target.clipped(&Rectangle::new(Point::zero(), Size::new(passed, 16))))
+}
+
+fn plain<T: DrawTarget<Color = BinaryColor>>(screen: &Screen, beat: bool, target: &mut T) -> Result<(), T::Error> {
+    headline_text(screen, beat, BinaryColor::On, target)?;
+    fill(target, 0, 15, 127, 1)
+}
+
+fn inverted<T: DrawTarget<Color = BinaryColor>>(screen: &Screen, beat: bool, target: &mut T) -> Result<(), T::Error> {
+    fill(target, 0, 0, 127, 16)?;
+    headline_text(screen, beat, BinaryColor::Off, target)
+}
+
+fn headline_text<T: DrawTarget<Color = BinaryColor>>(
+    screen: &Screen,
+    beat: bool,
+    colour: BinaryColor,
+    target: &mut T,
+) -> Result<(), T::Error> {
     let width = screen.headline.chars().count() as u32;
     let fonts = [&FONT_9X15_BOLD, &FONT_8X13_BOLD, &FONT_7X13_BOLD];
     let fits = |font: &&MonoFont<'static>| width * font.character_size.width <= HEADLINE_WIDTH;
     let font = fonts.into_iter().find(fits).unwrap_or(&FONT_6X13_BOLD);
-    // Every font's baseline on the same row, so that headlines do not jump.
-    let left = if screen.alarm { 2 } else { 0 };
+    // Every font's baseline on the same row, so that headlines do not jump;
+    // inverted letters need a lit column before them.
+    let left = i32::from(screen.alarm || screen.hold.is_some()) * 2;
     text(target, &screen.headline, Point::new(left, 11 - font.baseline as i32), font, colour)?;
-    heart(target, Point::new(127 - HEART_WIDTH - left / 2, 4), beat, colour)?;
-    match screen.hold {
-        // Filled while a button is held, so that a finger knows how long still.
-        Some(per_mille) => {
-            fill(target, 0, 14, 127, 3)?;
-            let passed = u32::from(per_mille.min(1000)) * 125 / 1000;
-            Rectangle::new(Point::new(1 + passed as i32, 15), Size::new(125 - passed, 1))
-                .into_styled(PrimitiveStyle::with_fill(BinaryColor::Off))
-                .draw(target)
-        }
-        None if screen.alarm => Ok(()),
-        None => fill(target, 0, 15, 127, 1),
-    }
+    heart(target, Point::new(126 - HEART_WIDTH, 4), beat, colour)
 }
 
 fn element_at<T: DrawTarget<Color = BinaryColor>>(element: &Element, y: i32, target: &mut T) -> Result<(), T::Error> {
@@ -121,7 +131,8 @@ fn element_at<T: DrawTarget<Color = BinaryColor>>(element: &Element, y: i32, tar
     }
 }
 
-/// Text from its top left corner. `…` is in no font here: three dots on the baseline.
+/// Text from its top left corner. The small fonts draw full stops and colons as
+/// plus signs, which makes addresses hard to read, and none has `…`: those are ours.
 fn text<T: DrawTarget<Color = BinaryColor>>(
     target: &mut T,
     text: &str,
@@ -129,16 +140,27 @@ fn text<T: DrawTarget<Color = BinaryColor>>(
     font: &MonoFont<'_>,
     colour: BinaryColor,
 ) -> Result<(), T::Error> {
-    let plain = text.replace('…', " ");
+    let plain = text.replace(['…', '.', ':'], " ");
     Text::with_baseline(&plain, at, MonoTextStyle::new(font, colour), Baseline::Top).draw(target)?;
     let cell = font.character_size.width as i32;
-    let dot = if cell < 9 { 1 } else { 2 };
-    let y = at.y + font.baseline as i32 - dot + 1;
-    for (index, _) in text.chars().enumerate().filter(|(_, c)| *c == '…') {
-        for third in 0..3 {
-            let x = at.x + index as i32 * cell + third * (cell - dot) * 2 / 5;
-            let dot = Rectangle::new(Point::new(x, y), Size::new(dot as u32, dot as u32));
-            dot.into_styled(PrimitiveStyle::with_fill(colour)).draw(target)?;
+    let baseline = at.y + font.baseline as i32;
+    let mut dot = |x: i32, y: i32, side: i32| {
+        let dot = Rectangle::new(Point::new(at.x + x, y - side + 1), Size::new(side as u32, side as u32));
+        dot.into_styled(PrimitiveStyle::with_fill(colour)).draw(target)
+    };
+    let side = if cell < 10 { 2 } else { 3 };
+    let x_height = font.baseline as i32 / 2;
+    for (index, c) in text.chars().enumerate() {
+        let left = index as i32 * cell;
+        let middle = left + (cell - side) / 2;
+        match c {
+            '.' => dot(middle, baseline, side)?,
+            ':' => {
+                dot(middle, baseline, side)?;
+                dot(middle, baseline - x_height, side)?;
+            }
+            '…' => (0..3).try_for_each(|third| dot(left + third * (cell - 1) * 2 / 5, baseline, side - 1))?,
+            _ => {}
         }
     }
     Ok(())

@@ -63,7 +63,7 @@ impl Presence {
             _ if idle < DARK_AFTER => Brightness::Dim,
             _ => Brightness::Dark,
         };
-        Look { brightness, shift, beat: now.as_secs() / BEAT.as_secs() % 2 == 0, minute }
+        Look { brightness, shift, beat: (now.as_secs() / BEAT.as_secs()).is_multiple_of(2), minute }
     }
 }
 

@@ -9,7 +9,7 @@ use super::words;
 pub const COLUMNS: usize = 20;
 pub const LINES: usize = 4;
 /// Characters of a headline in its narrowest font.
-pub const HEADLINE: usize = 19;
+pub const HEADLINE: usize = 18;
 /// Characters of a big line: 12 of 10 × 20 pixels, or up to 15 in a smaller font.
 pub const BIG: usize = 15;
 /// Pixels below the headline, with the row that the slow shift needs kept free.

@@ -96,12 +96,12 @@ pub fn duration(time: Duration) -> String {
 
 /// How long something still takes; never finer than it can be known.
 pub fn time_left(left: Option<Duration>) -> String {
-    let Some(left) = left else { return "time left: unknown".to_owned() };
+    let Some(left) = left else { return "Time left: unknown".to_owned() };
     match left.as_secs() {
-        0..10 => "a few seconds left".to_owned(),
-        seconds @ 10..90 => format!("about {} s left", seconds.div_ceil(10) * 10),
-        seconds @ 90..5400 => format!("about {} min left", (seconds + 30) / 60),
-        seconds => format!("about {} h left", (seconds.min(3_600_000) + 1800) / 3600),
+        0..10 => "A few seconds left".to_owned(),
+        seconds @ 10..90 => format!("About {} s left", seconds.div_ceil(10) * 10),
+        seconds @ 90..5400 => format!("About {} min left", (seconds + 30) / 60),
+        seconds => format!("About {} h left", (seconds.min(3_600_000) + 1800) / 3600),
     }
 }
 
@@ -155,7 +155,7 @@ mod tests {
         assert_eq!([bytes(0), bytes(812_400_000), bytes(1_560_000_000)], ["0 KB", "812 MB", "1.5 GB"]);
         assert_eq!([bytes(27_900_000_000), bytes(2_000_000_000_000)], ["27 GB", "2.0 TB"]);
         let left = |seconds| time_left(Some(Duration::from_secs(seconds)));
-        assert_eq!([left(3), left(41), left(170)], ["a few seconds left", "about 50 s left", "about 3 min left"]);
+        assert_eq!([left(3), left(41), left(170)], ["A few seconds left", "About 50 s left", "About 3 min left"]);
         assert!(time_left(Some(Duration::MAX)).len() <= 20);
     }
 

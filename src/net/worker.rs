@@ -1,0 +1,510 @@
+//! The network thread: reads what the kernel has, mends what is not as it
+//! should be, speaks ARP.
+//!
+//! I/O by rtnetlink and a packet socket. What to do lies in `choose`, `probe` and
+//! `neighbours`; here is when.
+
+use std::future::pending;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use futures_util::{FutureExt, StreamExt, TryStreamExt};
+use rtnetlink::packet_route::address::AddressAttribute;
+use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage};
+use rtnetlink::{LinkUnspec, MulticastGroup, RouteMessageBuilder};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::mpsc::Receiver;
+use tokio::time::{sleep, sleep_until};
+
+use super::arp::{self, Arp};
+use super::choose::{Link, choose};
+use super::neighbours::Neighbours;
+use super::packet::{ARP, BROADCAST, PacketSocket};
+use super::probe::{Guard, Probes, Purpose, Step};
+use super::{Command, Error, Event, Options, Sink};
+use crate::client::MacAddr;
+
+/// Longest time between two looks at the kernel's state.
+pub(super) const RESYNC: Duration = Duration::from_secs(5);
+/// Shortest time between two attempts to set the same thing, so that two
+/// programs that disagree do not turn it into a busy loop.
+const RETRY: Duration = Duration::from_secs(1);
+/// How long hardware may take to appear before an interface of software is taken.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// RFC 5227 §1.1: ANNOUNCE_NUM and ANNOUNCE_INTERVAL.
+const ANNOUNCEMENTS: u8 = 2;
+const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(2);
+/// Frames that are read before others have their turn.
+const FRAMES_A_TURN: usize = 64;
+
+/// Runs until the commands end.
+pub(super) async fn run(options: Options, sink: Sink, mut commands: Receiver<Command>) {
+    let mut failures = Failures { sink: sink.clone(), last: None };
+    // Outlives a lost netlink connection, like what the kernel has.
+    let mut worker = Worker::new(options, sink);
+    loop {
+        match worker.work(&mut commands, &mut failures).await {
+            Ok(()) => return,
+            Err(error) => failures.tell(&error),
+        }
+        sleep(RETRY).await;
+    }
+}
+
+/// Tells each failure once until another one, or a success, comes.
+struct Failures {
+    sink: Sink,
+    last: Option<String>,
+}
+
+impl Failures {
+    fn tell(&mut self, error: &Error) {
+        let mut message = error.to_string();
+        let mut source = std::error::Error::source(error);
+        while let Some(error) = source {
+            message = format!("{message}: {error}");
+            source = error.source();
+        }
+        if self.last.as_ref() != Some(&message) {
+            (self.sink)(Event::Failed(message.clone()));
+            self.last = Some(message);
+        }
+    }
+}
+
+/// The interface in use.
+struct Chosen {
+    name: String,
+    index: u32,
+    mac: MacAddr,
+    arp: AsyncFd<PacketSocket>,
+    carrier: bool,
+    /// Whether the kernel has our address on it, as far as we know.
+    addressed: bool,
+    /// Whether the default route and the neighbour entries were set since the
+    /// link came up and the address was set; they go with either.
+    settled: bool,
+    /// Announcements still to send, and when the next is due.
+    announcements: u8,
+    announce_at: Duration,
+    /// When it was last tried to set the link up, and the address.
+    tried_up: Option<Duration>,
+    tried_address: Option<Duration>,
+}
+
+struct Worker {
+    options: Options,
+    sink: Sink,
+    start: Instant,
+    chosen: Option<Chosen>,
+    probes: Probes,
+    neighbours: Neighbours,
+    guard: Guard,
+    /// When the kernel's state is read next.
+    look_at: Duration,
+}
+
+impl Worker {
+    fn new(options: Options, sink: Sink) -> Self {
+        let (probes, neighbours, guard) = (Probes::default(), Neighbours::default(), Guard::default());
+        Self { options, sink, start: Instant::now(), chosen: None, probes, neighbours, guard, look_at: Duration::ZERO }
+    }
+
+    fn now(&self) -> Duration {
+        self.start.elapsed()
+    }
+
+    fn tell(&self, event: Event) {
+        (self.sink)(event);
+    }
+
+    /// One netlink connection's life; `Ok` when the commands end.
+    async fn work(&mut self, commands: &mut Receiver<Command>, failures: &mut Failures) -> Result<(), Error> {
+        // Subscribed before the first look, so that no change falls between.
+        let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr];
+        let (connection, netlink, mut messages) =
+            rtnetlink::new_multicast_connection(&groups).map_err(|source| Error::Netlink { source })?;
+        let _connection = AbortOnDrop(tokio::spawn(connection));
+        self.look_at = Duration::ZERO;
+        loop {
+            if self.now() >= self.look_at {
+                let again = match self.reconcile(&netlink).await {
+                    Ok(again) => {
+                        failures.last = None;
+                        again.unwrap_or(RESYNC)
+                    }
+                    Err(error) => {
+                        failures.tell(&error);
+                        RETRY
+                    }
+                };
+                self.look_at = self.now() + again;
+            }
+            self.speak();
+            let others = [self.probes.poll_timeout(), self.announce_at()];
+            let wake = self.start + others.into_iter().flatten().fold(self.look_at, Duration::min);
+            tokio::select! {
+                command = commands.recv() => match command {
+                    Some(command) => {
+                        if let Err(error) = self.obey(&netlink, command).await {
+                            failures.tell(&error);
+                        }
+                    }
+                    None => return Ok(()),
+                },
+                message = messages.next() => {
+                    // What changed is read anew, so the rest of the burst says nothing more.
+                    let mut message = Some(message);
+                    while let Some(received) = message {
+                        received.ok_or(Error::NetlinkEnded)?;
+                        message = messages.next().now_or_never();
+                    }
+                    self.look_at = Duration::ZERO;
+                }
+                () = self.listen() => {}
+                () = sleep_until(wake.into()) => {}
+            }
+            self.hear();
+        }
+    }
+
+    /// Compares what the kernel has with what it should have. `Some` asks to
+    /// look again after that time.
+    async fn reconcile(&mut self, netlink: &rtnetlink::Handle) -> Result<Option<Duration>, Error> {
+        let links = links(netlink).await?;
+        let wanted = self.options.interface.clone();
+        let same = |chosen: &Chosen| {
+            let named = |link: &&Link| wanted.as_ref().is_none_or(|wanted| *wanted == link.name);
+            links.iter().filter(named).find(|link| link.index == chosen.index && link.mac.is_some())
+        };
+        let link = match &self.chosen {
+            Some(chosen) => same(chosen),
+            None => None,
+        };
+        if self.chosen.is_some() && link.is_none() {
+            self.chosen = None;
+            self.tell(Event::Lost);
+        }
+        let patience = PATIENCE.saturating_sub(self.now());
+        let link = link.or_else(|| choose(&links, wanted.as_deref(), !patience.is_zero()));
+        let Some((link, mac)) = link.and_then(|link| Some((link, link.mac?))) else {
+            return Ok((!patience.is_zero()).then_some(patience));
+        };
+        self.take(link, mac)?;
+        let again = self.mend(netlink, link).await?;
+        Ok(again)
+    }
+
+    /// Makes `link` the interface in use, and tells what is new about it.
+    fn take(&mut self, link: &Link, mac: MacAddr) -> Result<(), Error> {
+        let now = self.now();
+        let (name, index) = (link.name.clone(), link.index);
+        match &mut self.chosen {
+            Some(chosen) if chosen.mac == mac => chosen.name = name,
+            Some(chosen) => {
+                (chosen.mac, chosen.name) = (mac, name.clone());
+                self.tell(Event::Interface { name, index, mac });
+            }
+            None => {
+                let arp = PacketSocket::receiver(index, ARP).and_then(|socket| {
+                    // SAFETY: `PacketSocket` owns an open descriptor and neither
+                    // closes nor exchanges it before it is dropped.
+                    Ok(unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }?)
+                });
+                let arp = arp.map_err(|source| Error::Arp { interface: name.clone(), source })?;
+                self.chosen = Some(Chosen {
+                    name: name.clone(),
+                    index,
+                    mac,
+                    arp,
+                    carrier: link.carrier,
+                    addressed: false,
+                    settled: false,
+                    announcements: 0,
+                    announce_at: now,
+                    tried_up: None,
+                    tried_address: None,
+                });
+                self.tell(Event::Interface { name, index, mac });
+                self.tell(Event::Carrier(link.carrier));
+                if link.carrier {
+                    self.probe_own(now);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Brings the interface in use to what it should be.
+    async fn mend(&mut self, netlink: &rtnetlink::Handle, link: &Link) -> Result<Option<Duration>, Error> {
+        let now = self.now();
+        let (subnet, gateway) = (self.options.address, self.options.gateway);
+        let Some(chosen) = &mut self.chosen else { return Ok(None) };
+        if !link.up {
+            chosen.settled = false;
+            // A notification follows when it is done.
+            let wait = wait(&mut chosen.tried_up, now);
+            if wait.is_zero() {
+                let up = netlink.link().change(LinkUnspec::new_with_index(link.index).up().build());
+                up.execute().await.map_err(|source| Error::Up { interface: link.name.clone(), source })?;
+            }
+        }
+        if link.carrier != chosen.carrier {
+            chosen.carrier = link.carrier;
+            chosen.announcements = 0;
+            self.tell(Event::Carrier(link.carrier));
+            if link.carrier {
+                // Another wire perhaps, with somebody who has our address.
+                self.probe_own(now);
+            }
+        }
+
+        let there = has_address(netlink, link.index, subnet).await?;
+        let probing = self.probes.runs(Purpose::Own);
+        let Some(chosen) = &mut self.chosen else { return Ok(None) };
+        if !there {
+            (chosen.addressed, chosen.settled) = (false, false);
+            // Without a carrier nobody can be asked and nobody be disturbed, and
+            // the servers can start; the probe comes with the carrier.
+            if probing && link.carrier {
+                return Ok(None);
+            }
+            let wait = wait(&mut chosen.tried_address, now);
+            if !wait.is_zero() {
+                return Ok(Some(wait));
+            }
+            let add = netlink.address().add(link.index, IpAddr::V4(subnet.address), subnet.prefix).replace();
+            add.execute().await.map_err(|source| Error::Address {
+                address: subnet,
+                interface: link.name.clone(),
+                source,
+            })?;
+        }
+        if !chosen.settled && link.up {
+            if let Some(gateway) = gateway {
+                let route = RouteMessageBuilder::<Ipv4Addr>::new().gateway(gateway).output_interface(link.index);
+                let set = netlink.route().add(route.build()).replace().execute();
+                set.await.map_err(|source| Error::Route { gateway, source })?;
+            }
+            for (address, mac) in self.neighbours.all() {
+                set_neighbour(netlink, link.index, address, mac).await?;
+            }
+        }
+        let Some(chosen) = &mut self.chosen else { return Ok(None) };
+        chosen.settled = link.up;
+        if !chosen.addressed {
+            chosen.addressed = true;
+            self.tell(Event::Address(subnet));
+        }
+        Ok(None)
+    }
+
+    fn probe_own(&mut self, now: Duration) {
+        let own = self.options.address.address;
+        if !self.probes.runs(Purpose::Own) && !self.probes.start(now, Purpose::Own, own, None) {
+            self.announce(now);
+        }
+    }
+
+    fn announce(&mut self, now: Duration) {
+        if let Some(chosen) = &mut self.chosen {
+            (chosen.announcements, chosen.announce_at) = (ANNOUNCEMENTS, now);
+        }
+    }
+
+    fn announce_at(&self) -> Option<Duration> {
+        let chosen = self.chosen.as_ref()?;
+        (chosen.announcements > 0 && chosen.addressed).then_some(chosen.announce_at)
+    }
+
+    /// Sends the probes and announcements that are due.
+    fn speak(&mut self) {
+        let now = self.now();
+        for step in self.probes.poll(now) {
+            self.step(now, step);
+        }
+        let own = self.options.address.address;
+        if self.announce_at().is_some_and(|due| due <= now)
+            && let Some(chosen) = &mut self.chosen
+        {
+            chosen.announcements -= 1;
+            chosen.announce_at = now + ANNOUNCE_INTERVAL;
+            send(chosen, &arp::announcement(chosen.mac, own));
+        }
+    }
+
+    fn step(&mut self, now: Duration, step: Step) {
+        match step {
+            Step::Send { address } => {
+                if let Some(chosen) = &self.chosen {
+                    send(chosen, &arp::probe(chosen.mac, address));
+                }
+            }
+            Step::Done { purpose: Purpose::Asked, address, conflict } => self.tell(Event::Probed { address, conflict }),
+            Step::Done { purpose: Purpose::Own, address, conflict } => {
+                // The address may now be set.
+                self.look_at = Duration::ZERO;
+                match conflict {
+                    // Used all the same: without it nothing works at all. But not
+                    // announced, which would cut off the other one.
+                    Some(mac) if self.guard.admit(now) => self.tell(Event::Conflict { address, mac }),
+                    Some(_) => {}
+                    None => self.announce(now),
+                }
+            }
+        }
+    }
+
+    /// Waits for ARP; for ever while there is no interface.
+    async fn listen(&self) {
+        match &self.chosen {
+            // An error means that the interface is gone, which netlink tells.
+            Some(chosen) => match chosen.arp.readable().await {
+                Ok(_) => {}
+                Err(_) => pending().await,
+            },
+            None => pending().await,
+        }
+    }
+
+    /// Takes what ARP has come in, up to [`FRAMES_A_TURN`].
+    fn hear(&mut self) {
+        let now = self.now();
+        let own = self.options.address.address;
+        for _ in 0..FRAMES_A_TURN {
+            let Some(chosen) = &self.chosen else { return };
+            let mut buffer = [0; 64];
+            let Some(Ok(ready)) = chosen.arp.readable().now_or_never() else { return };
+            let mut ready = ready;
+            let received = match ready.try_io(|socket| socket.get_ref().receive(&mut buffer)) {
+                Ok(Ok(length)) => length,
+                // ENETDOWN comes once when the link goes down.
+                Ok(Err(_)) => continue,
+                Err(_would_block) => return,
+            };
+            drop(ready);
+            let mac = chosen.mac;
+            let Some(arp) = Arp::parse(&buffer[..received]).filter(|arp| arp.sender_mac != mac) else { continue };
+            if arp.uses(own) && chosen.addressed && !self.probes.runs(Purpose::Own) && self.guard.admit(now) {
+                // RFC 5227 §2.4 (b): defend once, and keep it.
+                send(chosen, &arp::announcement(mac, own));
+                self.tell(Event::Conflict { address: own, mac: arp.sender_mac });
+            }
+            for step in self.probes.heard(mac, &arp) {
+                self.step(now, step);
+            }
+        }
+    }
+
+    async fn obey(&mut self, netlink: &rtnetlink::Handle, command: Command) -> Result<(), Error> {
+        let index = self.chosen.as_ref().map(|chosen| chosen.index);
+        match command {
+            Command::Probe { address, owner } => {
+                if !self.probes.start(self.now(), Purpose::Asked, address, owner) {
+                    self.tell(Event::Probed { address, conflict: None });
+                }
+            }
+            Command::Neighbour { address, mac } => {
+                let oldest = self.neighbours.set(address, mac);
+                if let Some(index) = index {
+                    set_neighbour(netlink, index, address, mac).await?;
+                    if let Some(oldest) = oldest {
+                        forget_neighbour(netlink, index, oldest).await?;
+                    }
+                }
+            }
+            Command::ForgetNeighbour { address } => {
+                if let (true, Some(index)) = (self.neighbours.remove(address), index) {
+                    forget_neighbour(netlink, index, address).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How long to wait before the next attempt; notes it as made when that is zero.
+fn wait(last: &mut Option<Duration>, now: Duration) -> Duration {
+    let wait = last.map_or(Duration::ZERO, |last| (last + RETRY).saturating_sub(now));
+    if wait.is_zero() {
+        *last = Some(now);
+    }
+    wait
+}
+
+fn send(chosen: &Chosen, packet: &[u8]) {
+    // One of several that say the same; a link that is down is told by netlink.
+    let _ = chosen.arp.get_ref().send(BROADCAST, packet);
+}
+
+/// Ends the netlink connection's task with the work that it serves.
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+async fn links(netlink: &rtnetlink::Handle) -> Result<Vec<Link>, Error> {
+    let messages: Result<Vec<LinkMessage>, _> = netlink.link().get().execute().try_collect().await;
+    let messages = messages.map_err(|source| Error::List { what: "network interfaces", source })?;
+    Ok(messages.iter().filter_map(link).collect())
+}
+
+fn link(message: &LinkMessage) -> Option<Link> {
+    let (mut name, mut mac, mut made) = (None, None, false);
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::IfName(text) => name = Some(text.clone()),
+            LinkAttribute::Address(bytes) => mac = bytes.as_slice().try_into().ok().map(MacAddr),
+            LinkAttribute::LinkInfo(infos) => made = infos.iter().any(|info| matches!(info, LinkInfo::Kind(_))),
+            _ => {}
+        }
+    }
+    let name = name?;
+    let flags = message.header.flags;
+    let ethernet = message.header.link_layer_type == LinkLayerType::Ether;
+    Some(Link {
+        index: message.header.index,
+        mac: mac.filter(|_| ethernet),
+        wireless: is_wireless(&name),
+        made,
+        up: flags.contains(LinkFlags::Up),
+        carrier: flags.contains(LinkFlags::Up | LinkFlags::LowerUp),
+        name,
+    })
+}
+
+/// The kernel forbids `/` in an interface's name, so this is one path component.
+fn is_wireless(name: &str) -> bool {
+    let folder = Path::new("/sys/class/net").join(name);
+    ["wireless", "phy80211"].iter().any(|entry| folder.join(entry).exists())
+}
+
+async fn has_address(netlink: &rtnetlink::Handle, index: u32, subnet: crate::config::Subnet) -> Result<bool, Error> {
+    let mut addresses = netlink.address().get().set_link_index_filter(index).execute().boxed_local();
+    let mut found = false;
+    while let Some(message) = addresses.try_next().await.map_err(|source| Error::List { what: "addresses", source })? {
+        let ours = |attribute: &AddressAttribute| matches!(attribute, AddressAttribute::Local(IpAddr::V4(address)) if *address == subnet.address);
+        found |= message.header.prefix_len == subnet.prefix && message.attributes.iter().any(ours);
+    }
+    Ok(found)
+}
+
+async fn set_neighbour(netlink: &rtnetlink::Handle, index: u32, address: Ipv4Addr, mac: MacAddr) -> Result<(), Error> {
+    // Permanent is what rtnetlink asks for unless told otherwise.
+    let add = netlink.neighbours().add(index, IpAddr::V4(address)).link_layer_address(&mac.0).replace();
+    add.execute().await.map_err(|source| Error::Neighbour { address, source })
+}
+
+async fn forget_neighbour(netlink: &rtnetlink::Handle, index: u32, address: Ipv4Addr) -> Result<(), Error> {
+    let entry = netlink.neighbours().add(index, IpAddr::V4(address)).message_mut().clone();
+    match netlink.neighbours().del(entry).execute().await {
+        // Somebody else was quicker.
+        Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code().abs() == libc::ENOENT => Ok(()),
+        result => result.map_err(|source| Error::Neighbour { address, source }),
+    }
+}

@@ -1,0 +1,275 @@
+//! The panel's threads and what they share.
+//!
+//! I/O by way of its neighbours; the decisions are theirs too. Three small locks,
+//! each held only while values are moved in or out.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+
+use super::frame::Frame;
+use super::gestures::{Gestures, SAMPLING};
+use super::gpio::{Buttons, GpioButtons};
+use super::oled::{self, Keeper, News, Oled};
+use super::pages::{Pages, View};
+use super::presence::{self, Brightness, Look, Presence};
+use super::retry::Retry;
+use super::screen::Screen;
+use super::{Button, Event, Gesture, Sink, draw, screens};
+use crate::config;
+use crate::status::Status;
+
+/// Presses that wait for the panel's thread; more than a finger makes in its half second.
+const MAX_PRESSES: usize = 16;
+/// The clocks on a screen, the heart and the bars move on this often.
+const TICK: Duration = Duration::from_millis(500);
+/// A hold that is being drawn moves on in steps of this many thousandths.
+const HOLD_STEP: u16 = 25;
+
+/// What the panel's threads share.
+pub(super) struct Core {
+    state: Mutex<State>,
+    changed: Condvar,
+    sink: Sink,
+    start: Instant,
+}
+
+pub(super) struct State {
+    /// Told and not yet taken by the panel's thread.
+    pub(super) status: Option<Status>,
+    presses: VecDeque<Gesture>,
+    hold: Option<u16>,
+    pub(super) showing: View,
+    pub(super) closing: bool,
+    /// Something above has changed.
+    news: bool,
+}
+
+impl Core {
+    pub(super) fn new(sink: Sink) -> Self {
+        let state = State {
+            status: None,
+            presses: VecDeque::new(),
+            hold: None,
+            showing: View::Starting,
+            closing: false,
+            news: true,
+        };
+        Self { state: Mutex::new(state), changed: Condvar::new(), sink, start: Instant::now() }
+    }
+
+    /// No one holds this lock while doing anything slow, so taking it does not block.
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn change(&self, change: impl FnOnce(&mut State)) {
+        let mut state = self.lock();
+        change(&mut state);
+        state.news = true;
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    /// The panel's own clock.
+    pub(super) fn now(&self) -> Duration {
+        self.start.elapsed()
+    }
+
+    pub(super) fn tell(&self, event: Event) {
+        (self.sink)(event);
+    }
+
+    pub(super) fn press(&self, gesture: Gesture) {
+        self.tell(Event::Pressed(gesture));
+        self.change(|state| {
+            if state.presses.len() < MAX_PRESSES {
+                state.presses.push_back(gesture);
+            }
+        });
+    }
+
+    pub(super) fn closing(&self) -> bool {
+        self.lock().closing
+    }
+
+    /// Sleeps this long, or less if the panel is closed meanwhile: then `true`.
+    pub(super) fn pause(&self, time: Duration) -> bool {
+        let state = self.lock();
+        let waited = self.changed.wait_timeout_while(state, time, |state| !state.closing);
+        waited.unwrap_or_else(PoisonError::into_inner).0.closing
+    }
+}
+
+/// One drawn screen, for every display alike.
+pub(super) struct Picture {
+    pub(super) screen: Screen,
+    /// For a display that wears: shifted, or dark.
+    worn: Frame,
+    brightness: Brightness,
+    /// For a terminal.
+    pub(super) plain: Frame,
+}
+
+/// The newest picture for one display, and a bell that rings for each.
+pub(super) struct Outlet {
+    picture: Mutex<Option<Arc<Picture>>>,
+    bell: OwnedFd,
+}
+
+impl Outlet {
+    pub(super) fn new() -> Result<Self, rustix::io::Errno> {
+        let bell = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
+        Ok(Self { picture: Mutex::new(None), bell })
+    }
+
+    fn publish(&self, picture: Arc<Picture>) {
+        *self.picture.lock().unwrap_or_else(PoisonError::into_inner) = Some(picture);
+        self.ring();
+    }
+
+    fn ring(&self) {
+        // A full counter has rung already, and nothing else can fail here.
+        let _ = rustix::io::write(&self.bell, &1_u64.to_ne_bytes());
+    }
+
+    pub(super) fn latest(&self) -> Option<Arc<Picture>> {
+        self.picture.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn bell(&self) -> BorrowedFd<'_> {
+        self.bell.as_fd()
+    }
+
+    /// Whether the bell rang since it was last asked.
+    pub(super) fn take_bell(&self) -> bool {
+        rustix::io::read(&self.bell, &mut [0; 8]).is_ok()
+    }
+
+    /// Waits for the bell, at most this long.
+    fn wait(&self, time: Duration) {
+        let time = Timespec { tv_sec: time.as_secs().min(3600) as i64, tv_nsec: time.subsec_nanos().into() };
+        // An interrupted or failed wait is a short one: the callers loop anyway.
+        let _ = poll(&mut [PollFd::from_borrowed_fd(self.bell(), PollFlags::IN)], Some(&time));
+        self.take_bell();
+    }
+}
+
+/// The panel's thread: turns status, presses and the clock into pictures.
+pub(super) fn compose(core: &Core, outlets: &[Arc<Outlet>]) {
+    let (mut pages, mut presence) = (Pages::default(), Presence::default());
+    let (mut told, mut told_at) = (Status::default(), Duration::ZERO);
+    let mut drawn: Option<(Screen, Look)> = None;
+    loop {
+        let state = core.lock();
+        let waited = core.changed.wait_timeout_while(state, TICK, |state| !state.news);
+        let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        state.news = false;
+        let (status, presses, hold, closing) =
+            (state.status.take(), std::mem::take(&mut state.presses), state.hold, state.closing);
+        drop(state);
+        if closing {
+            outlets.iter().for_each(|outlet| outlet.ring());
+            return;
+        }
+        let now = core.now();
+        if let Some(status) = status {
+            if presence::wakes(&told, &status) {
+                presence.wake(now);
+            }
+            (told, told_at) = (status, now);
+        }
+        let status = screens::aged(told.clone(), now.saturating_sub(told_at));
+        pages.update(now, &status);
+        for gesture in presses {
+            let dark = presence.look(now).brightness == Brightness::Dark;
+            presence.wake(now);
+            // In the dark nobody can know what NEXT would turn from.
+            if !(dark && gesture == Gesture::Short(Button::Next)) {
+                pages.press(now, gesture, &status);
+            }
+        }
+        if hold.is_some() {
+            presence.wake(now);
+        }
+        let (view, shown) = pages.current(now);
+        let mut screen = screens::screen(&status, &view, shown);
+        screen.place = screen.place.or(pages.place(&status));
+        screen.hold = hold;
+        core.lock().showing = view;
+        let look = presence.look(now);
+        if drawn.as_ref().is_none_or(|(old, at)| *old != screen || *at != look) {
+            let picture = Arc::new(picture(&screen, look));
+            outlets.iter().for_each(|outlet| outlet.publish(picture.clone()));
+            drawn = Some((screen, look));
+        }
+    }
+}
+
+fn picture(screen: &Screen, look: Look) -> Picture {
+    let plain = draw::frame(screen, Look { beat: look.beat, ..Look::PLAIN });
+    let worn = match look {
+        Look { shift: (0, 0), brightness: Brightness::Full | Brightness::Dim, .. } => plain.clone(),
+        _ => draw::frame(screen, look),
+    };
+    Picture { screen: screen.clone(), worn, brightness: look.brightness, plain }
+}
+
+/// The buttons' thread.
+pub(super) fn watch_buttons(core: &Core, config: &config::Panel) {
+    let mut retry = Retry::default();
+    let buttons = loop {
+        match GpioButtons::open(config) {
+            Ok(buttons) => break buttons,
+            Err(error) => {
+                if let Some(complaint) = retry.failed(core.now(), error.to_string()) {
+                    core.tell(Event::Failed(complaint));
+                }
+            }
+        }
+        if core.pause(retry.wait(core.now())) {
+            return;
+        }
+    };
+    let (enroll, next) = (config.enroll_gpio, config.next_gpio);
+    core.tell(Event::Hardware(format!("buttons: ENROLL on GPIO {enroll}, NEXT on GPIO {next}")));
+    let mut gestures = Gestures::default();
+    let mut drawn = None;
+    while !core.closing() {
+        let now = core.now();
+        for gesture in gestures.sample(now, buttons.pressed()) {
+            core.press(gesture);
+        }
+        let hold = gestures.holding(now).map(|(_, passed)| passed / HOLD_STEP * HOLD_STEP);
+        if hold != drawn {
+            core.change(|state| state.hold = hold);
+            drawn = hold;
+        }
+        // Not `pause`: every status would wake it.
+        std::thread::sleep(SAMPLING);
+    }
+}
+
+/// The OLED's thread.
+pub(super) fn show_on_oled(core: &Core, outlet: &Outlet, config: &config::Panel) {
+    let (bus, address) = (config.i2c_bus, config.i2c_address);
+    let open = |frame: &Frame, brightness| {
+        oled::open_bus(bus).and_then(|i2c| Oled::start(i2c, bus, address, frame, brightness))
+    };
+    let mut keeper = Keeper::new(open);
+    while !core.closing() {
+        let now = core.now();
+        let news = outlet.latest().and_then(|picture| keeper.show(now, &picture.worn, picture.brightness));
+        match news {
+            Some(News::Found) => {
+                core.tell(Event::Hardware(format!("display: SSD1306 at {address:#04x} on /dev/i2c-{bus}")));
+            }
+            Some(News::Failed(complaint)) => core.tell(Event::Failed(complaint)),
+            None => {}
+        }
+        outlet.wait(keeper.wait(core.now()).max(SAMPLING));
+    }
+}
