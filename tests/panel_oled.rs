@@ -1,0 +1,185 @@
+//! The OLED's driver against a decoder of SSD1306 bytes, on a bus of the test.
+
+// Helpers of a test may panic as tests do.
+#![allow(clippy::unwrap_used)]
+
+#[path = "support/i2c.rs"]
+mod i2c;
+#[path = "support/ssd1306_decoder.rs"]
+mod ssd1306_decoder;
+
+use std::time::Duration;
+
+use i2c::{ADDRESS, Bus};
+use rootstock::panel::draw;
+use rootstock::panel::frame::Frame;
+use rootstock::panel::oled::{Display, Error, Keeper, News, Oled};
+use rootstock::panel::presence::{Brightness, Look};
+use rootstock::panel::screen::{Element, Screen};
+use ssd1306_decoder::{Decoder, frames, shows, transfers};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn screen(headline: &str) -> Screen {
+    let body = vec![Element::Line("192.168.77.1".to_owned()), Element::Bar(470), Element::Big("47 %".to_owned())];
+    Screen::new(headline, body)
+}
+
+fn frame(headline: &str) -> Frame {
+    draw::frame(&screen(headline), Look::PLAIN)
+}
+
+fn start(bus: &Bus, frame: &Frame) -> Oled<Bus> {
+    Oled::start(bus.clone(), 1, ADDRESS, frame, Brightness::Full).unwrap()
+}
+
+#[test]
+fn a_person_sees_exactly_the_frame() {
+    let bus = Bus::with_display();
+    start(&bus, &frame("Ready"));
+    let display = bus.display();
+    assert_eq!(display.frame(), frame("Ready"));
+    assert!(display.unknown.is_empty(), "{:x?}", display.unknown);
+    assert!(shows(&display.frame(), &screen("Ready")) && !shows(&display.frame(), &screen("Reader")));
+}
+
+#[test]
+fn nobody_sees_the_noise_of_power_on() {
+    let bus = Bus::with_display();
+    start(&bus, &frame("Ready"));
+    let mut display = Decoder::default();
+    for transfer in &bus.0.borrow().transfers {
+        display.transfer(transfer);
+        let seen = display.frame();
+        assert!(seen == Frame::default() || seen == frame("Ready"), "after {transfer:x?}");
+    }
+}
+
+#[test]
+fn only_what_changed_is_sent() {
+    let bus = Bus::with_display();
+    let mut oled = start(&bus, &frame("Ready"));
+    let before = bus.display().data_bytes;
+    oled.show(&frame("Ready"), Brightness::Full).unwrap();
+    assert_eq!(bus.display().data_bytes, before);
+    let hollow = draw::frame(&screen("Ready"), Look { beat: false, ..Look::PLAIN });
+    oled.show(&hollow, Brightness::Full).unwrap();
+    assert_eq!(bus.display().frame(), hollow);
+    let sent = bus.display().data_bytes - before;
+    assert!((1..=14).contains(&sent), "{sent} bytes for a heartbeat");
+}
+
+#[test]
+fn every_change_arrives_whatever_its_shape() {
+    let bus = Bus::with_display();
+    let mut oled = start(&bus, &Frame::default());
+    let mut shown = Frame::default();
+    // A walk over all pixels in strides that meet every page and column.
+    for step in 0..600_usize {
+        let place = step * 4967 % 8192;
+        shown.set(place % 128, place / 128, step % 3 != 0);
+        if step % 7 == 0 {
+            oled.show(&shown, Brightness::Full).unwrap();
+            assert_eq!(bus.display().frame(), shown, "at step {step}");
+        }
+    }
+}
+
+#[test]
+fn it_dims_and_wakes() {
+    let bus = Bus::with_display();
+    let mut oled = start(&bus, &frame("Ready"));
+    let full = bus.display().contrast;
+    oled.show(&frame("Ready"), Brightness::Dim).unwrap();
+    assert!(bus.display().contrast < full);
+    oled.show(&frame("Ready"), Brightness::Full).unwrap();
+    assert_eq!(bus.display().contrast, full);
+}
+
+type Open<'b> = Box<dyn FnMut(&Frame, Brightness) -> Result<Oled<Bus>, Error> + 'b>;
+
+fn keeper(bus: &Bus) -> Keeper<Oled<Bus>, Open<'_>> {
+    Keeper::new(Box::new(|frame, brightness| Oled::start(bus.clone(), 1, ADDRESS, frame, brightness)))
+}
+
+#[test]
+fn a_display_that_is_missing_is_told_once_and_found_when_it_is_plugged_in() {
+    let bus = Bus::default();
+    let mut keeper = keeper(&bus);
+    let mut show = |second: u32| keeper.show(SECOND * second, &frame("Ready"), Brightness::Full);
+    assert_eq!(show(0), Some(News::Failed("no display answers at 0x3c on /dev/i2c-1".to_owned())));
+    assert_eq!(show(1), None);
+    assert_eq!(show(5), None);
+    bus.plug();
+    assert_eq!(show(6), None);
+    assert_eq!(show(10), Some(News::Found));
+    assert_eq!(bus.display().frame(), frame("Ready"));
+    assert_eq!(show(11), None);
+}
+
+#[test]
+fn a_display_that_is_unplugged_comes_back_set_up_anew() {
+    let bus = Bus::with_display();
+    let mut keeper = keeper(&bus);
+    assert_eq!(keeper.show(SECOND, &frame("Ready"), Brightness::Full), Some(News::Found));
+    bus.unplug();
+    let told = keeper.show(SECOND * 2, &frame("Problem"), Brightness::Full);
+    assert!(matches!(told, Some(News::Failed(_))), "{told:?}");
+    assert_eq!(keeper.wait(SECOND * 3), SECOND * 4);
+    bus.plug();
+    assert_eq!(keeper.show(SECOND * 7, &frame("Problem"), Brightness::Dim), Some(News::Found));
+    assert_eq!(bus.display().frame(), frame("Problem"));
+}
+
+#[test]
+fn a_display_that_lost_its_power_unseen_is_refreshed_within_a_minute() {
+    let bus = Bus::with_display();
+    let mut keeper = keeper(&bus);
+    keeper.show(Duration::ZERO, &frame("Ready"), Brightness::Full);
+    bus.plug();
+    keeper.show(SECOND * 30, &frame("Ready"), Brightness::Full);
+    assert_ne!(bus.display().frame(), frame("Ready"));
+    assert_eq!(keeper.wait(SECOND * 30), SECOND * 30);
+    assert_eq!(keeper.show(SECOND * 60, &frame("Ready"), Brightness::Full), None);
+    assert_eq!(bus.display().frame(), frame("Ready"));
+}
+
+#[test]
+fn a_log_of_qemu_is_read_line_by_line() {
+    let log = "\
+        i2c_event start(addr:0x3c)\n\
+        i2c_send send(addr:0x3c) data:0x00\n\
+        1234@1763799000.123456:i2c_send send(addr:0x3c) data:0xaf\n\
+        i2c_event finish(addr:0x3c)\n\
+        i2c_event start(addr:0x50)\n\
+        i2c_send send(addr:0x50) data:0x11\n\
+        i2c_event finish(addr:0x50)\n\
+        i2c_ack \n\
+        i2c_event start(addr:0x3c)\n\
+        i2c_send send(addr:0x3c) data:0x40\n\
+        i2c_send send(addr:0x3c) data:0x";
+    assert_eq!(transfers(log, 0x3c), [vec![0x00, 0xaf]]);
+    assert_eq!(transfers("", 0x3c), Vec::<Vec<u8>>::new());
+}
+
+#[test]
+fn a_decoder_knows_the_other_ways_to_address_too() {
+    // Page addressing, as other drivers use it: page 2, column 0x35, two bytes; single commands with Co set.
+    let mut display = Decoder::default();
+    display.transfer(&[0x00, 0xa1, 0xc8, 0x8d, 0x14, 0x20, 0x00, 0x21, 0, 127, 0x22, 0, 7]);
+    display.transfer(&[&[0x40][..], &[0; 1024]].concat());
+    display.transfer(&[0x80, 0x20, 0x80, 0x02, 0x80, 0xb2, 0x80, 0x05, 0x80, 0x13, 0x40, 0x01, 0x80]);
+    display.transfer(&[0x00, 0xaf]);
+    let mut expected = Frame::default();
+    expected.set(0x35, 16, true);
+    expected.set(0x36, 23, true);
+    assert_eq!(display.frame(), expected);
+    // Rotated by half a turn by COM and segment order, then inverted.
+    display.transfer(&[0x00, 0xc0]);
+    assert!(display.frame().get(0x35, 63 - 16));
+    display.transfer(&[0x00, 0xc8, 0xa7]);
+    assert!(!display.frame().get(0x35, 16) && display.frame().get(0, 0));
+    display.transfer(&[0x00, 0xa6, 0xae]);
+    assert_eq!(display.frame(), Frame::default());
+    assert!(frames("", 0x3c).is_empty());
+}
