@@ -146,9 +146,7 @@ impl Pid1 {
 
     /// The boot configuration is there, or will not come.
     fn configured(&mut self, found: bool) {
-        if self.serve.is_held() {
-            self.serve_by = now();
-        } else if found && let Some(pid) = self.serve.pid() {
+        if let Some(pid) = self.serve.settled(now(), found) {
             say!("init", "the boot configuration came late, so serve is started again with it");
             kill(pid, libc::SIGTERM);
         }
