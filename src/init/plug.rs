@@ -51,8 +51,8 @@ pub fn run() -> Result<std::convert::Infallible, Error> {
     };
     let devices = Path::new("/sys/devices");
     say!("plug", "coldplug starts, {} modules in the image", loader.available());
-    // What guards the start and what `serve` waits for.
-    let mut loaded = walk_once(&mut loader, devices, URGENT);
+    // What guards the start and what `serve` waits for: twice, since a bus brings the disk.
+    let mut loaded: usize = (0..2).map(|_| walk_once(&mut loader, devices, URGENT)).sum();
     say!("plug", "watchdog and card done, {loaded} modules loaded");
     // A PHY's driver must be there before the network card's, which takes the generic one otherwise.
     let (network, others): (Vec<String>, Vec<String>) = loader::read_list(Path::new(LIST))
@@ -112,11 +112,12 @@ fn walk_once(loader: &mut Loader, devices: &Path, up_to: usize) -> usize {
     wanted.iter().map(|(name, _)| loader.load(name)).sum()
 }
 
-/// What comes first: the watchdog guards the rest of the start, the SD card holds the configuration that
-/// `serve` waits for, then what leads to the network, then to the stick.
-const RANKS: [&str; 5] = ["watchdog", "mmc", "net", "usb", "pci"];
-const URGENT: usize = 1;
-const NETWORK: usize = 2;
+/// What comes first, by the directory below `drivers/`: the watchdog guards the rest of the start, the SD card
+/// (a virtio disk in an emulated machine) holds the configuration that `serve` waits for, then comes what leads to
+/// the network, then to the stick.
+const RANKS: [&str; 7] = ["watchdog", "mmc", "virtio", "block", "net", "usb", "pci"];
+const URGENT: usize = 3;
+const NETWORK: usize = 4;
 
 fn rank(path: &Path) -> usize {
     let mut parts = path.components().map(|part| part.as_os_str());

@@ -56,7 +56,7 @@ pub fn carry_out(plan: &[Step], hands: &mut dyn Hands) -> Result<(), Error> {
         let result = hands.perform(&step.act);
         let took = log::now().saturating_sub(started);
         if took >= SLOW_STEP {
-            say!("init", "{:?} took {} ms", step.act, took.as_millis());
+            say!("init", "{} ms for: {}", took.as_millis(), step.why);
         }
         match (result, step.need) {
             (Ok(()), _) => {}
