@@ -1,3 +1,5 @@
+//! Where the program starts: PID 1, one of its helpers, or a command.
+
 use std::process::ExitCode;
 
 use rootstock::init;

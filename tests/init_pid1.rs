@@ -5,6 +5,8 @@
 //! In a PID namespace reboot(2) kills the first process, by SIGINT for a
 //! power-off and by SIGHUP for a reboot: that is how the end is seen.
 
+#![allow(clippy::unwrap_used)] // the helpers of a test, which clippy does not take for one
+
 use std::ffi::CString;
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};

@@ -424,6 +424,18 @@ mod tests {
     }
 
     #[test]
+    fn reading_a_partition_has_an_end() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(1 << 20).unwrap();
+        let mut window = Window { file, extent: Extent { start: 512, length: 1024 }, at: 0, budget: MAX_READ_BYTES };
+        let mut bytes = [0; 4096];
+        assert_eq!(window.read(&mut bytes).unwrap(), 1024, "not beyond the partition");
+        let reads = (0..).take_while(|_| window.rewind().and_then(|()| window.read(&mut [0; 1])).is_ok()).count();
+        assert!(reads < 1 << 20, "{reads}");
+        assert!(window.write(b"x").is_err());
+    }
+
+    #[test]
     fn random_damage_never_panics_or_hangs() {
         use proptest::prelude::*;
         let good = disk(Some(b"[enrol]\n"));

@@ -70,6 +70,13 @@ impl Loader {
             .collect()
     }
 
+    /// Where the image has a module, below its directory.
+    pub fn path_of(&self, name: &str) -> Option<PathBuf> {
+        let name = name_of(name);
+        let order = self.modules.load_order(&name);
+        order.into_iter().find(|load| load.name == name).map(|load| PathBuf::from(load.path))
+    }
+
     /// Loads `name` (a module's name or an alias) and what it needs; each failure is logged and the rest is loaded.
     /// Returns how many modules are new in the kernel.
     pub fn load(&mut self, name: &str) -> usize {

@@ -133,8 +133,13 @@ impl Pid1 {
             let Some((pid, status)) = wait_any() else { break };
             let now = now();
             if let Some(again) = self.serve.ended(now, pid) {
-                asked = asked.or(status.code.and_then(Ending::from_exit_code));
-                log_end("serve", pid, status, again);
+                match status.code.and_then(Ending::from_exit_code) {
+                    Some(ending) => {
+                        say!("init", "serve ({pid}) asks for: {ending:?}");
+                        asked = asked.or(Some(ending));
+                    }
+                    None => log_end("serve", pid, status, again),
+                }
             } else if let Some(again) = self.plug.ended(now, pid) {
                 log_end("plug", pid, status, again);
             } else if self.bootconf.ended(now, pid).is_some() {
@@ -146,9 +151,7 @@ impl Pid1 {
 
     /// The boot configuration is there, or will not come.
     fn configured(&mut self, found: bool) {
-        if self.serve.is_held() {
-            self.serve_by = now();
-        } else if found && let Some(pid) = self.serve.pid() {
+        if let Some(pid) = self.serve.settled(now(), found) {
             say!("init", "the boot configuration came late, so serve is started again with it");
             kill(pid, libc::SIGTERM);
         }
@@ -200,7 +203,7 @@ impl Pid1 {
             }
             return;
         }
-        if self.machine == Machine::Container || now < self.look_for_watchdog {
+        if !self.has_watchdog() || now < self.look_for_watchdog {
             return;
         }
         self.look_for_watchdog = now + if now < WATCHDOG_LATE { WATCHDOG_LOOK } else { WATCHDOG_LOOK_LATE };
@@ -215,11 +218,15 @@ impl Pid1 {
         }
     }
 
+    /// Whether one is looked for.
+    fn has_watchdog(&self) -> bool {
+        self.machine == Machine::Board && !self.words.no_watchdog
+    }
+
     fn next_due(&self) -> Option<Duration> {
-        let watchdog = match (&self.watchdog, self.machine) {
-            (Some(watchdog), _) => Some(watchdog.next_ping()),
-            (None, Machine::Board) => Some(self.look_for_watchdog),
-            (None, Machine::Container) => None,
+        let watchdog = match &self.watchdog {
+            Some(watchdog) => Some(watchdog.next_ping()),
+            None => self.has_watchdog().then_some(self.look_for_watchdog),
         };
         let serve = self.serve.is_held().then_some(self.serve_by);
         let services = [&self.serve, &self.plug, &self.bootconf].into_iter().filter_map(Service::poll_timeout);

@@ -152,11 +152,11 @@ impl Ending {
     }
 
     /// What a signal to PID 1 asks for: SIGTERM, SIGUSR1 (halt in SysV's terms), SIGUSR2 and SIGPWR power off,
-    /// SIGINT (Ctrl-Alt-Del) and SIGHUP reboot.
+    /// SIGINT (Ctrl-Alt-Del) reboots. SIGHUP is nobody's wish: a console that hangs up sends it.
     pub fn from_signal(signal: i32) -> Option<Self> {
         match signal {
             libc::SIGTERM | libc::SIGUSR1 | libc::SIGUSR2 | libc::SIGPWR => Some(Self::PowerOff),
-            libc::SIGINT | libc::SIGHUP => Some(Self::Reboot),
+            libc::SIGINT => Some(Self::Reboot),
             _ => None,
         }
     }
@@ -276,6 +276,13 @@ mod tests {
     fn the_watchdog_guards_a_reboot_to_its_end_and_not_a_power_off() {
         assert!(plan_shutdown(Ending::PowerOff, Machine::Board).contains(&Halt::CloseWatchdog));
         assert!(!plan_shutdown(Ending::Reboot, Machine::Board).contains(&Halt::CloseWatchdog));
+    }
+
+    #[test]
+    fn only_signals_that_mean_an_end_end_the_machine() {
+        let ends: Vec<i32> = (1..32).filter(|&signal| Ending::from_signal(signal).is_some()).collect();
+        assert_eq!(ends, [libc::SIGINT, libc::SIGUSR1, libc::SIGUSR2, libc::SIGTERM, libc::SIGPWR]);
+        assert_eq!(Ending::from_signal(libc::SIGINT), Some(Ending::Reboot));
     }
 
     #[test]

@@ -51,11 +51,21 @@ pub fn run() -> Result<std::convert::Infallible, Error> {
     };
     let devices = Path::new("/sys/devices");
     say!("plug", "coldplug starts, {} modules in the image", loader.available());
-    let mut loaded = walk_once(&mut loader, devices);
-    say!("plug", "first walk over the devices done, {loaded} modules loaded");
-    for name in loader::read_list(Path::new(LIST)).unwrap_or_default() {
-        loaded += loader.load(&name);
-    }
+    // What guards the start and what `serve` waits for: twice, since a bus brings the disk.
+    let mut loaded: usize = (0..2).map(|_| walk_once(&mut loader, devices, URGENT)).sum();
+    say!("plug", "watchdog and card done, {loaded} modules loaded");
+    // A PHY's driver must be there before the network card's, which takes the generic one otherwise.
+    let (network, others): (Vec<String>, Vec<String>) = loader::read_list(Path::new(LIST))
+        .unwrap_or_else(|error| {
+            say!("plug", "cannot read {LIST}: {error}");
+            Vec::new()
+        })
+        .into_iter()
+        .partition(|name| loader.path_of(name).is_some_and(|path| rank(&path) <= NETWORK));
+    loaded += network.iter().map(|name| loader.load(name)).sum::<usize>();
+    loaded += settle(&mut loader, devices);
+    say!("plug", "devices done, {loaded} modules loaded");
+    loaded += others.iter().map(|name| loader.load(name)).sum::<usize>();
     loaded += settle(&mut loader, devices);
     say!("plug", "coldplug done, {loaded} modules loaded");
     loop {
@@ -83,7 +93,7 @@ fn load_for(loader: &mut Loader, devpath: &str, modalias: &str) {
 fn settle(loader: &mut Loader, devices: &Path) -> usize {
     let mut total = 0;
     for _ in 0..MAX_WALKS {
-        let new = walk_once(loader, devices);
+        let new = walk_once(loader, devices, usize::MAX);
         total += new;
         if new == 0 {
             break;
@@ -92,22 +102,27 @@ fn settle(loader: &mut Loader, devices: &Path) -> usize {
     total
 }
 
-/// Loads what the devices of this moment ask for, the urgent ones first.
-fn walk_once(loader: &mut Loader, devices: &Path) -> usize {
+/// Loads what the devices of this moment ask for up to a rank, the urgent ones first.
+fn walk_once(loader: &mut Loader, devices: &Path, up_to: usize) -> usize {
     let aliases = modaliases(devices);
     let mut wanted: Vec<(String, PathBuf)> = aliases.iter().flat_map(|alias| loader.wanted(alias)).collect();
     wanted.sort_by(|a, b| (rank(&a.1), &a.0).cmp(&(rank(&b.1), &b.0)));
     wanted.dedup();
+    wanted.retain(|(_, path)| rank(path) <= up_to);
     wanted.iter().map(|(name, _)| loader.load(name)).sum()
 }
 
-/// What comes first: the watchdog guards the rest of the start, the SD card holds the configuration that
-/// `serve` waits for, then what leads to the network, then to the stick.
+/// What comes first, by the directory below `drivers/`: the watchdog guards the rest of the start, the SD card
+/// (a virtio disk in an emulated machine) holds the configuration that `serve` waits for, then comes what leads to
+/// the network, then to the stick.
+const RANKS: [&str; 7] = ["watchdog", "mmc", "virtio", "block", "net", "usb", "pci"];
+const URGENT: usize = 3;
+const NETWORK: usize = 4;
+
 fn rank(path: &Path) -> usize {
-    let order = ["watchdog", "mmc", "net", "usb", "pci"];
     let mut parts = path.components().map(|part| part.as_os_str());
     let class = parts.by_ref().skip_while(|part| *part != "drivers").nth(1);
-    order.iter().position(|known| class.is_some_and(|class| class == *known)).unwrap_or(order.len())
+    RANKS.iter().position(|known| class.is_some_and(|class| class == *known)).unwrap_or(RANKS.len())
 }
 
 /// What every device below `dir` says it is, each once.

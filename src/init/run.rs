@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, IntoRawFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount, mount_remount};
@@ -17,6 +18,10 @@ use super::plan::{Act, Filesystem, Need, Step};
 /// The clock is never before this: the build's own time (SOURCE_DATE_EPOCH, seconds since 1970), or the day this was
 /// written.
 const BUILD_EPOCH: i64 = build_epoch(option_env!("SOURCE_DATE_EPOCH"));
+
+/// A step that takes longer has a line of its own in the log. All together took 94 ms on an emulated Pi 3 on a busy
+/// machine (2026-11-22).
+const SLOW_STEP: Duration = Duration::from_millis(5);
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -48,12 +53,19 @@ pub trait Hands {
 /// Does every step in order. Optional failures are logged; an essential one ends it.
 pub fn carry_out(plan: &[Step], hands: &mut dyn Hands) -> Result<(), Error> {
     for step in plan {
-        match (hands.perform(&step.act), step.need) {
+        let started = log::now();
+        let result = hands.perform(&step.act);
+        let took = log::now().saturating_sub(started);
+        if took >= SLOW_STEP {
+            say!("init", "{} ms for: {}", took.as_millis(), step.why);
+        }
+        match (result, step.need) {
             (Ok(()), _) => {}
             (Err(error), Need::Optional) => say!("init", "{} (for: {})", super::chain(&error), step.why),
             (Err(error), Need::Essential) => return Err(error),
         }
     }
+    say!("init", "{} boot steps done", plan.len());
     Ok(())
 }
 

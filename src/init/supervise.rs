@@ -109,6 +109,19 @@ impl Service {
         Some(Some(self.pause_from(now)))
     }
 
+    /// What the service waits for is settled; `changed` when there is something new to read. A held service starts.
+    /// Returns the process to be ended, so that it starts again with what came too late for it.
+    pub fn settled(&mut self, now: Duration, changed: bool) -> Option<i32> {
+        match self.state {
+            State::Held => {
+                self.release(now);
+                None
+            }
+            State::Running { pid, .. } if changed => Some(pid),
+            State::Running { .. } | State::Due { .. } | State::Finished => None,
+        }
+    }
+
     /// No more starts.
     pub fn retire(&mut self) {
         if !matches!(self.state, State::Running { .. }) {
@@ -180,6 +193,17 @@ mod tests {
         assert!(service.is_held() && !service.is_due(1000 * SECOND));
         service.release(SECOND);
         assert!(service.is_due(SECOND));
+    }
+
+    #[test]
+    fn what_comes_late_is_read_by_a_new_start() {
+        let mut service = Service::new("serve", Restart::Always);
+        assert_eq!(service.settled(SECOND, false), None, "held: it starts, with or without");
+        assert!(service.is_due(SECOND));
+        assert_eq!(service.settled(SECOND, true), None, "due: it reads it when it starts");
+        service.started(SECOND, 7);
+        assert_eq!(service.settled(SECOND, false), None);
+        assert_eq!(service.settled(SECOND, true), Some(7));
     }
 
     #[test]

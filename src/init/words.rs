@@ -14,6 +14,9 @@ pub struct Words {
     pub panel: Option<String>,
     /// `rootstock.log=debug`: passed to `serve` as `ROOTSTOCK_LOG`.
     pub log: Option<String>,
+    /// `rootstock.watchdog=off`: leave the watchdog alone. QEMU's Raspberry Pis need it: they do not count, arming
+    /// resets them at once (hw/misc/bcm2835_powermgt.c; seen with QEMU 10.0 on 2026-11-22).
+    pub no_watchdog: bool,
     /// Words of ours that were not understood, to be logged.
     pub unknown: Vec<String>,
 }
@@ -26,6 +29,7 @@ impl Words {
             let Some(ours) = word.strip_prefix("rootstock.") else { continue };
             match ours.split_once('=') {
                 Some(("boot", id)) if id.parse::<BootId>().is_ok() => words.boot = id.parse().ok(),
+                Some(("watchdog", "off")) => words.no_watchdog = true,
                 Some(("panel", value)) => words.panel = Some(value.to_owned()),
                 Some(("log", value)) => words.log = Some(value.to_owned()),
                 _ => words.unknown.push(word),
@@ -77,6 +81,14 @@ mod tests {
         assert_eq!(words.log.as_deref(), Some("debug"));
         assert_eq!(words.panel, None);
         assert_eq!(words.unknown, [""; 0]);
+    }
+
+    #[test]
+    fn the_watchdog_is_left_alone_only_by_the_right_word() {
+        assert!(Words::parse("rootstock.watchdog=off").no_watchdog);
+        let wrong = Words::parse("rootstock.watchdog=maybe watchdog=off");
+        assert!(!wrong.no_watchdog);
+        assert_eq!(wrong.unknown, ["rootstock.watchdog=maybe"]);
     }
 
     #[test]
