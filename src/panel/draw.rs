@@ -87,8 +87,8 @@ fn headline_text<T: DrawTarget<Color = BinaryColor>>(
     // Every font's baseline on the same row, so that headlines do not jump;
     // inverted letters need a lit column before them.
     let left = i32::from(screen.alarm || screen.hold.is_some()) * 2;
-    text(target, &screen.headline, Point::new(left, 11 - font.baseline as i32), font, colour)?;
-    heart(target, Point::new(126 - HEART_WIDTH, 4), beat, colour)
+    text(target, &screen.headline, Point::new(left, 10 - font.baseline as i32), font, colour)?;
+    heart(target, Point::new(126 - HEART_WIDTH, 3), beat, colour)
 }
 
 fn element_at<T: DrawTarget<Color = BinaryColor>>(element: &Element, y: i32, target: &mut T) -> Result<(), T::Error> {

@@ -145,7 +145,6 @@ impl<D: Display, O: FnMut(&Frame, Brightness) -> Result<D, Error>> Keeper<D, O> 
         if due {
             self.refresh_at = now.saturating_add(REFRESH);
         }
-        let known = self.display.is_some();
         let shown = match self.display.take() {
             Some(mut display) => {
                 let sent = display.show(frame, brightness).and_then(|()| if due { display.refresh() } else { Ok(()) });
@@ -156,8 +155,7 @@ impl<D: Display, O: FnMut(&Frame, Brightness) -> Result<D, Error>> Keeper<D, O> 
         match shown {
             Ok(display) => {
                 self.display = Some(display);
-                self.retry.worked();
-                (!known).then_some(News::Found)
+                self.retry.worked().then_some(News::Found)
             }
             Err(error) => self.retry.failed(now, error.to_string()).map(News::Failed),
         }

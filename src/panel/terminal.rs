@@ -121,8 +121,9 @@ pub(super) fn run(core: &Core, outlet: &Outlet, path: &Path) {
     let mut retry = Retry::default();
     loop {
         let end = Terminal::open(path).and_then(|terminal| {
-            retry.worked();
-            core.tell(Event::Hardware(format!("panel on {}", path.display())));
+            if retry.worked() {
+                core.tell(Event::Hardware(format!("panel on {}", path.display())));
+            }
             session(core, outlet, &terminal)
         });
         match end {

@@ -273,3 +273,30 @@ pub(super) fn show_on_oled(core: &Core, outlet: &Outlet, config: &config::Panel)
         outlet.wait(keeper.wait(core.now()).max(SAMPLING));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn presses_that_nobody_takes_are_bounded_and_each_is_still_told() {
+        let told = Arc::new(Mutex::new(0));
+        let count = told.clone();
+        let core = Core::new(Arc::new(move |_| *count.lock().unwrap() += 1));
+        for _ in 0..100 {
+            core.press(Gesture::Short(Button::Next));
+        }
+        assert_eq!((core.lock().presses.len(), *told.lock().unwrap()), (MAX_PRESSES, 100));
+    }
+
+    #[test]
+    fn a_display_that_wears_gets_the_shifted_picture_and_a_terminal_the_plain_one() {
+        let screen = Screen::new("Ready", Vec::new());
+        let moved = picture(&screen, Look { shift: (1, 1), ..Look::PLAIN });
+        assert_eq!(moved.plain, draw::frame(&screen, Look::PLAIN));
+        assert_ne!(moved.worn, moved.plain);
+        let dark = picture(&screen, Look { brightness: Brightness::Dark, ..Look::PLAIN });
+        assert_eq!(dark.plain, moved.plain);
+        assert_ne!(dark.worn, dark.plain);
+    }
+}

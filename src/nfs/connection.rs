@@ -1,0 +1,310 @@
+//! One TCP connection: records in, replies out, neither ever waiting. I/O.
+//!
+//! Any thread may serve it. One at a time reads (`interest` is then taken), as
+//! many as there are calls may answer. While a reply waits for room nothing more is
+//! read, so a client that does not read its replies stops itself: what is held for it
+//! is at most one reply for each call that was running.
+
+use std::borrow::Cow;
+use std::ops::Range;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, Shutdown};
+
+use super::peer::Peer;
+use super::procedures::MAX_IO;
+use super::record::{RecordError, RecordReader};
+
+/// The longest record: a WRITE with its header, credentials and handle.
+pub const MAX_RECORD: usize = MAX_IO + 4096;
+/// What is received at once, for all small calls together.
+pub const SCRATCH: usize = 64 << 10;
+
+/// A call's bytes, where they came to lie.
+#[derive(Debug)]
+pub enum Record {
+    /// In the thread's own scratch space.
+    Scratch(Range<usize>),
+    Owned(Vec<u8>),
+}
+
+/// What reading gave.
+#[derive(Debug)]
+pub enum Input {
+    Record(Record),
+    /// Nothing more for now.
+    Empty,
+    /// The peer is done, or the connection broke.
+    Closed,
+    /// The peer sent what no record can be.
+    Bad(RecordError),
+}
+
+#[derive(Debug)]
+struct Reading {
+    records: RecordReader,
+    /// Received behind the last record, from `start` on.
+    stash: Vec<u8>,
+    start: usize,
+}
+
+#[derive(Debug)]
+struct Writing {
+    /// Replies that the socket did not take yet, from `start` on.
+    queue: Vec<u8>,
+    start: usize,
+    /// What to wait for when nothing is queued; `None` while a thread reads.
+    interest: Option<EventFlags>,
+    closed: bool,
+}
+
+#[derive(Debug)]
+pub struct Connection {
+    pub id: u64,
+    pub peer: Arc<Peer>,
+    pub port: u16,
+    /// When it was last served, by the server's count of events.
+    pub used: AtomicU64,
+    socket: OwnedFd,
+    epoll: Arc<OwnedFd>,
+    reading: Mutex<Reading>,
+    writing: Mutex<Writing>,
+}
+
+impl Connection {
+    pub fn new(id: u64, socket: OwnedFd, epoll: Arc<OwnedFd>, peer: Arc<Peer>, port: u16) -> Result<Arc<Self>, Errno> {
+        let interest = EventFlags::IN;
+        let connection = Arc::new(Self {
+            id,
+            peer,
+            port,
+            used: AtomicU64::new(0),
+            socket,
+            epoll,
+            reading: Mutex::new(Reading { records: RecordReader::new(MAX_RECORD), stash: Vec::new(), start: 0 }),
+            writing: Mutex::new(Writing { queue: Vec::new(), start: 0, interest: Some(interest), closed: false }),
+        });
+        Ok(connection)
+    }
+
+    /// Lets events come in; once, after the server can find it by its id.
+    pub fn register(&self) -> Result<(), Errno> {
+        epoll::add(&*self.epoll, &self.socket, EventData::new_u64(self.id), EventFlags::IN | EventFlags::ONESHOT)
+    }
+
+    pub fn socket(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    /// An event came: sends what waits, and takes the right to read. `false`
+    /// if there is nothing to read now, or another thread does.
+    pub fn begin(&self, clock: u64) -> bool {
+        self.used.store(clock, Ordering::Relaxed);
+        let mut writing = lock(&self.writing);
+        if writing.closed {
+            return false;
+        }
+        if !writing.flush(&self.socket) {
+            self.shut(&mut writing);
+            return false;
+        }
+        if !writing.queue.is_empty() {
+            self.wait_for(EventFlags::OUT);
+            return false;
+        }
+        writing.interest.take().is_some()
+    }
+
+    /// Gives the right to read back: events for `interest` come in again.
+    pub fn end(&self, interest: EventFlags) {
+        let mut writing = lock(&self.writing);
+        writing.interest = Some(interest);
+        if !writing.closed {
+            self.wait_for(if writing.queue.is_empty() { interest } else { EventFlags::OUT });
+        }
+    }
+
+    /// Gives the right to read back without events: `wake` brings the next.
+    pub fn park(&self) {
+        lock(&self.writing).interest = Some(EventFlags::IN | EventFlags::OUT);
+    }
+
+    /// An event comes at once, for bytes that are here already or may be.
+    pub fn wake(&self) {
+        let writing = lock(&self.writing);
+        if !writing.closed && writing.interest.is_some() {
+            self.wait_for(EventFlags::IN | EventFlags::OUT);
+        }
+    }
+
+    /// Reads one record, into `scratch` if it is short; only by the thread that may read.
+    /// Also what to wait for next: room to write comes at once where a record's bytes are here already.
+    pub fn read(&self, scratch: &mut [u8]) -> (Input, EventFlags) {
+        let mut reading = lock(&self.reading);
+        let input = reading.next(&self.socket, scratch);
+        let more = reading.start < reading.stash.len();
+        (input, if more { EventFlags::IN | EventFlags::OUT } else { EventFlags::IN })
+    }
+
+    /// Sends a reply, now or as soon as there is room.
+    pub fn send(&self, reply: &[u8]) {
+        let mut writing = lock(&self.writing);
+        if writing.closed {
+            return;
+        }
+        if !writing.queue.is_empty() {
+            writing.queue.extend_from_slice(reply);
+            return;
+        }
+        match send_some(&self.socket, reply) {
+            Some(sent) if sent == reply.len() => {}
+            Some(sent) => {
+                writing.queue.extend_from_slice(&reply[sent..]);
+                self.wait_for(EventFlags::OUT);
+            }
+            None => self.shut(&mut writing),
+        }
+    }
+
+    /// Whether all replies were given to the socket.
+    pub fn is_flushed(&self) -> bool {
+        let mut writing = lock(&self.writing);
+        writing.closed || !writing.flush(&self.socket) || writing.queue.is_empty()
+    }
+
+    /// Ends it, for whoever holds it.
+    pub fn close(&self) {
+        self.shut(&mut lock(&self.writing));
+    }
+
+    fn shut(&self, writing: &mut Writing) {
+        if !writing.closed {
+            writing.closed = true;
+            writing.queue = Vec::new();
+            // Both may fail where the peer was quicker.
+            let _ = rustix::net::shutdown(&self.socket, Shutdown::Both);
+            // One last event, so that the server forgets it.
+            self.wait_for(EventFlags::IN);
+        }
+    }
+
+    pub fn is_closed(&self) -> bool {
+        lock(&self.writing).closed
+    }
+
+    fn wait_for(&self, interest: EventFlags) {
+        let data = EventData::new_u64(self.id);
+        // It fails only once the socket has left the epoll set.
+        let _ = epoll::modify(&*self.epoll, &self.socket, data, interest | EventFlags::ONESHOT);
+    }
+}
+
+impl Reading {
+    fn next(&mut self, socket: &OwnedFd, scratch: &mut [u8]) -> Input {
+        if self.start < self.stash.len() {
+            let mut rest = &self.stash[self.start..];
+            let record = match self.records.next(&mut rest) {
+                Ok(record) => record.map(|record| own(record, scratch)),
+                Err(error) => return Input::Bad(error),
+            };
+            self.start = self.stash.len() - rest.len();
+            if self.start == self.stash.len() {
+                self.stash = Vec::new();
+                self.start = 0;
+            }
+            if let Some(record) = record {
+                return Input::Record(record);
+            }
+        }
+        loop {
+            if let Some((room, wanted)) = self.records.room(MAX_RECORD) {
+                let place = &mut room.spare_capacity_mut()[..wanted];
+                match rustix::net::recv(socket, place, RecvFlags::DONTWAIT) {
+                    Ok(((_, _), 0)) => return Input::Closed,
+                    Ok(((received, _), _)) => {
+                        let count = received.len();
+                        let length = room.len() + count;
+                        // SAFETY: `recv` made the first `count` bytes of the spare capacity valid.
+                        unsafe { room.set_len(length) };
+                        self.records.received(count);
+                    }
+                    Err(Errno::AGAIN) => return Input::Empty,
+                    Err(Errno::INTR) => {}
+                    Err(_) => return Input::Closed,
+                }
+                continue;
+            }
+            let count = match rustix::net::recv(socket, &mut *scratch, RecvFlags::DONTWAIT) {
+                Ok((0, _)) => return Input::Closed,
+                Ok((count, _)) => count,
+                Err(Errno::AGAIN) => return Input::Empty,
+                Err(Errno::INTR) => continue,
+                Err(_) => return Input::Closed,
+            };
+            let mut rest = &scratch[..count];
+            let record = match self.records.next(&mut rest) {
+                Ok(None) => continue,
+                Ok(Some(Cow::Owned(record))) => Record::Owned(record),
+                Ok(Some(Cow::Borrowed(record))) => {
+                    let end = count - rest.len();
+                    Record::Scratch(end - record.len()..end)
+                }
+                Err(error) => return Input::Bad(error),
+            };
+            self.stash.extend_from_slice(rest);
+            return Input::Record(record);
+        }
+    }
+}
+
+/// A record from the stash, which was once in a scratch and so fits into one.
+fn own(record: Cow<'_, [u8]>, scratch: &mut [u8]) -> Record {
+    match record {
+        Cow::Owned(record) => Record::Owned(record),
+        Cow::Borrowed(record) => match scratch.get_mut(..record.len()) {
+            Some(place) => {
+                place.copy_from_slice(record);
+                Record::Scratch(0..record.len())
+            }
+            None => Record::Owned(record.to_vec()),
+        },
+    }
+}
+
+impl Writing {
+    /// Sends what is queued, as far as there is room; `false` if the connection broke.
+    fn flush(&mut self, socket: &OwnedFd) -> bool {
+        while self.start < self.queue.len() {
+            match send_some(socket, &self.queue[self.start..]) {
+                Some(0) => return true,
+                Some(sent) => self.start += sent,
+                None => return false,
+            }
+        }
+        self.queue = Vec::new();
+        self.start = 0;
+        true
+    }
+}
+
+/// Bytes that the socket took; `None` if the connection broke.
+fn send_some(socket: &OwnedFd, bytes: &[u8]) -> Option<usize> {
+    let mut sent = 0;
+    while sent < bytes.len() {
+        match rustix::net::send(socket, &bytes[sent..], SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
+            Ok(count) => sent += count,
+            Err(Errno::AGAIN) => break,
+            Err(Errno::INTR) => {}
+            Err(_) => return None,
+        }
+    }
+    Some(sent)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

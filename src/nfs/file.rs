@@ -1,0 +1,185 @@
+//! Files by handle: the kernel's handles, and the descriptors that calls on
+//! the same file share. I/O.
+//!
+//! Opening by handle costs 4 to 8 µs on an overlay (measured 2026-11-22), more
+//! than most calls cost besides, so descriptors are kept for a moment: at most
+//! `MAX_FILES` a tree, none longer than `MAX_REST` after its last call.
+
+use std::collections::HashMap;
+use std::ffi::CString;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use nfsserve::nfs::ftype3;
+use rustix::fs::{OFlags, Stat};
+use rustix::io::Errno;
+
+use super::handle::{Handle, MAX_KERNEL_BYTES};
+
+const MAX_FILES: usize = 128;
+const MAX_REST: Duration = Duration::from_secs(2);
+
+/// One file, opened as the server.
+#[derive(Debug)]
+pub struct File {
+    /// `O_PATH`: for all that needs no data, on any kind of file.
+    path: OwnedFd,
+    read: OnceLock<OwnedFd>,
+    write: OnceLock<OwnedFd>,
+    used: AtomicU64,
+}
+
+impl File {
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.path.as_fd()
+    }
+
+    pub fn stat(&self) -> Result<Stat, Errno> {
+        rustix::fs::fstat(&self.path)
+    }
+
+    /// A descriptor to read from, or to fsync. Only for regular files and directories.
+    pub fn reader(&self, root: &OwnedFd, handle: &Handle) -> Result<BorrowedFd<'_>, Errno> {
+        opened(&self.read, root, handle, OFlags::RDONLY)
+    }
+
+    /// A descriptor to write to. Only for regular files; copies a lower one up.
+    pub fn writer(&self, root: &OwnedFd, handle: &Handle) -> Result<BorrowedFd<'_>, Errno> {
+        opened(&self.write, root, handle, OFlags::WRONLY)
+    }
+}
+
+fn opened<'a>(
+    slot: &'a OnceLock<OwnedFd>,
+    root: &OwnedFd,
+    handle: &Handle,
+    access: OFlags,
+) -> Result<BorrowedFd<'a>, Errno> {
+    if let Some(fd) = slot.get() {
+        return Ok(fd.as_fd());
+    }
+    if !handle.is_regular() && !handle.is_directory() {
+        return Err(Errno::INVAL);
+    }
+    let fd = open_by_handle(root, handle, access | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::LARGEFILE)?;
+    // Where two calls opened it at once, one descriptor is closed again.
+    Ok(slot.get_or_init(|| fd).as_fd())
+}
+
+/// The files of one tree that are open.
+#[derive(Debug, Default)]
+pub struct FileCache {
+    files: Mutex<HashMap<Handle, Arc<File>>>,
+    clock: AtomicU64,
+    swept: Mutex<Option<(Instant, u64)>>,
+}
+
+impl FileCache {
+    /// The file of `handle`; ESTALE if it is gone.
+    pub fn get(&self, root: &OwnedFd, handle: &Handle) -> Result<Arc<File>, Errno> {
+        let used = self.clock.fetch_add(1, Ordering::Relaxed);
+        if let Some(file) = self.lock().get(handle) {
+            file.used.store(used, Ordering::Relaxed);
+            return Ok(file.clone());
+        }
+        let path = open_by_handle(root, handle, OFlags::PATH | OFlags::NOFOLLOW)?;
+        Ok(self.insert(*handle, path))
+    }
+
+    /// Keeps a descriptor that a call had to open anyway.
+    pub fn insert(&self, handle: Handle, path: OwnedFd) -> Arc<File> {
+        let used = AtomicU64::new(self.clock.fetch_add(1, Ordering::Relaxed));
+        let file = Arc::new(File { path, read: OnceLock::new(), write: OnceLock::new(), used });
+        let mut files = self.lock();
+        if files.len() >= MAX_FILES {
+            let oldest = files.iter().min_by_key(|(_, file)| file.used.load(Ordering::Relaxed)).map(|(key, _)| *key);
+            oldest.and_then(|key| files.remove(&key));
+        }
+        files.insert(handle, file.clone());
+        file
+    }
+
+    /// A removed file's room on the stick is free only when nobody has it open.
+    pub fn forget(&self, handle: &Handle) {
+        self.lock().remove(handle);
+    }
+
+    /// Closes what was not used since the last sweep but `MAX_REST` ago.
+    pub fn sweep(&self, now: Instant) {
+        let mut swept = self.swept.lock().unwrap_or_else(PoisonError::into_inner);
+        let clock = self.clock.load(Ordering::Relaxed);
+        match *swept {
+            Some((then, _)) if now.saturating_duration_since(then) < MAX_REST => {}
+            Some((_, before)) => {
+                self.lock().retain(|_, file| file.used.load(Ordering::Relaxed) >= before);
+                *swept = Some((now, clock));
+            }
+            None => *swept = Some((now, clock)),
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Handle, Arc<File>>> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The kernel's `struct file_handle` with room for what fits into ours.
+#[repr(C)]
+struct KernelHandle {
+    handle_bytes: u32,
+    handle_type: i32,
+    f_handle: [u8; MAX_KERNEL_BYTES],
+}
+
+fn open_by_handle(root: &OwnedFd, handle: &Handle, flags: OFlags) -> Result<OwnedFd, Errno> {
+    let bytes = handle.kernel_bytes();
+    let mut kernel = KernelHandle {
+        handle_bytes: bytes.len() as u32,
+        handle_type: handle.kind.into(),
+        f_handle: [0; MAX_KERNEL_BYTES],
+    };
+    kernel.f_handle[..bytes.len()].copy_from_slice(bytes);
+    let flags = (flags | OFlags::CLOEXEC).bits();
+    // SAFETY: `kernel` is laid out as the kernel's struct, lives through the call, and holds
+    // the `handle_bytes` bytes that it says; the descriptor returned is new and ours.
+    unsafe {
+        let fd = libc::syscall(libc::SYS_open_by_handle_at, root.as_raw_fd(), &raw mut kernel, flags);
+        if fd < 0 { Err(last_errno()) } else { Ok(OwnedFd::from_raw_fd(fd as i32)) }
+    }
+}
+
+/// The handle of `name` in `directory` (a symbolic link's own), or of
+/// `directory` itself when the name is empty; with the id of the mount it is on.
+pub fn handle_at(directory: BorrowedFd<'_>, name: &[u8], export: u32, ftype: ftype3) -> Result<(Handle, i32), Errno> {
+    let name = CString::new(name).map_err(|_| Errno::INVAL)?;
+    let flags = if name.is_empty() { libc::AT_EMPTY_PATH } else { 0 };
+    let mut kernel =
+        KernelHandle { handle_bytes: MAX_KERNEL_BYTES as u32, handle_type: 0, f_handle: [0; MAX_KERNEL_BYTES] };
+    let mut mount = MaybeUninit::<i32>::uninit();
+    // SAFETY: the name is NUL-terminated, `kernel` has the room that `handle_bytes` says, and
+    // all three outlive the call. The kernel fills `mount` before it returns 0.
+    let mount = unsafe {
+        let result = libc::syscall(
+            libc::SYS_name_to_handle_at,
+            directory.as_raw_fd(),
+            name.as_ptr(),
+            &raw mut kernel,
+            mount.as_mut_ptr(),
+            flags,
+        );
+        if result != 0 {
+            return Err(last_errno());
+        }
+        mount.assume_init()
+    };
+    let bytes = kernel.f_handle.get(..kernel.handle_bytes as usize).ok_or(Errno::OVERFLOW)?;
+    let handle = Handle::new(export, kernel.handle_type, ftype, bytes).ok_or(Errno::OVERFLOW)?;
+    Ok((handle, mount))
+}
+
+fn last_errno() -> Errno {
+    Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
+}

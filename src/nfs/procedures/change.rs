@@ -1,0 +1,172 @@
+//! REMOVE, RMDIR, RENAME and LINK (RFC 1813 §3.3.12 to §3.3.15).
+
+use std::os::fd::AsRawFd;
+
+use nfsserve::nfs::nfsstat3::{self, *};
+use nfsserve::nfs::wcc_data;
+use rustix::fs::{AtFlags, RenameFlags};
+
+use super::{Arguments, Context, Object, component, fh, filename, is_dot};
+use crate::nfs::file::handle_at;
+use crate::nfs::xdr::{Encoder, Malformed};
+
+pub fn remove(context: &Context<'_>, args: Arguments<'_, '_>, reply: &mut Encoder) -> Result<(), Malformed> {
+    unlink(context, args, reply, AtFlags::empty())
+}
+
+pub fn rmdir(context: &Context<'_>, args: Arguments<'_, '_>, reply: &mut Encoder) -> Result<(), Malformed> {
+    unlink(context, args, reply, AtFlags::REMOVEDIR)
+}
+
+fn unlink(
+    context: &Context<'_>,
+    args: Arguments<'_, '_>,
+    reply: &mut Encoder,
+    flags: AtFlags,
+) -> Result<(), Malformed> {
+    let (fh, name) = (fh(args)?, filename(args)?);
+    let directory = match context.object(fh) {
+        Ok(directory) => directory,
+        Err(status) => {
+            reply.value(&status);
+            reply.value(&wcc_data::default());
+            return Ok(());
+        }
+    };
+    let (result, wcc) = {
+        let _order = directory.export.lock(directory.handle);
+        let before = context.stat(&directory);
+        let result = before.and_then(|_| {
+            context.directory(&directory)?;
+            let name = component(name)?;
+            match name {
+                b"." => return Err(NFS3ERR_INVAL),
+                b".." => return Err(NFS3ERR_EXIST),
+                _ => context.writable(&directory)?,
+            }
+            let _gone = Leaving::new(&directory, name);
+            let _caller = context.assume()?;
+            rustix::fs::unlinkat(directory.file.fd(), name, flags).map_err(|errno| context.fail(&directory, errno))
+        });
+        (result, directory.wcc(before.ok().as_ref()))
+    };
+    let result = result.and_then(|()| context.sync(&directory));
+    reply.value(&result.err().unwrap_or(NFS3_OK));
+    reply.value(&wcc);
+    Ok(())
+}
+
+/// A name that is about to lose its file: when this is dropped the file is not
+/// held open here any more, or its room would not be free at once.
+struct Leaving<'a> {
+    directory: &'a Object,
+    handle: Option<crate::nfs::handle::Handle>,
+}
+
+impl<'a> Leaving<'a> {
+    fn new(directory: &'a Object, name: &[u8]) -> Self {
+        // The type is not known, and is part of the key: a regular file's is all that holds room.
+        let ftype = nfsserve::nfs::ftype3::NF3REG;
+        let handle = handle_at(directory.file.fd(), name, directory.handle.export, ftype).ok();
+        Self { directory, handle: handle.map(|(handle, _)| handle) }
+    }
+}
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        if let Some(handle) = &self.handle {
+            self.directory.export.files.forget(handle);
+        }
+    }
+}
+
+pub fn rename(context: &Context<'_>, args: Arguments<'_, '_>, reply: &mut Encoder) -> Result<(), Malformed> {
+    let (from_fh, from_name) = (fh(args)?, filename(args)?);
+    let (to_fh, to_name) = (fh(args)?, filename(args)?);
+    let (from, to) = match context.object(from_fh).and_then(|from| Ok((from, context.object(to_fh)?))) {
+        Ok(both) => both,
+        Err(status) => {
+            reply.value(&status);
+            reply.value(&wcc_data::default());
+            reply.value(&wcc_data::default());
+            return Ok(());
+        }
+    };
+    let (result, from_wcc, to_wcc) = {
+        let _order = from.export.lock_two(from.handle, to.handle);
+        let (from_before, to_before) = (context.stat(&from), context.stat(&to));
+        let result = from_before.and_then(|_| {
+            to_before?;
+            context.directory(&from)?;
+            context.directory(&to)?;
+            if from.handle.export != to.handle.export {
+                return Err(NFS3ERR_XDEV);
+            }
+            let (from_name, to_name) = (component(from_name)?, component(to_name)?);
+            if is_dot(from_name) || is_dot(to_name) {
+                return Err(NFS3ERR_INVAL);
+            }
+            context.writable(&from)?;
+            let _gone = Leaving::new(&to, to_name);
+            let _caller = context.assume()?;
+            rustix::fs::renameat_with(from.file.fd(), from_name, to.file.fd(), to_name, RenameFlags::empty())
+                .map_err(|errno| context.fail(&from, errno))
+        });
+        (result, from.wcc(from_before.ok().as_ref()), to.wcc(to_before.ok().as_ref()))
+    };
+    let result = result.and_then(|()| {
+        context.sync(&to)?;
+        if from.handle == to.handle { Ok(()) } else { context.sync(&from) }
+    });
+    reply.value(&result.err().unwrap_or(NFS3_OK));
+    reply.value(&from_wcc);
+    reply.value(&to_wcc);
+    Ok(())
+}
+
+pub fn link(context: &Context<'_>, args: Arguments<'_, '_>, reply: &mut Encoder) -> Result<(), Malformed> {
+    let (file_fh, directory_fh, name) = (fh(args)?, fh(args)?, filename(args)?);
+    let (file, directory) = match context.object(file_fh).and_then(|file| Ok((file, context.object(directory_fh)?))) {
+        Ok(both) => both,
+        Err(status) => {
+            reply.value(&status);
+            reply.bool(false);
+            reply.value(&wcc_data::default());
+            return Ok(());
+        }
+    };
+    let (result, attributes, wcc) = {
+        let _order = directory.export.lock_two(file.handle, directory.handle);
+        let before = context.stat(&directory);
+        let result = before.and_then(|_| {
+            context.stat(&file)?;
+            context.directory(&directory)?;
+            if file.handle.export != directory.handle.export {
+                return Err(NFS3ERR_XDEV);
+            }
+            let name = component(name)?;
+            if is_dot(name) {
+                return Err(NFS3ERR_EXIST);
+            }
+            if file.handle.is_directory() {
+                return Err(NFS3ERR_ISDIR);
+            }
+            context.writable(&directory)?;
+            link_to(context, &file, &directory, name)
+        });
+        (result, file.post_op_now(), directory.wcc(before.ok().as_ref()))
+    };
+    let result = result.and_then(|()| context.sync(&directory));
+    reply.value(&result.err().unwrap_or(NFS3_OK));
+    reply.value(&attributes);
+    reply.value(&wcc);
+    Ok(())
+}
+
+/// By the descriptor's name: linking an empty path needs a capability that the caller has not.
+fn link_to(context: &Context<'_>, file: &Object, directory: &Object, name: &[u8]) -> Result<(), nfsstat3> {
+    let path = format!("/proc/thread-self/fd/{}", file.file.fd().as_raw_fd());
+    let _caller = context.assume()?;
+    rustix::fs::linkat(rustix::fs::CWD, path, directory.file.fd(), name, AtFlags::SYMLINK_FOLLOW)
+        .map_err(|errno| context.fail(directory, errno))
+}

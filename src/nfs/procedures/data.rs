@@ -1,0 +1,217 @@
+//! READ, WRITE and COMMIT (RFC 1813 §3.3.6, §3.3.7, §3.3.21).
+//!
+//! By plain `pread` and `pwrite` on the thread that took the call off its
+//! connection. Overlayfs files have no non-blocking reads (`RWF_NOWAIT` is
+//! EOPNOTSUPP, measured 2026-11-22 on Linux 6.18), so io_uring would hand every
+//! one of them to a kernel thread and back: more work, not less.
+
+use nfsserve::nfs::nfsstat3::{self, *};
+use rustix::fs::Stat;
+use rustix::io::Errno;
+
+use super::attribute::may;
+use super::{Arguments, Context, MAX_IO, Object, fh};
+use crate::nfs::access::Rwx;
+use crate::nfs::xdr::{Encoder, Malformed};
+
+const UNSTABLE: u32 = 0;
+const DATA_SYNC: u32 = 1;
+const FILE_SYNC: u32 = 2;
+
+pub fn read(context: &Context<'_>, args: Arguments<'_, '_>, reply: &mut Encoder) -> Result<(), Malformed> {
+    let (fh, offset, count) = (fh(args)?, args.u64()?, args.u32()?);
+    let object = match context.object(fh) {
+        Ok(object) => object,
+        Err(status) => {
+            reply.value(&status);
+            reply.bool(false);
+            return Ok(());
+        }
+    };
+    let start = reply.len();
+    match read_into(context, &object, offset, count, reply) {
+        Ok(bytes) => context.peer.read(bytes),
+        Err(status) => {
+            reply.truncate(start);
+            reply.value(&status);
+            reply.value(&object.post_op_now());
+        }
+    }
+    Ok(())
+}
+
+/// READ3resok with the data read straight into it.
+fn read_into(
+    context: &Context<'_>,
+    object: &Object,
+    offset: u64,
+    count: u32,
+    reply: &mut Encoder,
+) -> Result<usize, nfsstat3> {
+    let before = context.stat(object)?;
+    regular(object)?;
+    readable(context, object, &before)?;
+    let reader = context.reader(object)?;
+    let wanted = (count as usize).min(MAX_IO);
+    // Attributes, count and eof stand before the data: they are written once the data is known.
+    const FATTR3: usize = 84;
+    const HEAD: usize = 4 + 4 + FATTR3 + 4 + 4;
+    let start = reply.len();
+    reply.fixed(&[0; HEAD]);
+    let fill = |place: &mut [std::mem::MaybeUninit<u8>]| -> Result<usize, Errno> {
+        let mut filled = 0;
+        while filled < place.len() {
+            let Some(at) = offset.checked_add(filled as u64).filter(|at| i64::try_from(*at).is_ok()) else { break };
+            match rustix::io::pread(reader, &mut place[filled..], at) {
+                Ok(([], _)) => break,
+                Ok((read, _)) => filled += read.len(),
+                Err(Errno::INTR) => {}
+                // What came before the error is given; the next READ meets the error itself.
+                Err(_) if filled > 0 => break,
+                Err(errno) => return Err(errno),
+            }
+        }
+        Ok(filled)
+    };
+    let read = reply.opaque_from(wanted, fill).map_err(|errno| context.fail(object, errno))?;
+    let after = context.stat(object)?;
+    let eof = offset.saturating_add(read as u64) >= after.st_size as u64;
+    let mut head = Encoder::with_capacity(HEAD);
+    head.value(&NFS3_OK);
+    head.value(&object.post_op(Some(&after)));
+    head.u32(read as u32);
+    head.bool(eof);
+    for (word, bytes) in head.bytes().chunks_exact(4).enumerate() {
+        let item = u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+        reply.patch_u32(start + 4 * word, item);
+    }
+    Ok(read)
+}
+
+fn regular(object: &Object) -> Result<(), nfsstat3> {
+    if object.handle.is_directory() {
+        return Err(NFS3ERR_ISDIR);
+    }
+    if object.handle.is_regular() { Ok(()) } else { Err(NFS3ERR_INVAL) }
+}
+
+/// RFC 1813 §4.4: who may run a file may read it, since a client must read it to run it.
+fn readable(context: &Context<'_>, object: &Object, stat: &Stat) -> Result<(), nfsstat3> {
+    if context.caller.uid == 0 || context.caller.uid == stat.st_uid {
+        return Ok(());
+    }
+    let allowed = context.allowed(object, stat, Rwx { read: true, write: false, execute: true })?;
+    if allowed.read || allowed.execute { Ok(()) } else { Err(NFS3ERR_ACCES) }
+}
+
+pub fn write(context: &Context<'_>, args: Arguments<'_, '_>, reply: &mut Encoder) -> Result<(), Malformed> {
+    let (fh, offset, count, stable) = (fh(args)?, args.u64()?, args.u32()?, args.u32()?);
+    let data = args.opaque(usize::MAX)?;
+    if stable > FILE_SYNC || (count as usize) > data.len() {
+        return Err(Malformed);
+    }
+    let object = match context.object(fh) {
+        Ok(object) => object,
+        Err(status) => {
+            reply.value(&status);
+            reply.value(&nfsserve::nfs::wcc_data::default());
+            return Ok(());
+        }
+    };
+    // Taken before the data is: if the tree is lost in between, the client sees another one.
+    let verifier = context.write_verifier(&object);
+    let data = &data[..(count as usize).min(MAX_IO)];
+    let (result, wcc) = {
+        let _order = object.export.lock(object.handle);
+        let before = context.stat(&object);
+        let result = before.and_then(|before| write_at(context, &object, &before, offset, data));
+        (result, object.wcc(before.ok().as_ref()))
+    };
+    let result = result.and_then(|written| {
+        stabilise(context, &object, stable)?;
+        Ok(written)
+    });
+    match result {
+        Ok(written) => {
+            context.peer.written(written);
+            reply.value(&NFS3_OK);
+            reply.value(&wcc);
+            reply.u32(written as u32);
+            reply.u32(stable);
+            reply.fixed(&verifier);
+        }
+        Err(status) => {
+            reply.value(&status);
+            reply.value(&wcc);
+        }
+    }
+    Ok(())
+}
+
+fn write_at(
+    context: &Context<'_>,
+    object: &Object,
+    before: &Stat,
+    offset: u64,
+    data: &[u8],
+) -> Result<usize, nfsstat3> {
+    regular(object)?;
+    may(context, object, before, Rwx { write: true, ..Rwx::default() })?;
+    let writer =
+        object.file.writer(&object.export.root, &object.handle).map_err(|errno| context.fail(object, errno))?;
+    if offset.checked_add(data.len() as u64).is_none_or(|end| i64::try_from(end).is_err()) {
+        return Err(NFS3ERR_FBIG);
+    }
+    // Only for set-id bits, which the kernel takes away for all but root, is it of account who writes.
+    let _caller = if before.st_mode & 0o6000 != 0 { Some(context.assume()?) } else { None };
+    let mut written = 0;
+    while written < data.len() {
+        match rustix::io::pwrite(writer, &data[written..], offset + written as u64) {
+            Ok(0) => break,
+            Ok(count) => written += count,
+            Err(Errno::INTR) => {}
+            // A short count tells the client where to go on, and there it meets the error.
+            Err(_) if written > 0 => break,
+            Err(errno) => return Err(context.fail(object, errno)),
+        }
+    }
+    Ok(written)
+}
+
+fn stabilise(context: &Context<'_>, object: &Object, stable: u32) -> Result<(), nfsstat3> {
+    let writer = || object.file.writer(&object.export.root, &object.handle);
+    let result = match stable {
+        UNSTABLE => Ok(()),
+        DATA_SYNC => writer().and_then(rustix::fs::fdatasync),
+        _ => writer().and_then(rustix::fs::fsync),
+    };
+    // The kernel tells a lost write once: the next fsync would succeed. With
+    // another verifier the client sends again all that was not committed.
+    result.map_err(|errno| context.exports.failed(&object.export, errno, true))
+}
+
+pub fn commit(context: &Context<'_>, args: Arguments<'_, '_>, reply: &mut Encoder) -> Result<(), Malformed> {
+    let (fh, _offset, _count) = (fh(args)?, args.u64()?, args.u32()?);
+    let object = match context.object(fh) {
+        Ok(object) => object,
+        Err(status) => {
+            reply.value(&status);
+            reply.value(&nfsserve::nfs::wcc_data::default());
+            return Ok(());
+        }
+    };
+    // Taken after the data is safe: a loss in between must show.
+    let before = context.stat(&object);
+    let result = before.and_then(|before| {
+        regular(&object)?;
+        may(context, &object, &before, Rwx { write: true, ..Rwx::default() })?;
+        let reader = context.reader(&object)?;
+        rustix::fs::fsync(reader).map_err(|errno| context.exports.failed(&object.export, errno, true))
+    });
+    reply.value(&result.err().unwrap_or(NFS3_OK));
+    reply.value(&object.wcc(before.ok().as_ref()));
+    if result.is_ok() {
+        reply.fixed(&context.write_verifier(&object));
+    }
+    Ok(())
+}

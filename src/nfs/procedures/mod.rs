@@ -1,0 +1,339 @@
+//! The 22 procedures of NFS version 3 (RFC 1813 §3), one file a kind. I/O:
+//! each runs on a system-call thread and may block on the stick.
+//!
+//! What all share is here: from a handle to an open file of the caller's own
+//! export, the caller's identity, attributes before and after a change, and
+//! making a change durable before it is answered.
+//!
+//! **Durability.** RFC 1813 §4.8: all but UNSTABLE data is on the stick before
+//! the reply, names and attributes too. So a change ends with an fsync of the directory or file, as the
+//! Linux server's does by default. It costs a journal commit a change; without
+//! it an fsync of a directory on the client, which an NFS client answers by
+//! itself, would be a lie, and sqlite's commits are made of that.
+
+mod attribute;
+mod change;
+mod create;
+mod data;
+mod list;
+mod lookup;
+mod system;
+
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+
+use nfsserve::nfs::nfsstat3::{self, *};
+use nfsserve::nfs::{post_op_attr, wcc_data};
+use rustix::fs::Stat;
+use rustix::io::Errno;
+
+use super::access::Rwx;
+use super::attributes;
+use super::credentials::{self, Assumed};
+use super::export::{Exports, OpenExport};
+use super::file::{File, handle_at};
+use super::handle::{self, Handle, HandleError, Wire};
+use super::peer::Peer;
+use super::rpc::{Accept, AuthSys, Credentials};
+use super::xdr::{Cursor, Encoder, Malformed};
+use crate::directory::Directory;
+
+pub const PROGRAM: u32 = 100_003;
+pub const VERSION: u32 = 3;
+
+/// The most that one READ or WRITE carries, in bytes: rtmax and wtmax. Larger ones were not
+/// faster here, and each open call costs as much memory as this.
+pub const MAX_IO: usize = 256 << 10;
+/// What a READDIR or READDIRPLUS answers at most, in bytes.
+const MAX_LIST: usize = 64 << 10;
+/// RFC 1813's `filename3` on the file systems we serve.
+const MAX_NAME: usize = 255;
+/// The kernel's PATH_MAX, less its NUL: the longest symbolic link.
+const MAX_LINK_TEXT: usize = 4095;
+
+/// One call as the procedures see it.
+pub struct Context<'a> {
+    pub exports: &'a Exports,
+    pub directory: &'a Directory,
+    pub peer: &'a Peer,
+    /// The call came from a reserved port, or any port is allowed.
+    pub privileged: bool,
+    pub caller: AuthSys,
+}
+
+type Arguments<'a, 'b> = &'a mut Cursor<'b>;
+type Procedure = fn(&Context<'_>, Arguments<'_, '_>, &mut Encoder) -> Result<(), Malformed>;
+
+/// By procedure number (RFC 1813 §3.3).
+const PROCEDURES: [Procedure; 22] = [
+    null,
+    attribute::getattr,
+    attribute::setattr,
+    lookup::lookup,
+    attribute::access,
+    lookup::readlink,
+    data::read,
+    data::write,
+    create::create,
+    create::mkdir,
+    create::symlink,
+    create::mknod,
+    change::remove,
+    change::rmdir,
+    change::rename,
+    change::link,
+    list::readdir,
+    list::readdirplus,
+    system::fsstat,
+    system::fsinfo,
+    system::pathconf,
+    data::commit,
+];
+
+fn null(_: &Context<'_>, _: Arguments<'_, '_>, _: &mut Encoder) -> Result<(), Malformed> {
+    Ok(())
+}
+
+/// Whether a repeat of the procedure would do harm: it goes through the reply cache.
+pub fn is_idempotent(procedure: u32) -> bool {
+    !matches!(procedure, 2 | 8..=15)
+}
+
+/// Who may make this call: `None` is AUTH_TOOWEAK. Without credentials a client gets
+/// what it needs to mount (RFC 2623 §2.3.2: NULL, GETATTR and FSINFO), as nobody.
+pub fn caller(procedure: u32, credentials: Credentials) -> Option<AuthSys> {
+    match credentials {
+        Credentials::Sys(sys) => Some(sys),
+        Credentials::None => matches!(procedure, 0 | 1 | 19).then(AuthSys::nobody),
+    }
+}
+
+/// Does one call: results behind what `reply` holds already.
+pub fn handle(context: &Context<'_>, procedure: u32, args: &mut Cursor<'_>, reply: &mut Encoder) -> Accept {
+    let Some(run) = PROCEDURES.get(procedure as usize) else { return Accept::ProcUnavail };
+    match run(context, args, reply) {
+        Ok(()) => Accept::Success,
+        Err(Malformed) => Accept::GarbageArgs,
+    }
+}
+
+/// A file that a call is about, open, in an export of the caller's own.
+struct Object {
+    export: Arc<OpenExport>,
+    handle: Handle,
+    file: Arc<File>,
+}
+
+/// The opaque of an `nfs_fh3`.
+fn fh<'b>(args: Arguments<'_, 'b>) -> Result<&'b [u8], Malformed> {
+    args.opaque(handle::MAX_HANDLE_BYTES)
+}
+
+/// The opaque of a `filename3`. Its length is judged by `component`, which has a status to answer.
+fn filename<'b>(args: Arguments<'_, 'b>) -> Result<&'b [u8], Malformed> {
+    args.opaque(usize::MAX)
+}
+
+/// One name in a directory, as a client may make it.
+fn component(name: &[u8]) -> Result<&[u8], nfsstat3> {
+    if name.len() > MAX_NAME {
+        return Err(NFS3ERR_NAMETOOLONG);
+    }
+    if name.is_empty() || name.iter().any(|byte| matches!(byte, 0 | b'/')) {
+        return Err(NFS3ERR_INVAL);
+    }
+    Ok(name)
+}
+
+fn is_dot(name: &[u8]) -> bool {
+    matches!(name, b"." | b"..")
+}
+
+impl Context<'_> {
+    /// From a handle off the network to an open file.
+    ///
+    /// While no stick is open nothing is known of any client, and its handles may
+    /// well be good again in a moment: whoever has no export gets JUKEBOX, so that a client which
+    /// ran before the appliance restarted waits instead of losing its root. That
+    /// tells a stranger nothing that a closed port would not.
+    fn object(&self, fh: &[u8]) -> Result<Object, nfsstat3> {
+        if !self.privileged {
+            return Err(self.refused("the call came from an unprivileged port", NFS3ERR_ACCES));
+        }
+        let Some(client) = self.directory.client(self.peer.address) else {
+            return Err(if handle::well_formed(fh) { NFS3ERR_JUKEBOX } else { NFS3ERR_BADHANDLE });
+        };
+        let handle = match handle::decode(fh, &self.directory.handle_key) {
+            Ok(handle) => handle,
+            Err(HandleError::Shape) => return Err(self.refused("not a handle", NFS3ERR_BADHANDLE)),
+            Err(HandleError::Mac) => return Err(self.refused("a forged handle", NFS3ERR_BADHANDLE)),
+        };
+        let Some(export) = [&client.root, &client.boot].into_iter().find(|export| export.id == handle.export) else {
+            return Err(self.refused("a handle of another client's tree", NFS3ERR_ACCES));
+        };
+        let export = self.exports.get(export).ok_or(NFS3ERR_JUKEBOX)?;
+        let file =
+            export.files.get(&export.root, &handle).map_err(|errno| self.exports.failed(&export, errno, false))?;
+        Ok(Object { export, handle, file })
+    }
+
+    fn refused(&self, reason: &'static str, status: nfsstat3) -> nfsstat3 {
+        self.peer.bad_handle(reason);
+        status
+    }
+
+    /// The calling thread becomes the caller until the guard is dropped.
+    fn assume(&self) -> Result<Assumed, nfsstat3> {
+        credentials::assume(&self.caller)
+    }
+
+    fn fail(&self, object: &Object, errno: Errno) -> nfsstat3 {
+        self.exports.failed(&object.export, errno, false)
+    }
+
+    /// Attributes now. A file that was removed while it was open here is as gone as any.
+    fn stat(&self, object: &Object) -> Result<Stat, nfsstat3> {
+        let stat = object.file.stat().map_err(|errno| self.fail(object, errno))?;
+        if stat.st_nlink == 0 {
+            object.export.files.forget(&object.handle);
+            return Err(NFS3ERR_STALE);
+        }
+        Ok(stat)
+    }
+
+    /// Whether the caller may do `asked` to the file, by the kernel's own judgement.
+    fn allowed(&self, object: &Object, stat: &Stat, asked: Rwx) -> Result<Rwx, nfsstat3> {
+        use rustix::fs::{Access, AtFlags, accessat};
+        let mut allowed = if self.caller.uid == 0 {
+            attributes::ftype(stat.st_mode).map(|ftype| super::access::root(ftype, stat.st_mode)).unwrap_or_default()
+        } else {
+            let _caller = self.assume()?;
+            // The thread's own ids are the caller's now, so EACCESS asks for the caller.
+            let flags = AtFlags::EACCESS | AtFlags::EMPTY_PATH;
+            let ask = |wanted: bool, access| wanted && accessat(object.file.fd(), "", access, flags).is_ok();
+            Rwx {
+                read: ask(asked.read, Access::READ_OK),
+                write: ask(asked.write, Access::WRITE_OK),
+                execute: ask(asked.execute, Access::EXEC_OK),
+            }
+        };
+        allowed.write &= !object.export.read_only;
+        Ok(allowed)
+    }
+
+    /// Refuses a change of a read-only tree.
+    fn writable(&self, object: &Object) -> Result<(), nfsstat3> {
+        if object.export.read_only { Err(NFS3ERR_ROFS) } else { Ok(()) }
+    }
+
+    fn directory(&self, object: &Object) -> Result<(), nfsstat3> {
+        if object.handle.is_directory() { Ok(()) } else { Err(NFS3ERR_NOTDIR) }
+    }
+
+    /// `name` in `directory`, opened as the caller and with its attributes. Never follows a symbolic
+    /// link, never leaves the mount.
+    fn child(&self, directory: &Object, name: &[u8]) -> Result<(Object, Stat), nfsstat3> {
+        use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mut resolve = ResolveFlags::NO_XDEV | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+        let mut name = name;
+        if name == b".." {
+            // The root's parent is the root; elsewhere NO_XDEV keeps it in the mount.
+            if directory.file.stat().is_ok_and(|stat| stat.st_ino == directory.export.root_fileid) {
+                name = b".";
+            }
+        } else {
+            resolve |= ResolveFlags::BENEATH;
+        }
+        let fd = {
+            let _caller = self.assume()?;
+            let open = || openat2(directory.file.fd(), name, flags, Mode::empty(), resolve);
+            // EAGAIN: a rename elsewhere crossed the walk. It is tried again, not for ever.
+            let mut opened = open();
+            for _ in 0..8 {
+                if !matches!(opened, Err(Errno::AGAIN)) {
+                    break;
+                }
+                opened = open();
+            }
+            opened.map_err(|errno| self.fail(directory, errno))?
+        };
+        let stat = rustix::fs::fstat(&fd).map_err(|errno| self.fail(directory, errno))?;
+        let ftype = attributes::ftype(stat.st_mode).ok_or(NFS3ERR_SERVERFAULT)?;
+        let fd_ref = std::os::fd::AsFd::as_fd(&fd);
+        let (handle, _) =
+            handle_at(fd_ref, b"", directory.handle.export, ftype).map_err(|errno| self.fail(directory, errno))?;
+        let file = directory.export.files.insert(handle, fd);
+        Ok((Object { export: directory.export.clone(), handle, file }, stat))
+    }
+
+    /// Makes the names in a directory durable; also all that the journal took in before.
+    fn sync(&self, object: &Object) -> Result<(), nfsstat3> {
+        let reader = self.reader(object)?;
+        rustix::fs::fsync(reader).map_err(|errno| self.fail(object, errno))
+    }
+
+    fn reader<'a>(&self, object: &'a Object) -> Result<BorrowedFd<'a>, nfsstat3> {
+        object.file.reader(&object.export.root, &object.handle).map_err(|errno| self.fail(object, errno))
+    }
+
+    fn wire(&self, object: &Object) -> Wire {
+        handle::encode(&object.handle, &self.directory.handle_key)
+    }
+
+    /// `writeverf3`: another one after each start of the server, each new
+    /// mount of the tree, and each loss of data.
+    fn write_verifier(&self, object: &Object) -> [u8; 8] {
+        object.export.generation().to_be_bytes()
+    }
+}
+
+impl Object {
+    fn post_op(&self, stat: Option<&Stat>) -> post_op_attr {
+        attributes::post_op(stat, self.export.id)
+    }
+
+    /// Attributes for a reply whose procedure failed, if they can be had.
+    fn post_op_now(&self) -> post_op_attr {
+        self.post_op(self.file.stat().ok().as_ref())
+    }
+
+    /// Attributes before a change, and now.
+    fn wcc(&self, before: Option<&Stat>) -> wcc_data {
+        attributes::wcc(before, self.file.stat().ok().as_ref(), self.export.id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_could_lead_elsewhere_are_refused() {
+        let check = |name: &[u8], expected: Option<nfsstat3>| {
+            let status = component(name).err().map(|status| status as u32);
+            assert_eq!(status, expected.map(|status| status as u32), "{name:?}");
+        };
+        check(b"a", None);
+        check(b"\xff\n\\", None);
+        check(&[b'a'; 255], None);
+        check(&[b'a'; 256], Some(NFS3ERR_NAMETOOLONG));
+        check(b"", Some(NFS3ERR_INVAL));
+        check(b"a/b", Some(NFS3ERR_INVAL));
+        check(b"a\0b", Some(NFS3ERR_INVAL));
+    }
+
+    #[test]
+    fn changes_go_through_the_reply_cache_and_questions_do_not() {
+        let cached: Vec<u32> = (0..22).filter(|procedure| !is_idempotent(*procedure)).collect();
+        // SETATTR, CREATE, MKDIR, SYMLINK, MKNOD, REMOVE, RMDIR, RENAME, LINK
+        assert_eq!(cached, [2, 8, 9, 10, 11, 12, 13, 14, 15]);
+    }
+
+    #[test]
+    fn without_credentials_only_mounting_works() {
+        let allowed: Vec<u32> = (0..22).filter(|procedure| caller(*procedure, Credentials::None).is_some()).collect();
+        assert_eq!(allowed, [0, 1, 19]);
+        assert_eq!(caller(1, Credentials::None), Some(AuthSys::nobody()));
+    }
+}

@@ -1,0 +1,539 @@
+//! Sockets and threads. I/O, no deciding.
+//!
+//! Every thread waits on one epoll set, takes what comes, reads one record,
+//! lets the next thread have the connection, does the call and sends the reply
+//! itself. No call changes threads, and one that waits for the stick keeps no other waiting. The kernel's
+//! queue of events is first in, first out, so connections take turns; `peer.rs`
+//! keeps any one client from taking all the threads.
+
+use std::collections::HashMap;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock, Weak};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::io::Errno;
+use rustix::net::sockopt;
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, acceptfrom_with, bind, getsockname, listen, recvfrom,
+    sendto, socket_with,
+};
+
+use super::connection::{Connection, Input, Record, SCRATCH};
+use super::export::Exports;
+use super::peer::{Peer, Peers};
+use super::portmap::Ports;
+use super::service::{Outcome, Service, Source};
+use super::xdr::Encoder;
+use super::{Error, Event, Options};
+use crate::directory::{Directory, Published};
+
+/// Connections at once, and those of one address: a client has one or two, and
+/// leaves dead ones behind when its power is cut.
+const MAX_CONNECTIONS: usize = 512;
+const MAX_CONNECTIONS_PER_PEER: usize = 16;
+/// An idle peer is asked after this whether it still lives, and given up a minute later.
+const KEEPALIVE: Duration = Duration::from_secs(60);
+/// A peer that takes no byte of a reply for so long is given up, in milliseconds.
+const USER_TIMEOUT_MS: u32 = 120_000;
+/// How often trees are checked and let go.
+const TICK: Duration = Duration::from_millis(250);
+/// What is told of a client's traffic, at most.
+const TICKS_PER_REPORT: u32 = 4;
+/// Replies in flight get this long when the server stops.
+const STOP: Duration = Duration::from_secs(1);
+/// Datagrams of MOUNT and portmap are small.
+const MAX_DATAGRAM: usize = 4096;
+/// Threads: enough that a few may wait for the stick; each costs two buffers.
+const THREADS: std::ops::RangeInclusive<usize> = 4..=64;
+
+/// Events that are no connection's; the ids of connections come behind.
+const WAKE: u64 = 0;
+const FIRST_SOCKET: u64 = 1;
+const FIRST_CONNECTION: u64 = 64;
+
+/// Serves until it is stopped or dropped.
+pub struct Server {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+enum Socket {
+    Listener(OwnedFd),
+    Datagrams(OwnedFd),
+}
+
+impl Socket {
+    fn fd(&self) -> &OwnedFd {
+        match self {
+            Self::Listener(fd) | Self::Datagrams(fd) => fd,
+        }
+    }
+}
+
+struct Shared {
+    service: Service<Weak<Connection>>,
+    epoll: Arc<OwnedFd>,
+    wake: OwnedFd,
+    /// By event number less `FIRST_SOCKET`; empty once stopped.
+    sockets: RwLock<Vec<Arc<Socket>>>,
+    connections: RwLock<HashMap<u64, Arc<Connection>>>,
+    next_id: AtomicU64,
+    clock: AtomicU64,
+    stopping: AtomicBool,
+    running: Mutex<usize>,
+    ended: Condvar,
+}
+
+pub fn start(
+    options: Options,
+    directory: Arc<Published<Directory>>,
+    sink: Arc<dyn Fn(Event) + Send + Sync>,
+) -> Result<Server, Error> {
+    raise_descriptor_limit();
+    let address = options.listen;
+    let (nfs, nfs_port) = listener(address, options.nfs_port)?;
+    let (mount, mount_udp, mount_port) = listener_and_datagrams(address, options.mount_port)?;
+    let (portmap, portmap_udp, portmap_port) = listener_and_datagrams(address, options.portmap_port)?;
+    let sockets = vec![
+        Arc::new(Socket::Listener(nfs)),
+        Arc::new(Socket::Listener(mount)),
+        Arc::new(Socket::Listener(portmap)),
+        Arc::new(Socket::Datagrams(mount_udp)),
+        Arc::new(Socket::Datagrams(portmap_udp)),
+    ];
+    let system = |operation| move |errno: Errno| Error::System { operation, source: errno.into() };
+    let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(system("epoll_create"))?;
+    let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(system("eventfd"))?;
+    epoll::add(&epoll, &wake, EventData::new_u64(WAKE), EventFlags::IN).map_err(system("epoll_ctl"))?;
+    for (id, socket) in (FIRST_SOCKET..).zip(&sockets) {
+        let flags = EventFlags::IN | EventFlags::ONESHOT;
+        epoll::add(&epoll, socket.fd(), EventData::new_u64(id), flags).map_err(system("epoll_ctl"))?;
+    }
+    let workers = options.workers.clamp(*THREADS.start(), *THREADS.end());
+    let shared = Arc::new(Shared {
+        service: Service {
+            exports: Exports::new(verifier()),
+            peers: Peers::new(workers),
+            directory,
+            sink,
+            ports: Ports { nfs: nfs_port, mount: mount_port, portmap: portmap_port },
+            allow_unprivileged_ports: options.allow_unprivileged_ports,
+            replies: Mutex::default(),
+        },
+        epoll: Arc::new(epoll),
+        wake,
+        sockets: RwLock::new(sockets),
+        connections: RwLock::default(),
+        next_id: AtomicU64::new(FIRST_CONNECTION),
+        clock: AtomicU64::new(0),
+        stopping: AtomicBool::new(false),
+        running: Mutex::new(0),
+        ended: Condvar::new(),
+    });
+    // From here on dropping the server stops the threads that run already.
+    let mut server = Server { shared, threads: Vec::new() };
+    for n in 0..workers {
+        server.spawn(format!("nfs-{n}"), Shared::work)?;
+    }
+    server.spawn("nfs-sweep".to_owned(), Shared::sweep)?;
+    Ok(server)
+}
+
+impl Server {
+    /// The ports that are really listened on.
+    pub fn ports(&self) -> Ports {
+        self.shared.service.ports
+    }
+
+    /// Lets go of every descriptor into the clients' trees, so that they can be unmounted: call it
+    /// after publishing a directory without them. Calls that run keep theirs until they end.
+    pub fn release_trees(&self) {
+        self.shared.service.exports.release();
+    }
+
+    /// Takes no more calls, lets those that run end and sends their replies, for at most a second.
+    pub fn stop(&mut self) {
+        let shared = &self.shared;
+        if shared.stopping.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let deadline = Instant::now() + STOP;
+        // Nothing is left to do if it fails: the threads are then ended with the process.
+        let _ = rustix::io::write(&shared.wake, &1u64.to_ne_bytes());
+        shared.ended.notify_all();
+        write(&shared.sockets).clear();
+        let mut running = lock(&shared.running);
+        while *running > 0 {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            (running, _) = shared.ended.wait_timeout(running, left).unwrap_or_else(PoisonError::into_inner);
+        }
+        drop(running);
+        let connections: Vec<_> = read(&shared.connections).values().cloned().collect();
+        while Instant::now() < deadline && !connections.iter().all(|connection| connection.is_flushed()) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        write(&shared.connections).clear();
+        shared.service.exports.release();
+        for thread in self.threads.drain(..) {
+            // One that waits for a dead stick is left behind.
+            if thread.is_finished() {
+                let _ = thread.join();
+            }
+        }
+    }
+
+    fn spawn(&mut self, name: String, run: fn(&Shared)) -> Result<(), Error> {
+        let shared = self.shared.clone();
+        *lock(&shared.running) += 1;
+        let spawned = std::thread::Builder::new().name(name).stack_size(512 << 10).spawn(move || {
+            run(&shared);
+            *lock(&shared.running) -= 1;
+            shared.ended.notify_all();
+        });
+        match spawned {
+            Ok(thread) => {
+                self.threads.push(thread);
+                Ok(())
+            }
+            Err(source) => {
+                *lock(&self.shared.running) -= 1;
+                Err(Error::System { operation: "spawn a thread", source })
+            }
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// What one thread keeps from call to call.
+struct Buffers {
+    scratch: Vec<u8>,
+    reply: Encoder,
+}
+
+impl Shared {
+    fn work(&self) {
+        own_umask();
+        let mut buffers = Buffers { scratch: vec![0; SCRATCH], reply: Encoder::with_capacity(4096) };
+        while !self.stopping.load(Ordering::Relaxed) {
+            let mut events = [epoll::Event { flags: EventFlags::empty(), data: EventData::new_u64(WAKE) }];
+            match epoll::wait(&*self.epoll, &mut events, None) {
+                Ok(1) => {}
+                Ok(_) | Err(Errno::INTR) => continue,
+                Err(errno) => return tracing::error!(%errno, "epoll_wait failed: a thread ends"),
+            }
+            let id = events[0].data.u64();
+            if self.stopping.load(Ordering::Relaxed) {
+                return;
+            }
+            // A fault in one call ends that connection, not the thread. Locks that it held are
+            // taken again without regard to poisoning: each guards values that are whole between statements.
+            let served = catch_unwind(AssertUnwindSafe(|| match id {
+                WAKE => {}
+                FIRST_SOCKET..FIRST_CONNECTION => self.socket(id, &mut buffers),
+                _ => self.connection(id, &mut buffers),
+            }));
+            if served.is_err() {
+                tracing::error!("a call panicked: its connection is closed");
+                self.forget(id);
+            }
+        }
+    }
+
+    fn connection(&self, id: u64, buffers: &mut Buffers) {
+        let Some(connection) = read(&self.connections).get(&id).cloned() else { return };
+        let clock = self.clock.fetch_add(1, Ordering::Relaxed);
+        if !connection.begin(clock) {
+            if connection.is_closed() {
+                self.forget(id);
+            }
+            return;
+        }
+        if !self.service.peers.enter(&connection.peer, id) {
+            connection.park();
+            return;
+        }
+        let _turn = Turn { shared: self, peer: &connection.peer };
+        let (input, interest) = connection.read(&mut buffers.scratch);
+        let record = match input {
+            Input::Record(record) => record,
+            Input::Empty => return connection.end(interest),
+            Input::Closed => return self.forget(id),
+            Input::Bad(error) => {
+                tracing::warn!(address = %connection.peer.address, %error, "the connection is closed");
+                return self.forget(id);
+            }
+        };
+        // The next thread may read on while this one works.
+        connection.end(interest);
+        let bytes = match &record {
+            Record::Scratch(range) => &buffers.scratch[range.clone()],
+            Record::Owned(bytes) => &bytes[..],
+        };
+        let reply = &mut buffers.reply;
+        reply.clear();
+        reply.u32(0);
+        let source = Source { peer: &connection.peer, port: connection.port, tcp: true };
+        match self.service.handle(source, bytes, reply, || Arc::downgrade(&connection)) {
+            Outcome::Reply(waiters) => {
+                // The record mark: one last fragment.
+                reply.patch_u32(0, 0x8000_0000 | (reply.len() - 4) as u32);
+                connection.send(reply.bytes());
+                for waiter in waiters.iter().filter_map(Weak::upgrade) {
+                    waiter.send(reply.bytes());
+                }
+            }
+            Outcome::Later => {}
+            Outcome::NotRpc => {
+                tracing::warn!(address = %connection.peer.address, "what came is no RPC call: the connection is closed");
+                self.forget(id);
+            }
+        }
+    }
+
+    fn socket(&self, id: u64, buffers: &mut Buffers) {
+        let Some(socket) = read(&self.sockets).get((id - FIRST_SOCKET) as usize).cloned() else { return };
+        match &*socket {
+            Socket::Listener(fd) => {
+                self.accept(fd);
+                self.again(id, fd);
+            }
+            Socket::Datagrams(fd) => self.datagram(id, fd, buffers),
+        }
+    }
+
+    fn again(&self, id: u64, fd: &OwnedFd) {
+        // It fails only once the socket was closed by `stop`.
+        let _ = epoll::modify(&*self.epoll, fd, EventData::new_u64(id), EventFlags::IN | EventFlags::ONESHOT);
+    }
+
+    /// MOUNT and portmap over UDP: a datagram is a record.
+    fn datagram(&self, id: u64, fd: &OwnedFd, buffers: &mut Buffers) {
+        let received = recvfrom(fd, &mut buffers.scratch[..MAX_DATAGRAM], RecvFlags::DONTWAIT);
+        self.again(id, fd);
+        let Ok((count, _, Some(from))) = received else { return };
+        let Ok(from) = SocketAddrV4::try_from(from) else { return };
+        let peer = self.service.peers.get(*from.ip());
+        let reply = &mut buffers.reply;
+        reply.clear();
+        let source = Source { peer: &peer, port: from.port(), tcp: false };
+        // Only over TCP calls wait for each other.
+        if let Outcome::Reply(_) = self.service.handle(source, &buffers.scratch[..count], reply, Weak::new) {
+            // A lost reply is asked for again.
+            let _ = sendto(fd, reply.bytes(), SendFlags::NOSIGNAL | SendFlags::DONTWAIT, &from);
+        }
+    }
+
+    fn accept(&self, listener: &OwnedFd) {
+        // A bound for one event; if more wait, the next event comes at once.
+        for _ in 0..16 {
+            let (socket, from) = match acceptfrom_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+                Ok((socket, Some(from))) => (socket, from),
+                Ok((_, None)) | Err(Errno::CONNABORTED | Errno::INTR) => continue,
+                Err(Errno::MFILE | Errno::NFILE) => return self.evict(),
+                Err(_) => return,
+            };
+            let Ok(from) = SocketAddrV4::try_from(from) else { continue };
+            if let Err(errno) = self.admit(socket, from) {
+                tracing::warn!(%from, %errno, "a connection was refused");
+            }
+        }
+    }
+
+    fn admit(&self, socket: OwnedFd, from: SocketAddrV4) -> Result<(), Errno> {
+        let peer = self.service.peers.get(*from.ip());
+        if peer.connections.load(Ordering::Relaxed) >= MAX_CONNECTIONS_PER_PEER {
+            self.forget_oldest(|connection| connection.peer.address == peer.address);
+        }
+        if read(&self.connections).len() >= MAX_CONNECTIONS {
+            self.evict();
+        }
+        if read(&self.connections).len() >= MAX_CONNECTIONS {
+            return Err(Errno::USERS);
+        }
+        sockopt::set_tcp_nodelay(&socket, true)?;
+        sockopt::set_socket_keepalive(&socket, true)?;
+        sockopt::set_tcp_keepidle(&socket, KEEPALIVE)?;
+        sockopt::set_tcp_keepintvl(&socket, KEEPALIVE / 6)?;
+        sockopt::set_tcp_keepcnt(&socket, 6)?;
+        sockopt::set_tcp_user_timeout(&socket, USER_TIMEOUT_MS)?;
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let connection = Connection::new(id, socket, self.epoll.clone(), peer, from.port())?;
+        connection.peer.connections.fetch_add(1, Ordering::Relaxed);
+        write(&self.connections).insert(id, connection.clone());
+        connection.register().inspect_err(|_| self.forget(id))
+    }
+
+    /// Makes room: a stranger's connection goes before a client's.
+    fn evict(&self) {
+        let directory = self.service.directory.get();
+        self.forget_oldest(|connection| directory.client(connection.peer.address).is_none());
+    }
+
+    fn forget_oldest(&self, of: impl Fn(&Connection) -> bool) {
+        let oldest = read(&self.connections)
+            .values()
+            .filter(|connection| of(connection))
+            .min_by_key(|connection| connection.used.load(Ordering::Relaxed))
+            .map(|connection| connection.id);
+        if let Some(id) = oldest {
+            self.forget(id);
+        }
+    }
+
+    fn forget(&self, id: u64) {
+        let gone = write(&self.connections).remove(&id);
+        if let Some(connection) = gone {
+            connection.peer.connections.fetch_sub(1, Ordering::Relaxed);
+            let _ = epoll::delete(&*self.epoll, connection.socket());
+            connection.close();
+        }
+    }
+
+    /// Checks the trees and tells what the clients did, until the server stops.
+    fn sweep(&self) {
+        let mut ticks = 0u32;
+        loop {
+            let running = lock(&self.running);
+            let (running, _) = self.ended.wait_timeout(running, TICK).unwrap_or_else(PoisonError::into_inner);
+            drop(running);
+            if self.stopping.load(Ordering::Relaxed) {
+                return;
+            }
+            self.service.exports.sweep(&self.service.directory.get(), Instant::now());
+            ticks = ticks.wrapping_add(1);
+            if ticks.is_multiple_of(TICKS_PER_REPORT) {
+                self.service.peers.all().iter().for_each(|peer| self.report(peer));
+            }
+        }
+    }
+
+    fn report(&self, peer: &Peer) {
+        let (tally, address, sink) = (peer.tally(), peer.address, &self.service.sink);
+        if tally.calls > 0 {
+            let (calls, read_bytes, written_bytes) = (tally.calls, tally.read_bytes, tally.written_bytes);
+            sink(Event::Traffic { address, calls, read_bytes, written_bytes });
+        }
+        if tally.bad_handles > 0 {
+            let (count, reason) = (tally.bad_handles, tally.bad_handle);
+            tracing::warn!(%address, count, reason, "file handles were refused");
+            sink(Event::BadHandle { address, count, reason });
+        }
+    }
+}
+
+/// A thread's turn for one client; when it ends, a connection of that client that waits goes on.
+struct Turn<'a> {
+    shared: &'a Shared,
+    peer: &'a Peer,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let waiting = self.shared.service.peers.leave(self.peer);
+        if let Some(connection) = waiting.and_then(|id| read(&self.shared.connections).get(&id).cloned()) {
+            connection.wake();
+        }
+    }
+}
+
+/// The mode of a new file is the client's alone: its own umask is in it already. This
+/// thread leaves the process's umask (and working directory) for its own.
+fn own_umask() {
+    // SAFETY: CLONE_FS has no effect on descriptors or memory; only what this thread resolves relative
+    // to a working directory is its own from now on.
+    let own = unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::FS) };
+    match own {
+        Ok(()) => drop(rustix::process::umask(rustix::fs::Mode::empty())),
+        Err(errno) => tracing::error!(%errno, "no umask of its own for an NFS thread: modes may lack bits"),
+    }
+}
+
+/// Different at every start, also where the clock begins at 1970 each time and
+/// where there is no randomness yet.
+fn verifier() -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    let mut bytes = [0u8; 8];
+    let _ = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::INSECURE);
+    let mut hasher = std::hash::RandomState::new().build_hasher();
+    hasher.write(&bytes);
+    for clock in [rustix::time::ClockId::Realtime, rustix::time::ClockId::Boottime] {
+        let now = rustix::time::clock_gettime(clock);
+        hasher.write_i64(now.tv_sec);
+        hasher.write_i64(now.tv_nsec);
+    }
+    hasher.write_i32(rustix::process::getpid().as_raw_nonzero().get());
+    hasher.finish()
+}
+
+/// Connections, files and trees together may be more than the usual 1024.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(errno) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%errno, "the limit of open files stays as it is");
+    }
+}
+
+fn open(address: Ipv4Addr, port: u16, kind: SocketType) -> Result<(OwnedFd, u16), Error> {
+    let open = || -> Result<(OwnedFd, u16), Errno> {
+        let socket = socket_with(AddressFamily::INET, kind, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?;
+        // The address may be configured later than this.
+        sockopt::set_ip_freebind(&socket, true)?;
+        if kind == SocketType::STREAM {
+            // Connections of the server before this one may still linger.
+            sockopt::set_socket_reuseaddr(&socket, true)?;
+        }
+        bind(&socket, &SocketAddrV4::new(address, port))?;
+        if kind == SocketType::STREAM {
+            listen(&socket, 128)?;
+        }
+        let bound = SocketAddr::try_from(getsockname(&socket)?).map_err(|_| Errno::AFNOSUPPORT)?;
+        Ok((socket, bound.port()))
+    };
+    open().map_err(|errno| Error::Listen { address: SocketAddrV4::new(address, port), source: errno.into() })
+}
+
+fn listener(address: Ipv4Addr, port: u16) -> Result<(OwnedFd, u16), Error> {
+    open(address, port, SocketType::STREAM)
+}
+
+/// TCP and UDP on one port number, also where any number will do.
+fn listener_and_datagrams(address: Ipv4Addr, port: u16) -> Result<(OwnedFd, OwnedFd, u16), Error> {
+    let mut tries = 8;
+    loop {
+        let (tcp, bound) = listener(address, port)?;
+        tries -= 1;
+        match open(address, bound, SocketType::DGRAM) {
+            Ok((udp, _)) => return Ok((tcp, udp, bound)),
+            Err(error) if port != 0 || tries == 0 => return Err(error),
+            Err(_) => {}
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn read<T>(lock: &RwLock<T>) -> std::sync::RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn write<T>(lock: &RwLock<T>) -> std::sync::RwLockWriteGuard<'_, T> {
+    lock.write().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,271 @@
+//! From one record to its reply: RPC header, program, reply cache. I/O, by
+//! the procedures that it calls; knows nothing of sockets.
+
+use std::net::Ipv4Addr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use super::export::Exports;
+use super::peer::{Peer, Peers};
+use super::portmap::{self, Ports};
+use super::reply_cache::{Key, Lookup, ReplyCache};
+use super::rpc::{self, Accept, AuthStat, Call, Parsed};
+use super::xdr::{Cursor, Encoder};
+use super::{Event, mount, procedures};
+use crate::directory::{Directory, Published};
+
+/// Where a record came from.
+#[derive(Debug, Clone, Copy)]
+pub struct Source<'a> {
+    pub peer: &'a Peer,
+    pub port: u16,
+    /// NFS itself is served over TCP only: its replies are larger than datagrams should be.
+    pub tcp: bool,
+}
+
+/// What becomes of a record. `W` is how a waiter for a running call is reached.
+#[derive(Debug)]
+pub enum Outcome<W> {
+    /// `reply` holds the answer; those who repeated the call get it too.
+    Reply(Vec<W>),
+    /// The answer comes from the call that this one repeats.
+    Later,
+    /// Not a call: nothing can be answered.
+    NotRpc,
+}
+
+/// All that answers calls.
+pub struct Service<W> {
+    pub exports: Exports,
+    pub peers: Peers,
+    pub directory: Arc<Published<Directory>>,
+    pub sink: Arc<dyn Fn(Event) + Send + Sync>,
+    pub ports: Ports,
+    pub allow_unprivileged_ports: bool,
+    pub replies: Mutex<ReplyCache<W>>,
+}
+
+/// RFC 6056's other end: ports that only root can bind.
+const RESERVED: u16 = 1024;
+
+/// The status that stands first in every NFS reply that has one: JUKEBOX.
+const JUKEBOX: [u8; 4] = 10008u32.to_be_bytes();
+/// An accepted reply's header in bytes.
+const HEADER_BYTES: usize = 24;
+
+impl<W> Service<W> {
+    /// Answers one record into `reply`, behind what it holds already.
+    pub fn handle(
+        &self,
+        source: Source<'_>,
+        record: &[u8],
+        reply: &mut Encoder,
+        waiter: impl FnOnce() -> W,
+    ) -> Outcome<W> {
+        let mut cursor = Cursor::new(record);
+        let call = match rpc::parse(&mut cursor) {
+            Err(_) => return Outcome::NotRpc,
+            Ok(Parsed::RpcMismatch { xid }) => {
+                rpc::rpc_mismatch(reply, xid);
+                return Outcome::Reply(Vec::new());
+            }
+            Ok(Parsed::AuthError { xid, stat }) => {
+                rpc::auth_error(reply, xid, stat);
+                return Outcome::Reply(Vec::new());
+            }
+            Ok(Parsed::Call(call)) => call,
+        };
+        source.peer.called();
+        if call.program != procedures::PROGRAM || procedures::is_idempotent(call.procedure) || !source.tcp {
+            self.answer(source, &call, cursor, reply);
+            return Outcome::Reply(Vec::new());
+        }
+        // Credentials and arguments: all behind xid, direction, versions and procedure.
+        let key = Key::new(call.xid, call.procedure, record.get(HEADER_BYTES..).unwrap_or_default());
+        let address = source.peer.address;
+        match self.replies().lookup(Instant::now(), address, key, waiter()) {
+            Lookup::Running => return Outcome::Later,
+            Lookup::Repeat(before) => {
+                reply.fixed(&before);
+                return Outcome::Reply(Vec::new());
+            }
+            Lookup::New => {}
+        }
+        let start = reply.len();
+        // Told when the call ends, however it ends: a panic must not leave repeats waiting.
+        let mut running = Running { service: self, address, key, done: false };
+        self.answer(source, &call, cursor, reply);
+        let answer = &reply.bytes()[start..];
+        // The client asks again with a new xid after JUKEBOX, but an old kernel may use the old one.
+        let keep = answer.get(HEADER_BYTES..HEADER_BYTES + 4) != Some(&JUKEBOX);
+        running.done = true;
+        Outcome::Reply(self.replies().finished(address, key, answer, keep))
+    }
+
+    fn answer(&self, source: Source<'_>, call: &Call, mut args: Cursor<'_>, reply: &mut Encoder) {
+        let start = reply.len();
+        rpc::accepted(reply, call.xid, Accept::Success);
+        let accept = match (call.program, call.version) {
+            (procedures::PROGRAM, procedures::VERSION) if source.tcp => {
+                let Some(caller) = procedures::caller(call.procedure, call.credentials) else {
+                    reply.truncate(start);
+                    return rpc::auth_error(reply, call.xid, AuthStat::TooWeak);
+                };
+                let directory = self.directory.get();
+                let context = procedures::Context {
+                    exports: &self.exports,
+                    directory: &directory,
+                    peer: source.peer,
+                    privileged: self.privileged(source),
+                    caller,
+                };
+                procedures::handle(&context, call.procedure, &mut args, reply)
+            }
+            (mount::PROGRAM, mount::VERSION) => {
+                let directory = self.directory.get();
+                let context = mount::Context {
+                    exports: &self.exports,
+                    directory: &directory,
+                    peer: source.peer,
+                    privileged: self.privileged(source),
+                    sink: &*self.sink,
+                };
+                mount::handle(&context, call.procedure, &mut args, reply)
+            }
+            (portmap::PROGRAM, portmap::VERSION) => portmap::handle(self.ports, call.procedure, &mut args, reply),
+            (procedures::PROGRAM, _) if source.tcp => mismatch(procedures::VERSION),
+            (mount::PROGRAM, _) => mismatch(mount::VERSION),
+            (portmap::PROGRAM, _) => mismatch(portmap::VERSION),
+            _ => Accept::ProgUnavail,
+        };
+        if accept != Accept::Success {
+            reply.truncate(start);
+            rpc::accepted(reply, call.xid, accept);
+        }
+    }
+
+    fn privileged(&self, source: Source<'_>) -> bool {
+        self.allow_unprivileged_ports || source.port < RESERVED
+    }
+
+    fn replies(&self) -> std::sync::MutexGuard<'_, ReplyCache<W>> {
+        self.replies.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn mismatch(version: u32) -> Accept {
+    Accept::ProgMismatch { low: version, high: version }
+}
+
+/// Takes a call out of the reply cache that ended without an answer.
+struct Running<'a, W> {
+    service: &'a Service<W>,
+    address: Ipv4Addr,
+    key: Key,
+    done: bool,
+}
+
+impl<W> Drop for Running<'_, W> {
+    fn drop(&mut self) {
+        if !self.done {
+            self.service.replies().finished(self.address, self.key, &[], false);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn service() -> Service<()> {
+        Service {
+            exports: Exports::new(1),
+            peers: Peers::new(4),
+            directory: Arc::default(),
+            sink: Arc::new(|_| {}),
+            ports: Ports { nfs: 2049, mount: 20048, portmap: 111 },
+            allow_unprivileged_ports: true,
+            replies: Mutex::default(),
+        }
+    }
+
+    /// The words of the reply to a call of `header` with AUTH_NONE and `args`.
+    fn check(header: [u32; 3], args: &[u8], tcp: bool, expected: &[u32]) {
+        let mut call = Encoder::default();
+        for item in [7, 0, 2].into_iter().chain(header).chain([0, 0, 0, 0]) {
+            call.u32(item);
+        }
+        call.fixed(args);
+        let service = service();
+        let peer = service.peers.get(Ipv4Addr::LOCALHOST);
+        let mut reply = Encoder::default();
+        let source = Source { peer: &peer, port: 700, tcp };
+        assert!(matches!(service.handle(source, call.bytes(), &mut reply, || ()), Outcome::Reply(_)));
+        let words: Vec<u32> =
+            reply.bytes().chunks(4).map(|word| u32::from_be_bytes(word.try_into().unwrap())).collect();
+        assert_eq!(words, expected, "{header:?}");
+    }
+
+    #[test]
+    fn null_is_answered_by_every_program() {
+        for header in [[100_003, 3, 0], [100_005, 3, 0], [100_000, 2, 0]] {
+            check(header, &[], true, &[7, 1, 0, 0, 0, 0]);
+        }
+    }
+
+    #[test]
+    fn another_program_version_or_procedure_is_told_apart() {
+        check([100_227, 3, 0], &[], true, &[7, 1, 0, 0, 0, 1]);
+        check([100_003, 4, 0], &[], true, &[7, 1, 0, 0, 0, 2, 3, 3]);
+        check([100_005, 1, 0], &[], true, &[7, 1, 0, 0, 0, 2, 3, 3]);
+        check([100_000, 4, 3], &[], true, &[7, 1, 0, 0, 0, 2, 2, 2]);
+        check([100_005, 3, 6], &[], true, &[7, 1, 0, 0, 0, 3]);
+        check([100_003, 3, 0], &[], false, &[7, 1, 0, 0, 0, 1]); // NFS over UDP
+    }
+
+    #[test]
+    fn an_opaque_that_lies_is_garbage_and_ends_nothing() {
+        check([100_003, 3, 1], &0xffff_fff0u32.to_be_bytes(), true, &[7, 1, 0, 0, 0, 4]);
+        check([100_005, 3, 1], &0xffff_fff0u32.to_be_bytes(), true, &[7, 1, 0, 0, 0, 4]);
+        check([100_000, 2, 3], &[0; 3], true, &[7, 1, 0, 0, 0, 4]);
+    }
+
+    #[test]
+    fn without_credentials_nothing_but_mounting_works() {
+        check([100_003, 3, 3], &[0; 4], true, &[7, 1, 1, 1, 5]);
+    }
+
+    #[test]
+    fn a_stranger_with_a_handle_of_ours_is_made_to_wait() {
+        use super::super::handle::{Handle, encode};
+        use crate::directory::HandleKey;
+        let handle = Handle::new(2, 0xf8, nfsserve::nfs::ftype3::NF3DIR, &[1; 32]).unwrap();
+        let mut args = Encoder::default();
+        args.opaque(encode(&handle, &HandleKey([5; 16])).as_ref());
+        check([100_003, 3, 1], args.bytes(), true, &[7, 1, 0, 0, 0, 0, 10008]);
+        check([100_003, 3, 1], &[0, 0, 0, 4, 9, 9, 9, 9], true, &[7, 1, 0, 0, 0, 0, 10001]);
+    }
+
+    #[test]
+    fn every_procedure_survives_any_arguments() {
+        use proptest::prelude::*;
+        use proptest::test_runner::TestRunner;
+        let service = service();
+        let peer = service.peers.get(Ipv4Addr::LOCALHOST);
+        let args = (0u32..24, proptest::collection::vec(any::<u8>(), 0..200), 0u32..3);
+        let ran = TestRunner::default().run(&args, |(procedure, args, program)| {
+            let program = [(100_003, 3), (100_005, 3), (100_000, 2)][program as usize];
+            let mut call = Encoder::default();
+            for item in [7, 0, 2, program.0, program.1, procedure, 1, 20, 0, 0, 0, 0, 0, 0, 0] {
+                call.u32(item);
+            }
+            call.fixed(&args);
+            let mut reply = Encoder::default();
+            let source = Source { peer: &peer, port: 700, tcp: true };
+            service.handle(source, call.bytes(), &mut reply, || ());
+            prop_assert!(reply.len() < 4096);
+            Ok(())
+        });
+        ran.unwrap();
+    }
+}
