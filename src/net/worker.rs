@@ -36,6 +36,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// RFC 5227 §1.1: ANNOUNCE_NUM and ANNOUNCE_INTERVAL.
 const ANNOUNCEMENTS: u8 = 2;
 const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(2);
+/// Shortest time between two looks, so that a storm of notifications costs little.
+const LEAST: Duration = Duration::from_millis(10);
 /// Frames that are read before others have their turn.
 const FRAMES_A_TURN: usize = 64;
 
@@ -128,6 +130,7 @@ impl Worker {
             rtnetlink::new_multicast_connection(&groups).map_err(|source| Error::Netlink { source })?;
         let _connection = AbortOnDrop(tokio::spawn(connection));
         self.look_at = Duration::ZERO;
+        let mut looked = Duration::ZERO;
         loop {
             if self.now() >= self.look_at {
                 let again = match self.reconcile(&netlink).await {
@@ -140,7 +143,8 @@ impl Worker {
                         RETRY
                     }
                 };
-                self.look_at = self.now() + again;
+                looked = self.now();
+                self.look_at = looked + again;
             }
             self.speak();
             let others = [self.probes.poll_timeout(), self.announce_at()];
@@ -155,13 +159,9 @@ impl Worker {
                     None => return Ok(()),
                 },
                 message = messages.next() => {
-                    // What changed is read anew, so the rest of the burst says nothing more.
-                    let mut message = Some(message);
-                    while let Some(received) = message {
-                        received.ok_or(Error::NetlinkEnded)?;
-                        message = messages.next().now_or_never();
-                    }
-                    self.look_at = Duration::ZERO;
+                    // What changed is read anew, so the message itself says no more.
+                    message.ok_or(Error::NetlinkEnded)?;
+                    self.look_at = self.look_at.min(looked + LEAST);
                 }
                 () = self.listen() => {}
                 () = sleep_until(wake.into()) => {}
