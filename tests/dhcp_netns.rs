@@ -187,8 +187,10 @@ fn udhcpc_gets_its_lease_renews_and_releases_it() {
     dhcp.expect_answer(Kind::Request, Answer::Ack, How::Ciaddr);
     check_environment(&wire.scratch.path().join("renew"), &["ip=192.168.77.10"]);
 
+    // It may have asked twice: the socket that it sends the renewal with takes a
+    // reply that is quicker than its close, and nobody reads it there (udhcpc 1.35).
     client.signal(rustix::process::Signal::USR2);
-    dhcp.expect(&Done::Other(Kind::Release, Decision::Released { address: ITS }));
+    dhcp.wait_for(&Done::Other(Kind::Release, Decision::Released { address: ITS }));
 }
 
 #[test]
