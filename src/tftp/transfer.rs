@@ -160,6 +160,10 @@ impl Transfer {
         self.acked > 0 || self.oack_acked
     }
 
+    pub fn is_done(&self) -> bool {
+        self.outcome.is_some()
+    }
+
     /// The block that is shorter than the others, possibly empty.
     fn last(&self) -> u64 {
         self.size / u64::from(self.blksize) + 1

@@ -1,0 +1,4 @@
+//! What the integration tests share. Each test crate uses a part of it.
+#![allow(dead_code)]
+
+pub mod tftp;
