@@ -2,6 +2,8 @@
 //!
 //! On loopback, unprivileged port. Needs `apt-get install curl tftp-hpa atftp`.
 
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::process::{Command, Output};

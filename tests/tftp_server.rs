@@ -1,6 +1,8 @@
 //! The TFTP server on loopback, against a scripted client: what a Pi does and
 //! what an attacker does, datagram by datagram.
 
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::time::{Duration, Instant};
@@ -290,7 +292,7 @@ fn a_client_that_falls_silent_is_given_up() {
     }
     assert_eq!(repeats, 10);
     let event = running.event_but_started();
-    assert!(matches!(event, Event::TimedOut { bytes: 0, size: 35, .. }), "{event:?}");
+    assert!(matches!(event, Event::TimedOut { bytes: 0, sent: 0, size: 35, .. }), "{event:?}");
 }
 
 #[test]
@@ -364,4 +366,57 @@ fn a_dropped_server_is_gone() {
     let address = running.server.address();
     drop(running.server);
     std::net::UdpSocket::bind(address).unwrap();
+}
+
+/// What was mounted last is unmounted first.
+struct Mounts(Vec<std::path::PathBuf>);
+
+impl Drop for Mounts {
+    fn drop(&mut self) {
+        for place in self.0.iter().rev() {
+            let _ = std::process::Command::new("umount").arg(place).status();
+        }
+    }
+}
+
+/// The store's boot trees are overlays; needs root.
+#[test]
+fn a_tree_that_is_an_overlay_is_served_with_what_its_client_changed() {
+    let running = run();
+    let folder = tempfile::tempdir().unwrap();
+    let mut mounts = Mounts(Vec::new());
+    let mut mount = |kind: &str, options: &str, place: &std::path::Path| {
+        let mut command = std::process::Command::new("mount");
+        let status = command.args(["-t", kind, "-o", options, "none"]).arg(place).status().unwrap();
+        assert!(status.success(), "mount of {kind}: {status}; this test needs root");
+        mounts.0.push(place.to_owned());
+    };
+    // The upper layer must not lie on an overlay itself.
+    mount("tmpfs", "size=1m", folder.path());
+    let part = |name: &str| {
+        std::fs::create_dir(folder.path().join(name)).unwrap();
+        folder.path().join(name)
+    };
+    let (upper, work, merged) = (part("upper"), part("work"), part("merged"));
+    let options = format!(
+        "lowerdir={},upperdir={},workdir={},index=on,nfs_export=on,xino=on",
+        running.tree.path().display(),
+        upper.display(),
+        work.display()
+    );
+    mount("overlay", &options, &merged);
+    running.directory.set(rootstock::directory::Directory {
+        clients: vec![served(PI, Some(SERIAL), &merged)],
+        ..Default::default()
+    });
+    assert_eq!(running.client(PI).get("9ffefdef/START4.ELF", PROBE, 1024), pattern(100_000));
+    std::fs::write(merged.join("start4.elf"), b"new").unwrap();
+    std::fs::remove_file(merged.join("overlays/README")).unwrap();
+    assert_eq!(running.client(PI).get("start4.elf", PROBE, 1024), b"new");
+    let mut pi = running.client(PI);
+    pi.request("overlays/README", PROBE);
+    pi.expect(b"\0\x05\0\x01File not found\0");
+    // A finished transfer keeps nothing open: the tree can be unmounted.
+    drop(mounts);
+    assert!(!merged.exists(), "still mounted");
 }

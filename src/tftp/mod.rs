@@ -63,9 +63,9 @@ pub enum Event {
     /// The client ended it by an ERROR (normal after a size probe), by a new
     /// request from the same port, or by closing the port.
     Aborted { address: Ipv4Addr, path: String, bytes: u64 },
-    /// The client fell silent. When `bytes` is the whole file, only its last
-    /// ACK was lost: it has the file.
-    TimedOut { address: Ipv4Addr, path: String, bytes: u64, size: u64 },
+    /// The client fell silent after it acknowledged `bytes`. When `sent` is
+    /// `size`, perhaps only its last ACK was lost, and it has the file.
+    TimedOut { address: Ipv4Addr, path: String, bytes: u64, sent: u64, size: u64 },
     /// The file was there but could not be read: a pulled or broken stick.
     Failed { address: Ipv4Addr, path: String, error: String },
     /// No such file. Normal: a Pi asks for many that an image may lack.

@@ -330,7 +330,10 @@ impl Drop for Report {
         let (address, path, bytes) = (self.address, std::mem::take(&mut self.path), self.transfer.acked_bytes());
         (self.sink)(match self.ended.take() {
             Some(Ended::As(Outcome::Finished)) => Event::Finished { address, path, bytes, took: self.since.elapsed() },
-            Some(Ended::As(Outcome::TimedOut)) => Event::TimedOut { address, path, bytes, size: self.transfer.size() },
+            Some(Ended::As(Outcome::TimedOut)) => {
+                let (sent, size) = (self.transfer.sent_bytes(), self.transfer.size());
+                Event::TimedOut { address, path, bytes, sent, size }
+            }
             Some(Ended::Unreadable(error)) => Event::Failed { address, path, error: error.to_string() },
             Some(Ended::As(Outcome::Aborted)) | None => Event::Aborted { address, path, bytes },
         });
