@@ -6,19 +6,21 @@
 //! | `arp` | ARP packets (RFC 826) and what they say of an address | yes |
 //! | `probe` | when to probe and when to answer (RFC 5227) | yes |
 //! | `neighbours` | which permanent neighbour entries stand | yes |
-//! | `worker` | the thread: rtnetlink and the ARP socket | I/O |
+//! | `worker` | the thread: when to look, to mend and to speak ARP | I/O |
+//! | `kernel` | rtnetlink: what the kernel has, and setting it | I/O |
 //! | `packet` | a packet socket; `dhcp` sends through one too | I/O |
 //!
-//! The worker is level-triggered: whatever netlink tells, and every
-//! [`RESYNC`](worker::RESYNC) without a word, it reads links and addresses
-//! and mends what is not as it should be. So a lost notification, an address
-//! removed by hand and an interface that comes late are one and the same case.
+//! The worker is level-triggered: whatever netlink tells, and every five seconds
+//! without a word, it reads links and addresses and mends what is not as it
+//! should be. So a lost notification, an address removed by hand and an
+//! interface that comes late are one and the same case.
 //!
 //! Not here: the decision what a conflict means, and who needs a neighbour
 //! entry. Both are control's.
 
 mod arp;
 mod choose;
+mod kernel;
 mod neighbours;
 pub(crate) mod packet;
 mod probe;

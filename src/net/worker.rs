@@ -1,18 +1,14 @@
 //! The network thread: reads what the kernel has, mends what is not as it
 //! should be, speaks ARP.
 //!
-//! I/O by rtnetlink and a packet socket. What to do lies in `choose`, `probe` and
-//! `neighbours`; here is when.
+//! I/O. What to do lies in `choose`, `probe` and `neighbours`, and how in
+//! `kernel`; here is when.
 
 use std::future::pending;
-use std::net::{IpAddr, Ipv4Addr};
-use std::path::Path;
 use std::time::{Duration, Instant};
 
-use futures_util::{FutureExt, StreamExt, TryStreamExt};
-use rtnetlink::packet_route::address::AddressAttribute;
-use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage};
-use rtnetlink::{LinkUnspec, MulticastGroup, RouteMessageBuilder};
+use futures_util::{FutureExt, StreamExt};
+use rtnetlink::MulticastGroup;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc::Receiver;
@@ -23,11 +19,11 @@ use super::choose::{Link, choose};
 use super::neighbours::Neighbours;
 use super::packet::{ARP, BROADCAST, PacketSocket};
 use super::probe::{Guard, Probes, Purpose, Step};
-use super::{Command, Error, Event, Options, Sink};
+use super::{Command, Error, Event, Options, Sink, kernel};
 use crate::client::MacAddr;
 
 /// Longest time between two looks at the kernel's state.
-pub(super) const RESYNC: Duration = Duration::from_secs(5);
+const RESYNC: Duration = Duration::from_secs(5);
 /// Shortest time between two attempts to set the same thing, so that two
 /// programs that disagree do not turn it into a busy loop.
 const RETRY: Duration = Duration::from_secs(1);
@@ -36,6 +32,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// RFC 5227 §1.1: ANNOUNCE_NUM and ANNOUNCE_INTERVAL.
 const ANNOUNCEMENTS: u8 = 2;
 const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(2);
+/// Shortest time between two looks, so that a storm of notifications costs little.
+const LEAST: Duration = Duration::from_millis(10);
 /// Frames that are read before others have their turn.
 const FRAMES_A_TURN: usize = 64;
 
@@ -128,6 +126,7 @@ impl Worker {
             rtnetlink::new_multicast_connection(&groups).map_err(|source| Error::Netlink { source })?;
         let _connection = AbortOnDrop(tokio::spawn(connection));
         self.look_at = Duration::ZERO;
+        let mut looked = Duration::ZERO;
         loop {
             if self.now() >= self.look_at {
                 let again = match self.reconcile(&netlink).await {
@@ -140,7 +139,8 @@ impl Worker {
                         RETRY
                     }
                 };
-                self.look_at = self.now() + again;
+                looked = self.now();
+                self.look_at = looked + again;
             }
             self.speak();
             let others = [self.probes.poll_timeout(), self.announce_at()];
@@ -155,13 +155,9 @@ impl Worker {
                     None => return Ok(()),
                 },
                 message = messages.next() => {
-                    // What changed is read anew, so the rest of the burst says nothing more.
-                    let mut message = Some(message);
-                    while let Some(received) = message {
-                        received.ok_or(Error::NetlinkEnded)?;
-                        message = messages.next().now_or_never();
-                    }
-                    self.look_at = Duration::ZERO;
+                    // What changed is read anew, so the message itself says no more.
+                    message.ok_or(Error::NetlinkEnded)?;
+                    self.look_at = self.look_at.min(looked + LEAST);
                 }
                 () = self.listen() => {}
                 () = sleep_until(wake.into()) => {}
@@ -173,7 +169,7 @@ impl Worker {
     /// Compares what the kernel has with what it should have. `Some` asks to
     /// look again after that time.
     async fn reconcile(&mut self, netlink: &rtnetlink::Handle) -> Result<Option<Duration>, Error> {
-        let links = links(netlink).await?;
+        let links = kernel::links(netlink).await?;
         let wanted = self.options.interface.clone();
         let same = |chosen: &Chosen| {
             let named = |link: &&Link| wanted.as_ref().is_none_or(|wanted| *wanted == link.name);
@@ -247,8 +243,7 @@ impl Worker {
             // A notification follows when it is done.
             let wait = wait(&mut chosen.tried_up, now);
             if wait.is_zero() {
-                let up = netlink.link().change(LinkUnspec::new_with_index(link.index).up().build());
-                up.execute().await.map_err(|source| Error::Up { interface: link.name.clone(), source })?;
+                kernel::set_up(netlink, link).await?;
             }
         }
         if link.carrier != chosen.carrier {
@@ -261,7 +256,7 @@ impl Worker {
             }
         }
 
-        let there = has_address(netlink, link.index, subnet).await?;
+        let there = kernel::has_address(netlink, link.index, subnet).await?;
         let probing = self.probes.runs(Purpose::Own);
         let Some(chosen) = &mut self.chosen else { return Ok(None) };
         if !there {
@@ -275,21 +270,14 @@ impl Worker {
             if !wait.is_zero() {
                 return Ok(Some(wait));
             }
-            let add = netlink.address().add(link.index, IpAddr::V4(subnet.address), subnet.prefix).replace();
-            add.execute().await.map_err(|source| Error::Address {
-                address: subnet,
-                interface: link.name.clone(),
-                source,
-            })?;
+            kernel::set_address(netlink, link, subnet).await?;
         }
         if !chosen.settled && link.up {
             if let Some(gateway) = gateway {
-                let route = RouteMessageBuilder::<Ipv4Addr>::new().gateway(gateway).output_interface(link.index);
-                let set = netlink.route().add(route.build()).replace().execute();
-                set.await.map_err(|source| Error::Route { gateway, source })?;
+                kernel::set_default_route(netlink, link.index, gateway).await?;
             }
             for (address, mac) in self.neighbours.all() {
-                set_neighbour(netlink, link.index, address, mac).await?;
+                kernel::set_neighbour(netlink, link.index, address, mac).await?;
             }
         }
         let Some(chosen) = &mut self.chosen else { return Ok(None) };
@@ -409,15 +397,15 @@ impl Worker {
             Command::Neighbour { address, mac } => {
                 let oldest = self.neighbours.set(address, mac);
                 if let Some(index) = index {
-                    set_neighbour(netlink, index, address, mac).await?;
+                    kernel::set_neighbour(netlink, index, address, mac).await?;
                     if let Some(oldest) = oldest {
-                        forget_neighbour(netlink, index, oldest).await?;
+                        kernel::forget_neighbour(netlink, index, oldest).await?;
                     }
                 }
             }
             Command::ForgetNeighbour { address } => {
                 if let (true, Some(index)) = (self.neighbours.remove(address), index) {
-                    forget_neighbour(netlink, index, address).await?;
+                    kernel::forget_neighbour(netlink, index, address).await?;
                 }
             }
         }
@@ -445,66 +433,5 @@ struct AbortOnDrop(tokio::task::JoinHandle<()>);
 impl Drop for AbortOnDrop {
     fn drop(&mut self) {
         self.0.abort();
-    }
-}
-
-async fn links(netlink: &rtnetlink::Handle) -> Result<Vec<Link>, Error> {
-    let messages: Result<Vec<LinkMessage>, _> = netlink.link().get().execute().try_collect().await;
-    let messages = messages.map_err(|source| Error::List { what: "network interfaces", source })?;
-    Ok(messages.iter().filter_map(link).collect())
-}
-
-fn link(message: &LinkMessage) -> Option<Link> {
-    let (mut name, mut mac, mut made) = (None, None, false);
-    for attribute in &message.attributes {
-        match attribute {
-            LinkAttribute::IfName(text) => name = Some(text.clone()),
-            LinkAttribute::Address(bytes) => mac = bytes.as_slice().try_into().ok().map(MacAddr),
-            LinkAttribute::LinkInfo(infos) => made = infos.iter().any(|info| matches!(info, LinkInfo::Kind(_))),
-            _ => {}
-        }
-    }
-    let name = name?;
-    let flags = message.header.flags;
-    let ethernet = message.header.link_layer_type == LinkLayerType::Ether;
-    Some(Link {
-        index: message.header.index,
-        mac: mac.filter(|_| ethernet),
-        wireless: is_wireless(&name),
-        made,
-        up: flags.contains(LinkFlags::Up),
-        carrier: flags.contains(LinkFlags::Up | LinkFlags::LowerUp),
-        name,
-    })
-}
-
-/// The kernel forbids `/` in an interface's name, so this is one path component.
-fn is_wireless(name: &str) -> bool {
-    let folder = Path::new("/sys/class/net").join(name);
-    ["wireless", "phy80211"].iter().any(|entry| folder.join(entry).exists())
-}
-
-async fn has_address(netlink: &rtnetlink::Handle, index: u32, subnet: crate::config::Subnet) -> Result<bool, Error> {
-    let mut addresses = netlink.address().get().set_link_index_filter(index).execute().boxed_local();
-    let mut found = false;
-    while let Some(message) = addresses.try_next().await.map_err(|source| Error::List { what: "addresses", source })? {
-        let ours = |attribute: &AddressAttribute| matches!(attribute, AddressAttribute::Local(IpAddr::V4(address)) if *address == subnet.address);
-        found |= message.header.prefix_len == subnet.prefix && message.attributes.iter().any(ours);
-    }
-    Ok(found)
-}
-
-async fn set_neighbour(netlink: &rtnetlink::Handle, index: u32, address: Ipv4Addr, mac: MacAddr) -> Result<(), Error> {
-    // Permanent is what rtnetlink asks for unless told otherwise.
-    let add = netlink.neighbours().add(index, IpAddr::V4(address)).link_layer_address(&mac.0).replace();
-    add.execute().await.map_err(|source| Error::Neighbour { address, source })
-}
-
-async fn forget_neighbour(netlink: &rtnetlink::Handle, index: u32, address: Ipv4Addr) -> Result<(), Error> {
-    let entry = netlink.neighbours().add(index, IpAddr::V4(address)).message_mut().clone();
-    match netlink.neighbours().del(entry).execute().await {
-        // Somebody else was quicker.
-        Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code().abs() == libc::ENOENT => Ok(()),
-        result => result.map_err(|source| Error::Neighbour { address, source }),
     }
 }

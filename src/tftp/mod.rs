@@ -10,22 +10,22 @@
 //! # Which engine, and why
 //!
 //! The file side is async-tftp's `Handler`, so its server can serve it; yet the
-//! transfers are ours, because no setting of async-tftp 0.4 cures three faults
-//! that a Pi meets at every boot (shown by `tests/tftp_engines.rs`, 2026-11-22):
+//! transfers are ours, because no setting of async-tftp 0.4 cures what a Pi
+//! meets at every boot:
 //!
 //! 1. It ignores the ERROR 0 with which a Pi ends its size probe, and stays deaf
-//!    to the same port until its retries are used up. Its timeout is whole
-//!    seconds for the client and its retries are shared by all, so the shortest
-//!    deafness that still survives a lost packet is seconds per file, and a boot
-//!    asks for dozens.
-//! 2. A repeated RRQ from the same port is dropped, not answered. The Pi 3's ROM
-//!    uses one port for all its files.
-//! 3. One lock is held while a file is opened, so one slow stick access keeps
-//!    every other client waiting.
-//!
-//! It also takes the client's block size without an upper bound that would keep
-//! datagrams whole unless told so, and tells nobody how a transfer ended, which
-//! is what the panel shows.
+//!    to that port until its retries are used up. They must outlast lost
+//!    packets, and may not be faster than one a second (a doubled DATA hung
+//!    `start4.elf`: raspberrypi/firmware#1631). At 1 s × 3 a file that was probed
+//!    came after 6.0 s, from ours after 0.5 ms (2026-11-22,
+//!    `tests/tftp_engines.rs`:
+//!    `async_tftp_leaves_a_pi_unanswered_after_its_size_probe`); a boot has some
+//!    twenty probes.
+//! 2. A request for the next file from the same port is dropped: the Pi 3's ROM
+//!    has one port (the test after that one).
+//! 3. Its lock is held while a file is opened, so one slow access to the stick
+//!    keeps every client waiting; and it tells nobody how a transfer ended,
+//!    which the panel shows (both read in its source).
 
 pub mod cmdline;
 pub mod files;
@@ -63,9 +63,9 @@ pub enum Event {
     /// The client ended it by an ERROR (normal after a size probe), by a new
     /// request from the same port, or by closing the port.
     Aborted { address: Ipv4Addr, path: String, bytes: u64 },
-    /// The client fell silent. When `bytes` is the whole file, only its last
-    /// ACK was lost: it has the file.
-    TimedOut { address: Ipv4Addr, path: String, bytes: u64, size: u64 },
+    /// The client fell silent after it acknowledged `bytes`. When `sent` is
+    /// `size`, perhaps only its last ACK was lost, and it has the file.
+    TimedOut { address: Ipv4Addr, path: String, bytes: u64, sent: u64, size: u64 },
     /// The file was there but could not be read: a pulled or broken stick.
     Failed { address: Ipv4Addr, path: String, error: String },
     /// No such file. Normal: a Pi asks for many that an image may lack.

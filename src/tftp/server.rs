@@ -15,7 +15,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -23,7 +23,7 @@ use async_tftp::packet::Error as Denial;
 use futures_io::AsyncRead;
 use tokio::net::UdpSocket;
 use tokio::sync::{Notify, oneshot};
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::{Id, JoinSet};
 
 use super::files::{BootFile, Files};
 use super::packet::{self, DATA_HEADER_BYTES, Packet, Request};
@@ -110,22 +110,68 @@ pub fn start(options: Options, directory: Arc<Published<Directory>>, sink: Sink)
     Ok(Server { address, stop: Some(stop), thread: Some(thread) })
 }
 
-/// How far a transfer is, as far as a repeated request needs it.
+/// What the listener and one transfer's task tell each other.
 struct Progress {
     phase: AtomicU8,
-    repeated: Notify,
+    /// The same request came again.
+    repeated: AtomicBool,
+    /// The client asked for something else from the same port: not one
+    /// datagram may follow.
+    superseded: AtomicBool,
+    /// Wakes the task: the request was repeated, or superseded.
+    nudge: Notify,
 }
 
-/// `Progress::phase`: the file is being opened; something was sent; something was acknowledged.
+impl Progress {
+    fn new() -> Self {
+        Self {
+            phase: AtomicU8::new(OPENING),
+            repeated: AtomicBool::new(false),
+            superseded: AtomicBool::new(false),
+            nudge: Notify::new(),
+        }
+    }
+
+    // One thread runs the listener and all tasks, so no order between these matters.
+    fn phase(&self) -> u8 {
+        self.phase.load(Ordering::Relaxed)
+    }
+
+    fn set_phase(&self, phase: u8) {
+        self.phase.store(phase, Ordering::Relaxed);
+    }
+
+    fn repeat(&self) {
+        self.repeated.store(true, Ordering::Relaxed);
+        self.nudge.notify_one();
+    }
+
+    fn take_repeated(&self) -> bool {
+        self.repeated.swap(false, Ordering::Relaxed)
+    }
+
+    fn is_superseded(&self) -> bool {
+        self.superseded.load(Ordering::Relaxed)
+    }
+
+    fn supersede(&self) {
+        self.superseded.store(true, Ordering::Relaxed);
+        self.nudge.notify_one();
+    }
+}
+
+/// `Progress::phase`: the file is being opened; something was sent; something
+/// was acknowledged; it is over.
 const OPENING: u8 = 0;
 const OFFERED: u8 = 1;
 const ACKNOWLEDGED: u8 = 2;
+const ENDED: u8 = 3;
 
 /// A running transfer, by the port that asked for it.
 struct Running {
     request: Request,
     progress: Arc<Progress>,
-    task: AbortHandle,
+    task: Id,
     /// Rises with every transfer: the smallest is the oldest.
     number: u64,
 }
@@ -136,7 +182,7 @@ struct Listener {
     files: Files,
     sink: Sink,
     running: HashMap<SocketAddr, Running>,
-    tasks: JoinSet<SocketAddr>,
+    tasks: JoinSet<()>,
     started: u64,
     strangers: Option<Instant>,
 }
@@ -154,7 +200,7 @@ impl Listener {
                 _ = &mut stopped => return,
                 Some(ended) = self.tasks.join_next_with_id() => {
                     let id = ended.map_or_else(|error| error.id(), |(id, _)| id);
-                    self.running.retain(|_, running| running.task.id() != id);
+                    self.running.retain(|_, running| running.task != id);
                 }
                 received = self.socket.recv_from(&mut buffer) => match received {
                     Ok((length, SocketAddr::V4(peer))) => self.datagram(*peer.ip(), peer.into(), &buffer[..length]).await,
@@ -203,15 +249,12 @@ impl Listener {
             return self.deny(peer, 0, "Only mode octet is served").await;
         }
         if let Some(running) = self.running.get(&peer) {
-            let phase = running.progress.phase.load(Ordering::Relaxed);
-            if running.request == request && phase != ACKNOWLEDGED {
-                // The client has nothing yet. While the file is being opened, the answer is under way.
-                if phase == OFFERED {
-                    running.progress.repeated.notify_one();
-                }
-                return;
+            match running.progress.phase() {
+                // The answer is under way.
+                OPENING if running.request == request => return,
+                OFFERED if running.request == request => return running.progress.repeat(),
+                _ => self.end(peer),
             }
-            self.end(peer);
         }
         let of_client = |peer: &SocketAddr| peer.ip() == IpAddr::V4(address);
         if self.running.keys().filter(|&peer| of_client(peer)).count() >= MAX_TRANSFERS_PER_CLIENT {
@@ -221,25 +264,29 @@ impl Listener {
                 self.end(oldest);
             }
         }
-        if self.running.len() >= MAX_TRANSFERS {
+        if self.tasks.len() >= MAX_TRANSFERS {
             // Silence: the client repeats its request.
             return self.refused(address, path::display(&request.path), "too many transfers run at once");
         }
         self.started += 1;
-        let progress = Arc::new(Progress { phase: AtomicU8::new(OPENING), repeated: Notify::new() });
-        let serving =
-            serve(self.files.clone(), self.sink.clone(), self.listen, address, peer, request.clone(), progress.clone());
-        let task = self.tasks.spawn(async move {
-            serving.await;
-            peer
-        });
+        let progress = Arc::new(Progress::new());
+        let service = Service {
+            files: self.files.clone(),
+            sink: self.sink.clone(),
+            listen: self.listen,
+            address,
+            peer,
+            request: request.clone(),
+            progress: progress.clone(),
+        };
+        let task = self.tasks.spawn(service.run()).id();
         self.running.insert(peer, Running { request, progress, task, number: self.started });
     }
 
     /// Ends a transfer that its client has left.
     fn end(&mut self, peer: SocketAddr) {
         if let Some(running) = self.running.remove(&peer) {
-            running.task.abort();
+            running.progress.supersede();
         }
     }
 
@@ -283,15 +330,18 @@ impl Drop for Report {
         let (address, path, bytes) = (self.address, std::mem::take(&mut self.path), self.transfer.acked_bytes());
         (self.sink)(match self.ended.take() {
             Some(Ended::As(Outcome::Finished)) => Event::Finished { address, path, bytes, took: self.since.elapsed() },
-            Some(Ended::As(Outcome::TimedOut)) => Event::TimedOut { address, path, bytes, size: self.transfer.size() },
+            Some(Ended::As(Outcome::TimedOut)) => {
+                let (sent, size) = (self.transfer.sent_bytes(), self.transfer.size());
+                Event::TimedOut { address, path, bytes, sent, size }
+            }
             Some(Ended::Unreadable(error)) => Event::Failed { address, path, error: error.to_string() },
             Some(Ended::As(Outcome::Aborted)) | None => Event::Aborted { address, path, bytes },
         });
     }
 }
 
-/// Serves one request to its end.
-async fn serve(
+/// One request, and what it takes to serve it.
+struct Service {
     files: Files,
     sink: Sink,
     listen: Ipv4Addr,
@@ -299,33 +349,67 @@ async fn serve(
     peer: SocketAddr,
     request: Request,
     progress: Arc<Progress>,
-) {
-    let since = Instant::now();
-    let opened = files.open(address, &request.path).await;
-    let socket = match connect(listen, peer).await {
-        Ok(socket) => socket,
-        Err(error) => {
-            let error = format!("cannot open a socket: {error}");
-            return sink(Event::Failed { address, path: path::display(&request.path), error });
+}
+
+/// How an exchange ended, and whether the same request came again behind that end.
+struct Exchanged {
+    outcome: Outcome,
+    again: bool,
+}
+
+impl Service {
+    /// Serves the request to its end, and once more for each time that it was
+    /// repeated after its end, before the listener knew.
+    async fn run(self) {
+        while self.once().await {
+            self.progress.set_phase(OPENING);
         }
-    };
-    let mut file = match opened {
-        Ok(file) => file,
-        Err(denial) => {
-            let (code, message) = denial_words(&denial);
-            let _ = socket.send(&packet::error(code, message)).await;
-            return;
+        self.progress.set_phase(ENDED);
+    }
+
+    /// Whether to serve the request again.
+    async fn once(&self) -> bool {
+        let (since, path) = (Instant::now(), path::display(&self.request.path));
+        let opened = self.files.open(self.address, &self.request.path).await;
+        let socket = match connect(self.listen, self.peer).await {
+            Ok(socket) => socket,
+            Err(error) => {
+                let error = format!("cannot open a socket: {error}");
+                (self.sink)(Event::Failed { address: self.address, path, error });
+                return false;
+            }
+        };
+        let mut file = match opened {
+            Ok(file) => file,
+            Err(denial) => {
+                // From here on the same request is a new one.
+                self.progress.set_phase(ENDED);
+                if !self.progress.is_superseded() {
+                    let (code, message) = denial_words(&denial);
+                    // A lost one is asked for again.
+                    let _ = socket.send(&packet::error(code, message)).await;
+                }
+                return false;
+            }
+        };
+        let transfer = Transfer::new(&self.request.asked, file.size());
+        let (sink, address) = (self.sink.clone(), self.address);
+        let mut report = Report { sink, address, path, since, transfer, ended: None };
+        match exchange(&socket, &mut report.transfer, &mut file, since, &self.progress).await {
+            Ok(Exchanged { outcome, again }) => {
+                report.ended = Some(Ended::As(outcome));
+                again
+            }
+            Err(error) => {
+                self.progress.set_phase(ENDED);
+                if !self.progress.is_superseded() {
+                    let _ = socket.send(&packet::error(0, "Cannot read the file")).await;
+                }
+                report.ended = Some(Ended::Unreadable(error));
+                false
+            }
         }
-    };
-    let transfer = Transfer::new(&request.asked, file.size());
-    let mut report = Report { sink, address, path: path::display(&request.path), since, transfer, ended: None };
-    report.ended = Some(match exchange(&socket, &mut report.transfer, &mut file, since, &progress).await {
-        Ok(outcome) => Ended::As(outcome),
-        Err(error) => {
-            let _ = socket.send(&packet::error(0, "Cannot read the file")).await;
-            Ended::Unreadable(error)
-        }
-    });
+    }
 }
 
 fn denial_words(denial: &Denial) -> (u16, &str) {
@@ -344,46 +428,87 @@ async fn exchange(
     file: &mut BootFile,
     since: Instant,
     progress: &Progress,
-) -> io::Result<Outcome> {
+) -> io::Result<Exchanged> {
     let mut window = Window::default();
-    let mut buffer = [0; 512];
     loop {
-        let deadline = match transfer.poll(since.elapsed()) {
-            Output::Done(outcome) => return Ok(outcome),
+        let output = transfer.poll(since.elapsed());
+        if progress.is_superseded() && !matches!(output, Output::Done(_)) {
+            return Ok(Exchanged { outcome: Outcome::Aborted, again: false });
+        }
+        let deadline = match output {
+            Output::Done(outcome) => {
+                let again = progress.take_repeated() && !progress.is_superseded();
+                return Ok(Exchanged { outcome, again });
+            }
             Output::Oack => {
                 // What cannot be sent counts as lost: time repeats it.
                 let _ = socket.send(transfer.oack().unwrap_or_default()).await;
-                progress.phase.store(OFFERED, Ordering::Relaxed);
+                progress.set_phase(OFFERED);
                 continue;
             }
             Output::Data(block) => {
                 let datagram = window.datagram(block, transfer, file).await?;
-                let _ = socket.send(datagram).await;
+                // Reading may have taken its time.
+                if !progress.is_superseded() {
+                    let _ = socket.send(datagram).await;
+                }
                 if !transfer.is_acknowledged() {
-                    progress.phase.store(OFFERED, Ordering::Relaxed);
+                    progress.set_phase(OFFERED);
                 }
                 continue;
             }
             Output::Wait(deadline) => deadline,
         };
-        tokio::select! {
-            received = socket.recv(&mut buffer) => match received {
-                Ok(length) => match packet::parse(&buffer[..length]) {
-                    Ok(Packet::Ack(number)) => transfer.ack(number),
-                    Ok(Packet::Error(_)) => transfer.error(),
-                    _ => {}
-                },
-                // ICMP says that the client's port is closed: nobody waits for this file any more.
-                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => transfer.error(),
-                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
-            },
-            () = progress.repeated.notified() => transfer.repeated(),
-            () = tokio::time::sleep_until((since + deadline).into()) => transfer.timeout(since.elapsed()),
+        let woken = tokio::select! {
+            ready = socket.readable() => ready.map(|()| Woken::Datagram),
+            () = progress.nudge.notified() => Ok(Woken::Nudge),
+            () = tokio::time::sleep_until((since + deadline).into()) => Ok(Woken::Deadline),
+        };
+        // What the client sent before it repeated its request, or before we lost
+        // patience, comes first; tokio may not have noticed it yet.
+        let heard = drain(socket, transfer);
+        match woken {
+            Ok(Woken::Datagram) if !heard => {
+                // A false alarm: have tokio look again.
+                let _ = socket.try_io(tokio::io::Interest::READABLE, || -> io::Result<()> {
+                    Err(io::ErrorKind::WouldBlock.into())
+                });
+            }
+            // Else the request was made behind the end, and is served again.
+            Ok(Woken::Nudge) if !transfer.is_done() && progress.take_repeated() => transfer.repeated(),
+            Ok(Woken::Deadline) if !heard => transfer.timeout(since.elapsed()),
+            Ok(_) => {}
+            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
         }
         if transfer.is_acknowledged() {
-            progress.phase.store(ACKNOWLEDGED, Ordering::Relaxed);
+            progress.set_phase(ACKNOWLEDGED);
         }
     }
+}
+
+enum Woken {
+    Datagram,
+    Nudge,
+    Deadline,
+}
+
+/// Gives the state machine all that has arrived; whether that was anything.
+fn drain(socket: &UdpSocket, transfer: &mut Transfer) -> bool {
+    let mut buffer = [0; 512];
+    // More than a window of ACKs at once is a flood; the rest waits its turn.
+    for turn in 0..64 {
+        match rustix::net::recv(socket, &mut buffer[..], rustix::net::RecvFlags::DONTWAIT) {
+            Ok((length, _)) => match packet::parse(&buffer[..length.min(512)]) {
+                Ok(Packet::Ack(number)) => transfer.ack(number),
+                Ok(Packet::Error(_)) => transfer.error(),
+                _ => {}
+            },
+            // ICMP says that the client's port is closed: nobody waits for this file any more.
+            Err(rustix::io::Errno::CONNREFUSED) => transfer.error(),
+            Err(_) => return turn > 0,
+        }
+    }
+    true
 }
 
 /// The datagrams that may have to be sent again, at most a window of them.

@@ -155,9 +155,18 @@ impl Transfer {
         (self.acked * u64::from(self.blksize)).min(self.size)
     }
 
+    /// Content bytes that were sent at least once.
+    pub fn sent_bytes(&self) -> u64 {
+        (self.sent * u64::from(self.blksize)).min(self.size)
+    }
+
     /// Whether the client has answered anything: it then knows our port.
     pub fn is_acknowledged(&self) -> bool {
         self.acked > 0 || self.oack_acked
+    }
+
+    pub fn is_done(&self) -> bool {
+        self.outcome.is_some()
     }
 
     /// The block that is shorter than the others, possibly empty.

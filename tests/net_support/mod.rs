@@ -2,6 +2,7 @@
 //! veth pair. Needs root and iproute2; says so when it has not got them.
 
 #![allow(dead_code)] // each test file uses its own part
+#![allow(clippy::unwrap_used)] // a panic is how a test reports
 
 use std::fs::File;
 use std::path::PathBuf;
