@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use nfsserve::nfs::ftype3;
-use rustix::fs::{OFlags, Stat};
+use rustix::fs::{Access, OFlags, Stat};
 use rustix::io::Errno;
 
 use super::handle::{Handle, MAX_KERNEL_BYTES};
@@ -39,6 +39,17 @@ impl File {
 
     pub fn stat(&self) -> Result<Stat, Errno> {
         rustix::fs::fstat(&self.path)
+    }
+
+    /// Whether the calling thread, with the file-system ids it has now, may do `access`.
+    ///
+    /// By hand: rustix refuses AT_EMPTY_PATH here (1.1.6 answers EINVAL).
+    pub fn may_access(&self, access: Access) -> bool {
+        let (empty, flags) = (c"", libc::AT_EACCESS | libc::AT_EMPTY_PATH);
+        // SAFETY: the path is NUL-terminated and static; nothing else is passed by address.
+        let denied =
+            unsafe { libc::syscall(libc::SYS_faccessat2, self.path.as_raw_fd(), empty.as_ptr(), access.bits(), flags) };
+        denied == 0
     }
 
     /// A descriptor to read from, or to fsync. Only for regular files and directories.

@@ -239,7 +239,8 @@ mod tests {
     fn what_is_no_call_cannot_be_answered() {
         check(&[], Err(Malformed));
         check(&[0, 0, 0, 7, 0, 0, 0, 1, 0, 0, 0, 2], Err(Malformed));
-        check(&call(2, 0, &[])[..30], Err(Malformed));
+        check(&call(2, 0, &[])[..26], Err(Malformed));
+        check(&call(2, 0, &[])[..38], Err(Malformed));
     }
 
     proptest! {

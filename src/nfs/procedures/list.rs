@@ -115,10 +115,9 @@ fn window(context: &Context<'_>, directory: &Object, cookie: u64) -> Result<Arc<
     let stamp = [stat.st_mtime as i64, stat.st_mtime_nsec as i64, stat.st_ctime as i64, stat.st_ctime_nsec as i64];
     let listings = &directory.export.listings;
     // A listing from the start is always fresh: times may be too coarse to show the last change.
-    if cookie > COOKIE_DOT_DOT {
-        if let Some(window) = listings.get(now, &directory.handle, cookie, stamp) {
-            return Ok(window);
-        }
+    let kept = if cookie > COOKIE_DOT_DOT { listings.get(now, &directory.handle, cookie, stamp) } else { None };
+    if let Some(window) = kept {
+        return Ok(window);
     }
     // A descriptor of its own, since the place in the directory belongs to the descriptor.
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;

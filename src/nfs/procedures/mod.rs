@@ -24,7 +24,7 @@ use std::sync::Arc;
 
 use nfsserve::nfs::nfsstat3::{self, *};
 use nfsserve::nfs::{post_op_attr, wcc_data};
-use rustix::fs::Stat;
+use rustix::fs::{Access, Stat};
 use rustix::io::Errno;
 
 use super::access::Rwx;
@@ -203,14 +203,11 @@ impl Context<'_> {
 
     /// Whether the caller may do `asked` to the file, by the kernel's own judgement.
     fn allowed(&self, object: &Object, stat: &Stat, asked: Rwx) -> Result<Rwx, nfsstat3> {
-        use rustix::fs::{Access, AtFlags, accessat};
         let mut allowed = if self.caller.uid == 0 {
             attributes::ftype(stat.st_mode).map(|ftype| super::access::root(ftype, stat.st_mode)).unwrap_or_default()
         } else {
             let _caller = self.assume()?;
-            // The thread's own ids are the caller's now, so EACCESS asks for the caller.
-            let flags = AtFlags::EACCESS | AtFlags::EMPTY_PATH;
-            let ask = |wanted: bool, access| wanted && accessat(object.file.fd(), "", access, flags).is_ok();
+            let ask = |wanted: bool, access| wanted && object.file.may_access(access);
             Rwx {
                 read: ask(asked.read, Access::READ_OK),
                 write: ask(asked.write, Access::WRITE_OK),
