@@ -48,23 +48,27 @@ impl Wire {
 
     /// dnsmasq as people set it up for Pis, with these arguments besides.
     fn dnsmasq(&self, arguments: &[&str]) -> Child {
-        let fixed = "--keep-in-foreground --conf-file=/dev/null --pid-file= --port=0 --user=root --no-ping --log-dhcp \
-                     --log-facility=- --interface=eth0 --bind-interfaces --leasefile-ro --dhcp-authoritative \
-                     --dhcp-range=192.168.77.50,192.168.77.50,1h";
-        let mut command = self.server.command("dnsmasq");
-        command.args(fixed.split_whitespace()).args(arguments);
-        let spawned = command.stderr(Stdio::piped()).spawn();
-        let mut child = Child(spawned.unwrap());
-        // It has said this when its sockets are open.
-        let mut lines = BufReader::new(child.0.stderr.take().unwrap()).lines().map(Result::unwrap);
-        let mut heard = Vec::new();
-        let ready = lines.by_ref().inspect(|line| heard.push(line.clone())).any(|line| line.contains("DHCP, IP range"));
-        assert!(ready, "dnsmasq: {heard:?}; cure: apt-get install dnsmasq-base");
-        // Its log must not fill the pipe.
-        std::thread::spawn(move || lines.for_each(|line| println!("{line}")));
-        std::thread::sleep(Duration::from_millis(200));
-        child
+        let range = "--dhcp-range=192.168.77.50,192.168.77.50,1h";
+        dnsmasq(&self.server, &[&["--dhcp-authoritative", range], arguments].concat())
     }
+}
+
+fn dnsmasq(netns: &Netns, arguments: &[&str]) -> Child {
+    let fixed = "--keep-in-foreground --conf-file=/dev/null --pid-file= --port=0 --user=root --no-ping --log-dhcp \
+                 --log-facility=- --interface=eth0 --bind-interfaces --leasefile-ro";
+    let mut command = netns.command("dnsmasq");
+    command.args(fixed.split_whitespace()).args(arguments);
+    let mut child = Child(command.stderr(Stdio::piped()).spawn().unwrap());
+    // It has said this when its sockets are open.
+    let mut lines = BufReader::new(child.0.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let mut heard = Vec::new();
+    let says_range = |line: String| line.contains("IP range") || line.contains("DHCP, proxy on subnet");
+    let ready = lines.by_ref().inspect(|line| heard.push(line.clone())).any(says_range);
+    assert!(ready, "dnsmasq: {heard:?}; cure: apt-get install dnsmasq-base");
+    // Its log must not fill the pipe.
+    std::thread::spawn(move || lines.for_each(|line| println!("{line}")));
+    std::thread::sleep(Duration::from_millis(200));
+    child
 }
 
 /// A boot folder with what each model needs.
@@ -413,4 +417,27 @@ fn a_bad_wire_costs_time_but_no_boot() {
         threads.into_iter().map(|thread| thread.join().unwrap()).sum()
     });
     assert!(lost >= 8, "only {lost} datagrams were lost");
+}
+
+#[test]
+fn a_router_gives_the_address_and_a_proxy_the_files() {
+    let folder = tempfile::tempdir().unwrap();
+    boot_folder(folder.path());
+    let root = format!("--tftp-root={}", folder.path().display());
+    let (switch, router, proxy, client) =
+        (Netns::new("switch"), Netns::new("router"), Netns::new("proxy"), Netns::new("pi"));
+    switch.bridge("br0");
+    for (number, netns) in [&router, &proxy, &client].into_iter().enumerate() {
+        switch.plug("br0", &format!("port{number}"), netns, "eth0", [0x02, 0, 0, 0, 0, number as u8]);
+    }
+    router.ip("address add 192.168.77.254/24 dev eth0");
+    proxy.ip("address add 192.168.77.1/24 dev eth0");
+    let _router = dnsmasq(&router, &["--dhcp-authoritative", "--dhcp-range=192.168.77.50,192.168.77.59,1h"]);
+    let service = "--pxe-service=0,Raspberry Pi Boot   ";
+    let _proxy = dnsmasq(&proxy, &["--dhcp-range=192.168.77.0,proxy", service, "--enable-tftp", &root]);
+    for board in BOARDS {
+        let fetched = must_boot(client.run(|| VirtualPi::new(board, 0xc2, "eth0").boot(PATIENCE)));
+        assert_eq!(fetched.server, SERVER, "{board:?}");
+        assert!((50..60).contains(&fetched.address.octets()[3]), "{board:?}: {}", fetched.address);
+    }
 }

@@ -17,7 +17,7 @@
 //!    to that port until its retries are used up. They must outlast lost
 //!    packets, and may not be faster than one a second (a doubled DATA hung
 //!    `start4.elf`: raspberrypi/firmware#1631). At 1 s × 3 a file that was probed
-//!    came after 6.0 s, from ours after 0.5 ms (2026-11-22,
+//!    came after 4 to 6 s, from ours after 0.5 ms (2026-11-22,
 //!    `tests/tftp_engines.rs`:
 //!    `async_tftp_leaves_a_pi_unanswered_after_its_size_probe`); a boot has some
 //!    twenty probes.
