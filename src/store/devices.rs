@@ -27,6 +27,8 @@ pub struct Wanted {
 pub struct Disk {
     /// Kernel name, such as `sda`.
     pub name: String,
+    /// For people: the maker's name for it, and the kernel's.
+    pub title: String,
     /// The kernel's count of disks, so that a stick pulled and put back
     /// between two looks is seen as another (0 on kernels before 5.15).
     pub sequence: u64,
@@ -49,12 +51,6 @@ impl Disk {
 
     pub fn bytes(&self) -> u64 {
         self.geometry.sectors.saturating_mul(self.geometry.sector_bytes)
-    }
-
-    /// The kernel's name for partition `number`.
-    pub fn partition_name(&self, number: u32) -> String {
-        let infix = if self.name.ends_with(|c: char| c.is_ascii_digit()) { "p" } else { "" };
-        format!("{}{infix}{number}", self.name)
     }
 }
 
@@ -90,8 +86,11 @@ fn disk(name: &str) -> Option<Disk> {
         .take(MAX_PARTITIONS)
         .collect();
     partitions.sort_by_key(|partition| partition.number);
+    let model = fs::read_to_string(folder.join("device/model")).unwrap_or_default();
+    let model: String = model.trim().chars().filter(|c| c.is_ascii_graphic() || *c == ' ').take(16).collect();
     Some(Disk {
         name: name.to_owned(),
+        title: if model.is_empty() { name.to_owned() } else { format!("{model} ({name})") },
         sequence: number(&folder.join("diskseq")).unwrap_or(0),
         geometry: Geometry { sectors: bytes / sector_bytes, sector_bytes },
         read_only: number(&folder.join("ro")) == Some(1),
@@ -154,19 +153,6 @@ pub fn read_head(path: &Path, bytes: usize) -> io::Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn partition_names_follow_the_kernels_rule() {
-        let disk = |name: &str| Disk {
-            name: name.into(),
-            sequence: 0,
-            geometry: Geometry { sectors: 1, sector_bytes: 512 },
-            read_only: false,
-            partitions: Vec::new(),
-        };
-        assert_eq!(disk("sda").partition_name(2), "sda2");
-        assert_eq!(disk("mmcblk0").partition_name(1), "mmcblk0p1");
-    }
 
     #[test]
     fn an_ignored_disk_is_no_stick_even_when_named() {

@@ -102,11 +102,6 @@ impl ImportError {
             Self::Stopped => "Plug the stick in again",
         }
     }
-
-    /// Whether the same file may well succeed later without being changed.
-    pub fn is_passing(&self) -> bool {
-        matches!(self, Self::Stopped | Self::Write { .. } | Self::Read { .. } | Self::NoRoom { .. })
-    }
 }
 
 /// How far an import is.

@@ -326,6 +326,7 @@ mod tests {
 
     fn pack(data: &[u8], block_bytes: u64) -> Vec<u8> {
         let mut options = XzOptions::with_preset(1);
+        options.lzma_options.dict_size = 64 << 10; // a block is never smaller
         options.set_block_size(NonZeroU64::new(block_bytes));
         let mut writer = XzWriter::new(Vec::new(), options).unwrap();
         writer.write_all(data).unwrap();
