@@ -1,1 +1,280 @@
-//! The stick: finding it, its store, images, and clients' roots.
+//! The stick: finding it, its store, its images, and its clients' roots.
+//!
+//! A shell: it reports by `Event` and obeys by `Command`, and decides nothing
+//! about clients. Three threads and one more while an import runs: `worker`
+//! owns every mount, `hotplug` says when to look again, an import decodes.
+//!
+//! - `devices`, `hotplug`, `identify`, `table`: what is plugged in
+//! - `place`, `prepare`: where the store lies, opening and making it
+//! - `library`, `manifest`, `atomic`: what it holds, as small text files
+//! - `sources`, `import`: image files on sticks, and making images of them
+//! - `root`, `mounts`, `personalise`: clients' trees
+//!
+//! The rule about people's files: a stick is written only where a file system
+//! labelled ROOTSTOCK is, or where nothing is and a person confirmed it.
+
+mod atomic;
+mod crc32;
+mod devices;
+mod hotplug;
+mod identify;
+mod import;
+mod library;
+mod manifest;
+mod mounts;
+mod personalise;
+mod place;
+mod prepare;
+mod root;
+mod sources;
+mod table;
+mod tools;
+mod worker;
+
+use std::io;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crate::client::{Client, ImageId, Role};
+use crate::directory::HandleKey;
+
+pub use self::personalise::RULES;
+
+/// How the store is run.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// All mounts lie below it; `/run/rootstock` on the appliance. A folder of
+    /// its own: what is mounted below it is taken down at start and stop.
+    pub run: PathBuf,
+    /// Development on a PC: this folder is the store, image files lie at its
+    /// top, and no stick is looked for. Its file system must be able to be an
+    /// overlay's upper layer (ext4, xfs, btrfs).
+    pub folder: Option<PathBuf>,
+    /// Disks that are never a stick, such as `mmcblk0`.
+    pub ignore_devices: Vec<String>,
+    /// Disks that may be a stick though they are not on USB: for tests.
+    pub extra_devices: Vec<String>,
+    /// Smallest unpartitioned space in which a store is offered, in bytes.
+    pub minimum_store_bytes: u64,
+    /// Where clients mount from.
+    pub appliance: Ipv4Addr,
+    /// Name servers for new clients.
+    pub dns: Vec<Ipv4Addr>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            run: PathBuf::from("/run/rootstock"),
+            folder: None,
+            ignore_devices: Vec::new(),
+            extra_devices: Vec::new(),
+            minimum_store_bytes: 1 << 30,
+            appliance: Ipv4Addr::new(192, 168, 77, 1),
+            dns: Vec::new(),
+        }
+    }
+}
+
+/// What control can ask for. Each is answered by an event.
+#[derive(Debug, Clone)]
+pub enum Command {
+    /// The person confirmed: make the store on the stick that the last
+    /// `NeedsConfirmation` named.
+    Prepare,
+    /// Answered by `ClientReady` or `ClientFailed`.
+    CreateClient(Box<Client>),
+    /// Writes `client.toml` anew; only a failure is told.
+    SaveClient(Box<Client>),
+    /// Watch for this client's evidence that its start is complete, or stop.
+    WatchUp(Role, bool),
+}
+
+/// What the store tells. Messages are for people; actions say what to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    StickAbsent,
+    StickReading {
+        name: String,
+    },
+    /// No store on any stick; one could be made in this much free space.
+    NeedsConfirmation {
+        name: String,
+        free_bytes: u64,
+    },
+    Preparing {
+        name: String,
+    },
+    Opened {
+        name: String,
+        free_bytes: u64,
+        /// The oldest first.
+        images: Vec<ImageInfo>,
+        clients: Vec<OpenClient>,
+        /// Roles whose folder exists, also of clients that could not be
+        /// opened: a new client must not have one of them.
+        taken_roles: Vec<Role>,
+        handle_key: HandleKey,
+    },
+    StickUnusable {
+        message: String,
+        action: String,
+    },
+    /// At most four a second.
+    ImportProgress {
+        file: String,
+        per_mille: u16,
+        left: Option<Duration>,
+    },
+    /// Also when the file turned out to hold an image that is there already.
+    Imported {
+        image: ImageInfo,
+    },
+    ImportFailed {
+        file: String,
+        message: String,
+        action: String,
+    },
+    ClientReady(OpenClient),
+    ClientFailed {
+        role: Role,
+        message: String,
+        action: String,
+    },
+    /// A watched client wrote that its start is complete.
+    Up {
+        role: Role,
+    },
+    FreeSpace {
+        free_bytes: u64,
+    },
+    /// The stick with the store was pulled; its clients' trees are gone.
+    Closed {
+        name: String,
+    },
+    Problem {
+        message: String,
+        action: String,
+    },
+}
+
+/// An image that clients can be made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageInfo {
+    pub id: ImageId,
+    /// For people: the file's name without its endings.
+    pub name: String,
+    /// Unix seconds, by the appliance's clock at that time.
+    pub imported: u64,
+    pub root_bytes: u64,
+}
+
+/// A client whose trees are mounted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenClient {
+    pub client: Client,
+    /// `/` of the client.
+    pub root: PathBuf,
+    /// Its boot partition.
+    pub boot: PathBuf,
+}
+
+/// Why the store cannot be started.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("{0} has a comma, colon or backslash, which mount options cannot carry")]
+    RunFolder(PathBuf),
+    #[error("making {path}")]
+    MakeFolder { path: PathBuf, source: io::Error },
+    #[error("taking down what an earlier run mounted")]
+    Unmount(#[from] mounts::MountError),
+    #[error("starting a thread")]
+    Thread(#[source] io::Error),
+}
+
+/// Where events go; must not block.
+pub type Sink = Arc<dyn Fn(Event) + Send + Sync>;
+
+/// How long `stop` waits in all.
+const STOP_LIMIT: Duration = Duration::from_secs(25);
+
+/// A running store.
+pub struct Handle {
+    messages: Sender<worker::Message>,
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// Starts the threads. Mounts that an earlier, killed run left below `run`
+/// are taken down first.
+pub fn start(options: Options, sink: Sink) -> Result<Handle, Error> {
+    if options.run.to_string_lossy().contains([',', ':', '\\']) {
+        return Err(Error::RunFolder(options.run));
+    }
+    let made = std::fs::create_dir_all(&options.run);
+    made.map_err(|source| Error::MakeFolder { path: options.run.clone(), source })?;
+    mounts::unmount_below(&options.run, false)?;
+
+    let (messages, queue) = channel();
+    let stop = Arc::new(AtomicBool::new(false));
+    let spawn = |name: &str| std::thread::Builder::new().name(name.to_owned());
+    let mut threads = Vec::new();
+    if options.folder.is_none() {
+        // Opened before the first look, so that nothing falls in between.
+        let socket = hotplug::open().inspect_err(|error| tracing::warn!(%error, "no hot-plug events; polling")).ok();
+        let (stop, messages) = (stop.clone(), messages.clone());
+        let look = move || {
+            let _ = messages.send(worker::Message::Look);
+        };
+        threads.push(spawn("hotplug").spawn(move || hotplug::run(socket, &stop, look)).map_err(Error::Thread)?);
+    }
+    let worker = worker::Worker::new(options, sink, messages.clone(), stop.clone());
+    threads.push(spawn("store").spawn(move || worker.run(&queue)).map_err(Error::Thread)?);
+    Ok(Handle { messages, stop, threads })
+}
+
+impl Handle {
+    /// Queues a command; never blocks.
+    pub fn send(&self, command: Command) {
+        // Gone only after `stop`.
+        let _ = self.messages.send(worker::Message::Command(command));
+    }
+
+    /// Ends an import, syncs, unmounts everything. Returns after at most 25 s,
+    /// also when the stick hangs.
+    pub fn stop(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let _ = self.messages.send(worker::Message::Stop);
+        let deadline = Instant::now() + STOP_LIMIT;
+        for thread in self.threads {
+            while !thread.is_finished() && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            if thread.is_finished() {
+                let _ = thread.join();
+            } else {
+                tracing::warn!("the store did not stop in time");
+            }
+        }
+    }
+}
+
+/// An error with its causes, as one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let text = error.to_string();
+        // A transparent error says the same as its cause.
+        if !line.ends_with(&text) {
+            line = format!("{line}: {text}");
+        }
+        cause = error.source();
+    }
+    line
+}

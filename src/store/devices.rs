@@ -1,0 +1,164 @@
+//! The disks that could be a stick, as sysfs shows them.
+//!
+//! I/O, reading only. A stick is a USB disk (its sysfs path runs through a USB
+//! bus) or one that the options name; the disks that the options rule out, the
+//! appliance's own SD card first, are never looked at.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use super::identify::{self, Content};
+use super::table::{self, Geometry, Table, TableError};
+
+/// Most disks and partitions that are looked at.
+const MAX_DISKS: usize = 32;
+const MAX_PARTITIONS: usize = 64;
+
+/// Which disks may be sticks.
+#[derive(Debug, Clone, Default)]
+pub struct Wanted {
+    pub ignore: Vec<String>,
+    pub extra: Vec<String>,
+}
+
+/// One disk that is plugged in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Disk {
+    /// Kernel name, such as `sda`.
+    pub name: String,
+    /// For people: the maker's name for it, and the kernel's.
+    pub title: String,
+    /// The kernel's count of disks, so that a stick pulled and put back
+    /// between two looks is seen as another (0 on kernels before 5.15).
+    pub sequence: u64,
+    pub geometry: Geometry,
+    pub read_only: bool,
+    pub partitions: Vec<Partition>,
+}
+
+/// One partition that the kernel sees.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Partition {
+    pub name: String,
+    pub number: u32,
+}
+
+impl Disk {
+    pub fn node(&self) -> PathBuf {
+        Path::new("/dev").join(&self.name)
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.geometry.sectors.saturating_mul(self.geometry.sector_bytes)
+    }
+}
+
+/// Lists the sticks that are plugged in now, by name.
+pub fn list(wanted: &Wanted) -> Vec<Disk> {
+    let Ok(folder) = fs::read_dir("/sys/block") else { return Vec::new() };
+    let mut names: Vec<String> =
+        folder.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).filter(|name| is_wanted(name, wanted)).collect();
+    names.sort();
+    names.into_iter().take(MAX_DISKS).filter_map(|name| disk(&name)).collect()
+}
+
+fn is_wanted(name: &str, wanted: &Wanted) -> bool {
+    let on_usb = || {
+        let path = fs::canonicalize(Path::new("/sys/block").join(name)).unwrap_or_default();
+        path.components().any(|part| part.as_os_str().to_string_lossy().starts_with("usb"))
+    };
+    !wanted.ignore.iter().any(|ignored| ignored == name) && (wanted.extra.iter().any(|extra| extra == name) || on_usb())
+}
+
+fn disk(name: &str) -> Option<Disk> {
+    let folder = Path::new("/sys/block").join(name);
+    // Always in units of 512 bytes, whatever the sector size.
+    let bytes = number(&folder.join("size"))?.checked_mul(512).filter(|&bytes| bytes > 0)?;
+    let sector_bytes = number(&folder.join("queue/logical_block_size")).filter(|&n| n == 512 || n == 4096)?;
+    let mut partitions: Vec<Partition> = fs::read_dir(&folder)
+        .ok()?
+        .filter_map(|entry| {
+            let entry = entry.ok()?;
+            let number = number(&entry.path().join("partition"))?;
+            Some(Partition { name: entry.file_name().into_string().ok()?, number: u32::try_from(number).ok()? })
+        })
+        .take(MAX_PARTITIONS)
+        .collect();
+    partitions.sort_by_key(|partition| partition.number);
+    let model = fs::read_to_string(folder.join("device/model")).unwrap_or_default();
+    let model: String = model.trim().chars().filter(|c| c.is_ascii_graphic() || *c == ' ').take(16).collect();
+    Some(Disk {
+        name: name.to_owned(),
+        title: if model.is_empty() { name.to_owned() } else { format!("{model} ({name})") },
+        sequence: number(&folder.join("diskseq")).unwrap_or(0),
+        geometry: Geometry { sectors: bytes / sector_bytes, sector_bytes },
+        read_only: number(&folder.join("ro")) == Some(1),
+        partitions,
+    })
+}
+
+fn number(path: &Path) -> Option<u64> {
+    fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+/// What was found on a disk by reading it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reading {
+    pub disk: Disk,
+    /// The first bytes, kept so that a later write can check that nothing changed.
+    pub head: Vec<u8>,
+    pub table: Result<Table, TableError>,
+    /// What lies in the disk as a whole, if it has no table.
+    pub whole: Content,
+    /// What lies in each partition, in their order.
+    pub contents: Vec<Content>,
+    /// No table and the first MiB all zero.
+    pub blank: bool,
+}
+
+/// Reads tables and superblocks.
+pub fn read(disk: Disk) -> io::Result<Reading> {
+    let head = read_head(&disk.node(), disk.geometry.head_bytes())?;
+    let whole = identify::identify(&head);
+    let contents: Vec<Content> = disk
+        .partitions
+        .iter()
+        .map(|partition| {
+            let head = read_head(&Path::new("/dev").join(&partition.name), identify::HEAD_BYTES);
+            head.map_or(Content::Unknown, |head| identify::identify(&head))
+        })
+        .collect();
+    // A boot sector carries the same 55 AA as a table does.
+    let table = match whole {
+        Content::Ext4(_) | Content::ExFat | Content::Fat => Ok(Table::None),
+        Content::Blank | Content::Unknown => table::read(&head, disk.geometry),
+    };
+    let blank = whole == Content::Blank
+        && table == Ok(Table::None)
+        && disk.partitions.is_empty()
+        && read_head(&disk.node(), 1 << 20)?.iter().all(|&b| b == 0);
+    Ok(Reading { disk, head, table, whole, contents, blank })
+}
+
+/// Reads at most `bytes` from the start.
+pub fn read_head(path: &Path, bytes: usize) -> io::Result<Vec<u8>> {
+    let mut file = File::open(path)?;
+    file.seek(SeekFrom::Start(0))?;
+    let mut head = Vec::with_capacity(bytes);
+    file.take(bytes as u64).read_to_end(&mut head)?;
+    Ok(head)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ignored_disk_is_no_stick_even_when_named() {
+        let wanted = Wanted { ignore: vec!["vda".into()], extra: vec!["vda".into(), "loop7".into()] };
+        assert!(!is_wanted("vda", &wanted));
+        assert!(is_wanted("loop7", &wanted));
+        assert!(!is_wanted("loop6", &wanted));
+    }
+}

@@ -1,0 +1,190 @@
+//! What an open store holds: its key, its images, its clients; and its
+//! housekeeping when it is opened.
+//!
+//! I/O. Whatever is broken is left where it is and told; the rest serves.
+
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use super::manifest::{self, CLIENTS, ClientPaths, HANDLE_KEY, IMAGES, ImageManifest, ImagePaths, NEW, PROFILE, UNFINISHED};
+use super::atomic;
+use crate::client::{Client, ImageId, Role};
+use crate::directory::HandleKey;
+
+/// Most images and clients that are looked at.
+const MAX_IMAGES: usize = 200;
+const MAX_CLIENTS: usize = 1000;
+const MAX_ENTRIES: usize = 10_000;
+
+/// A store's folders or key cannot be read or made.
+#[derive(Debug, thiserror::Error)]
+#[error("using {path}")]
+pub struct LibraryError {
+    path: PathBuf,
+    source: io::Error,
+}
+
+/// Everything found at an opening.
+#[derive(Debug, Default)]
+pub struct Library {
+    pub handle_key: HandleKey,
+    pub images: Vec<(ImageId, ImageManifest)>,
+    pub clients: Vec<Client>,
+    /// Folder names below `clients/` that no new client may take.
+    pub taken: Vec<Role>,
+    /// What could not be read, in words.
+    pub broken: Vec<String>,
+}
+
+/// Makes what is missing, removes what was left unfinished, reads the rest.
+pub fn open(store: &Path) -> Result<Library, LibraryError> {
+    for name in [IMAGES, CLIENTS, PROFILE] {
+        let path = store.join(name);
+        match DirBuilder::new().mode(0o755).create(&path) {
+            Err(source) if source.kind() != io::ErrorKind::AlreadyExists => return Err(LibraryError { path, source }),
+            _ => {}
+        }
+    }
+    remove_unfinished(&store.join(IMAGES), UNFINISHED);
+    remove_unfinished(&store.join(CLIENTS), NEW);
+    let mut library = Library { handle_key: handle_key(store)?, ..Library::default() };
+    read_images(store, &mut library)?;
+    read_clients(store, &mut library)?;
+    Ok(library)
+}
+
+/// 16 random bytes, made once. A file that is none is an error and not made
+/// anew: with another key all clients' handles would be stale.
+fn handle_key(store: &Path) -> Result<HandleKey, LibraryError> {
+    let path = store.join(HANDLE_KEY);
+    let failed = |source| LibraryError { path: path.clone(), source };
+    match atomic::read_bounded(&path, 16) {
+        Ok(bytes) => {
+            let key = <[u8; 16]>::try_from(bytes).map_err(|_| failed(io::ErrorKind::InvalidData.into()))?;
+            Ok(HandleKey(key))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let mut key = [0; 16];
+            rustix::rand::getrandom(&mut key, rustix::rand::GetRandomFlags::empty())
+                .map_err(|errno| failed(errno.into()))?;
+            atomic::write(&path, &key, 0o600).map_err(failed)?;
+            Ok(HandleKey(key))
+        }
+        Err(error) => Err(failed(error)),
+    }
+}
+
+fn remove_unfinished(folder: &Path, prefix: &str) {
+    for name in names(folder).unwrap_or_default().iter().filter(|name| name.starts_with(prefix)) {
+        if let Err(error) = fs::remove_dir_all(folder.join(name)) {
+            tracing::warn!(name, %error, "an unfinished folder could not be removed");
+        }
+    }
+}
+
+fn names(folder: &Path) -> Result<Vec<String>, LibraryError> {
+    let entries = fs::read_dir(folder).map_err(|source| LibraryError { path: folder.to_owned(), source })?;
+    let mut names: Vec<String> =
+        entries.take(MAX_ENTRIES).filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
+    names.sort();
+    Ok(names)
+}
+
+fn read_images(store: &Path, library: &mut Library) -> Result<(), LibraryError> {
+    let ids = names(&store.join(IMAGES))?.into_iter().filter_map(|name| name.parse::<ImageId>().ok());
+    for id in ids.take(MAX_IMAGES) {
+        let path = ImagePaths::of(store, &id).manifest();
+        match read(&path).and_then(|bytes| manifest::parse_image(&bytes).map_err(|error| error.to_string())) {
+            Ok(manifest) => library.images.push((id, manifest)),
+            Err(error) => library.broken.push(format!("images/{id}/image.toml: {error}")),
+        }
+    }
+    // The newest last: the one that new clients get.
+    library.images.sort_by(|a, b| (a.1.imported, &a.0).cmp(&(b.1.imported, &b.0)));
+    Ok(())
+}
+
+fn read_clients(store: &Path, library: &mut Library) -> Result<(), LibraryError> {
+    let roles = names(&store.join(CLIENTS))?.into_iter().filter_map(|name| name.parse::<Role>().ok());
+    for role in roles.take(MAX_CLIENTS) {
+        let path = ClientPaths::of(store, &role).manifest();
+        match read(&path).and_then(|bytes| manifest::parse_client(&bytes, &role).map_err(|error| error.to_string())) {
+            Ok(client) => library.clients.push(client),
+            Err(error) => library.broken.push(format!("clients/{role}/client.toml: {error}")),
+        }
+        library.taken.push(role);
+    }
+    // Two clients must not answer to one address, board or export.
+    let mut kept: Vec<Client> = Vec::new();
+    for client in library.clients.drain(..) {
+        let double = kept.iter().find(|other| {
+            other.mac == client.mac || other.address == client.address || other.export_id == client.export_id
+        });
+        match double {
+            Some(other) => library.broken.push(format!(
+                "clients/{}/client.toml: has the MAC address, address or export_id of {}",
+                client.role, other.role
+            )),
+            None => kept.push(client),
+        }
+    }
+    library.clients = kept;
+    Ok(())
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, String> {
+    atomic::read_bounded(path, manifest::MAX_MANIFEST_BYTES).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client(store: &Path, role: &str, n: u8) {
+        let folder = store.join(CLIENTS).join(role);
+        fs::create_dir_all(&folder).unwrap();
+        let text = format!(
+            "role = '{role}'\nmac = 'dc:a6:32:00:00:{n:02x}'\naddress = '10.0.0.{n}'\nimage = 'a-1'\nexport_id = {n}\n"
+        );
+        fs::write(folder.join("client.toml"), text).unwrap();
+    }
+
+    #[test]
+    fn an_empty_folder_becomes_a_store_and_keeps_its_key() {
+        let store = tempfile::tempdir().unwrap();
+        let first = open(store.path()).unwrap();
+        assert!(first.images.is_empty() && first.clients.is_empty() && first.broken.is_empty());
+        assert_eq!(open(store.path()).unwrap().handle_key, first.handle_key);
+        assert_ne!(first.handle_key, HandleKey::default());
+        fs::write(store.path().join(HANDLE_KEY), "short").unwrap();
+        assert!(open(store.path()).is_err());
+    }
+
+    #[test]
+    fn broken_and_double_clients_are_told_and_the_rest_is_read() {
+        let store = tempfile::tempdir().unwrap();
+        client(store.path(), "pi-1", 1);
+        client(store.path(), "pi-2", 2);
+        client(store.path(), "pi-3", 1);
+        fs::write(store.path().join("clients/pi-2/client.toml"), "role = ").unwrap();
+        fs::create_dir_all(store.path().join("clients/not a role")).unwrap();
+        let found = open(store.path()).unwrap();
+        assert_eq!(found.clients.len(), 1);
+        assert_eq!(found.taken.len(), 3);
+        assert_eq!(found.broken.len(), 2, "{:?}", found.broken);
+        assert!(store.path().join("clients/pi-2/client.toml").exists());
+    }
+
+    #[test]
+    fn what_was_not_finished_is_removed() {
+        let store = tempfile::tempdir().unwrap();
+        for name in ["images/.importing-1/boot", "clients/.new-pi-1/upper"] {
+            fs::create_dir_all(store.path().join(name)).unwrap();
+        }
+        open(store.path()).unwrap();
+        assert_eq!(fs::read_dir(store.path().join(IMAGES)).unwrap().count(), 0);
+        assert_eq!(fs::read_dir(store.path().join(CLIENTS)).unwrap().count(), 0);
+    }
+}

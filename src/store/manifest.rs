@@ -1,0 +1,302 @@
+//! The store's layout and its small text files: names of folders, `image.toml`,
+//! `client.toml`, the making of an image id.
+//!
+//! Pure. Paths are relative to the store's top folder.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::client::{Client, ImageId, Role};
+
+/// Longest manifest that is read, in bytes.
+pub const MAX_MANIFEST_BYTES: u64 = 64 << 10;
+/// Most sources that one image remembers.
+const MAX_SOURCES: usize = 16;
+
+pub const IMAGES: &str = "images";
+pub const CLIENTS: &str = "clients";
+pub const PROFILE: &str = "profile";
+pub const HANDLE_KEY: &str = "handle.key";
+/// What is not finished carries this in front and is removed at the next opening.
+pub const UNFINISHED: &str = ".importing-";
+/// A client being made.
+pub const NEW: &str = ".new-";
+
+/// Folders and files of one image.
+#[derive(Debug, Clone)]
+pub struct ImagePaths {
+    pub folder: PathBuf,
+}
+
+impl ImagePaths {
+    pub fn of(store: &Path, id: &ImageId) -> Self {
+        Self { folder: store.join(IMAGES).join(id.as_str()) }
+    }
+
+    pub fn manifest(&self) -> PathBuf {
+        self.folder.join("image.toml")
+    }
+
+    pub fn root(&self) -> PathBuf {
+        self.folder.join("root.ext4")
+    }
+
+    pub fn boot(&self) -> PathBuf {
+        self.folder.join("boot")
+    }
+}
+
+/// Folders and files of one client.
+#[derive(Debug, Clone)]
+pub struct ClientPaths {
+    pub folder: PathBuf,
+}
+
+impl ClientPaths {
+    pub fn of(store: &Path, role: &Role) -> Self {
+        Self { folder: store.join(CLIENTS).join(role.as_str()) }
+    }
+
+    /// Where a client is made before it is one.
+    pub fn unfinished(store: &Path, role: &Role) -> Self {
+        Self { folder: store.join(CLIENTS).join(format!("{NEW}{role}")) }
+    }
+
+    pub fn manifest(&self) -> PathBuf {
+        self.folder.join("client.toml")
+    }
+
+    pub fn upper(&self) -> PathBuf {
+        self.folder.join("upper")
+    }
+
+    pub fn work(&self) -> PathBuf {
+        self.folder.join("work")
+    }
+
+    pub fn boot_upper(&self) -> PathBuf {
+        self.folder.join("boot-upper")
+    }
+
+    pub fn boot_work(&self) -> PathBuf {
+        self.folder.join("boot-work")
+    }
+}
+
+/// `images/<id>/image.toml`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageManifest {
+    /// For people: the source file's name without its endings.
+    pub name: String,
+    /// Of the source file, 64 hexadecimal digits.
+    pub sha256: String,
+    /// Unix seconds; what the clock said, which may be 1970.
+    pub imported: u64,
+    /// Of `root.ext4`, holes included.
+    pub root_bytes: u64,
+    /// Files that turned out to hold this image.
+    #[serde(default)]
+    pub source: Vec<SourceFile>,
+}
+
+/// A file that was imported, so that it is known again.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct SourceFile {
+    pub file: String,
+    pub bytes: u64,
+    /// Unix seconds.
+    pub modified: i64,
+}
+
+impl ImageManifest {
+    /// Remembers one more source, the oldest of too many forgotten.
+    pub fn add_source(&mut self, source: SourceFile) {
+        self.source.retain(|known| *known != source);
+        self.source.push(source);
+        let surplus = self.source.len().saturating_sub(MAX_SOURCES);
+        self.source.drain(..surplus);
+    }
+}
+
+/// Why a manifest is not usable.
+#[derive(Debug, thiserror::Error)]
+pub enum ManifestError {
+    #[error("is not UTF-8 text")]
+    NotText,
+    #[error("{0}")]
+    Toml(#[from] toml::de::Error),
+    #[error("says role {found}, but lies in the folder of {expected}")]
+    OtherRole { found: Role, expected: Role },
+}
+
+/// Parses `image.toml`.
+pub fn parse_image(bytes: &[u8]) -> Result<ImageManifest, ManifestError> {
+    let mut manifest: ImageManifest = toml::from_str(text(bytes)?)?;
+    manifest.source.truncate(MAX_SOURCES);
+    Ok(manifest)
+}
+
+/// Parses `clients/<role>/client.toml`; the folder's name must agree.
+pub fn parse_client(bytes: &[u8], role: &Role) -> Result<Client, ManifestError> {
+    let client: Client = toml::from_str(text(bytes)?)?;
+    if client.role == *role {
+        Ok(client)
+    } else {
+        Err(ManifestError::OtherRole { found: client.role, expected: role.clone() })
+    }
+}
+
+fn text(bytes: &[u8]) -> Result<&str, ManifestError> {
+    std::str::from_utf8(bytes).map_err(|_| ManifestError::NotText)
+}
+
+/// What kind of file an import can read, by its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Packing {
+    /// `.img`
+    Plain,
+    /// `.img.xz`
+    Xz,
+}
+
+/// Tells an image file by its name; `None` for every other file and for the
+/// hidden doubles that macOS leaves (`._name`).
+pub fn packing(file: &str) -> Option<Packing> {
+    let lower = file.to_ascii_lowercase();
+    if file.starts_with('.') {
+        None
+    } else if lower.ends_with(".img") {
+        Some(Packing::Plain)
+    } else if lower.ends_with(".img.xz") {
+        Some(Packing::Xz)
+    } else {
+        None
+    }
+}
+
+/// The name for people: the file's without its endings.
+pub fn image_name(file: &str) -> String {
+    let stem = file.len() - if packing(file) == Some(Packing::Xz) { 7 } else { 4.min(file.len()) };
+    file.get(..stem).unwrap_or(file).chars().filter(|c| !c.is_control()).take(80).collect()
+}
+
+/// Makes the id of an image from its file's name and the hash of the file:
+/// `2026-06-18-raspios-trixie-arm64-lite-1f2e3d4c`.
+pub fn image_id(file: &str, sha256: &[u8; 32]) -> ImageId {
+    let mut id = String::new();
+    for c in image_name(file).chars().map(|c| c.to_ascii_lowercase()) {
+        let c = if c.is_ascii_alphanumeric() || c == '.' || c == '_' { c } else { '-' };
+        let repeats = c == '-' && id.ends_with('-');
+        if !repeats && !(id.is_empty() && !c.is_ascii_alphanumeric()) {
+            id.push(c);
+        }
+    }
+    let stem = if id.is_empty() { "image" } else { id.trim_end_matches(['-', '.', '_']) };
+    let hash: String = sha256[..4].iter().map(|byte| format!("{byte:02x}")).collect();
+    #[expect(clippy::expect_used, reason = "at most 89 of a-z, 0-9, dot, hyphen, underscore, led by a letter or digit")]
+    format!("{stem}-{hash}").parse().expect("cleaned above")
+}
+
+/// A checksum file's digits for `file`, in the form that `sha256sum` writes
+/// (`<64 digits> [ *]<name>`), or a bare digest.
+pub fn parse_sha256(text: &str, file: &str) -> Option<[u8; 32]> {
+    text.lines().take(1000).find_map(|line| {
+        let (digits, name) = line.trim().split_once(char::is_whitespace).unwrap_or((line.trim(), ""));
+        let name = name.trim_start().trim_start_matches('*');
+        let for_us = name.is_empty() || name == file || name.rsplit('/').next() == Some(file);
+        if for_us { from_hex(digits) } else { None }
+    })
+}
+
+/// 64 hexadecimal digits.
+pub fn from_hex(digits: &str) -> Option<[u8; 32]> {
+    if digits.len() != 64 || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return None;
+    }
+    let mut bytes = [0; 32];
+    for (byte, pair) in bytes.iter_mut().zip(digits.as_bytes().chunks_exact(2)) {
+        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
+    }
+    Some(bytes)
+}
+
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn image_ids_are_clean_and_carry_the_hash() {
+        let check = |file: &str, expected: &str| {
+            assert_eq!(image_id(file, &[0xab; 32]).as_str(), expected, "{file:?}");
+        };
+        check("2026-06-18-raspios-trixie-arm64-lite.img.xz", "2026-06-18-raspios-trixie-arm64-lite-abababab");
+        check("My Image (1).IMG", "my-image-1-abababab");
+        check("../../etc/passwd.img", "etc-passwd-abababab");
+        check("\u{e4}\n\u{1f600}.img", "image-abababab");
+        check(".img", "image-abababab");
+        check(&format!("{}.img", "x".repeat(250)), &format!("{}-abababab", "x".repeat(80)));
+    }
+
+    #[test]
+    fn only_images_are_images() {
+        for (file, expected) in [
+            ("a.img", Some(Packing::Plain)),
+            ("A.IMG.XZ", Some(Packing::Xz)),
+            ("a.xz", None),
+            ("._a.img", None),
+            ("a.img.sha256", None),
+            ("img", None),
+        ] {
+            assert_eq!(packing(file), expected, "{file}");
+        }
+    }
+
+    #[test]
+    fn checksum_files_are_read_as_sha256sum_writes_them() {
+        let digits = "ab".repeat(32);
+        let check = |text: &str, found: bool| {
+            assert_eq!(parse_sha256(text, "a.img.xz"), found.then_some([0xab; 32]), "{text:?}");
+        };
+        check(&format!("{digits}  a.img.xz\n"), true);
+        check(&format!("{} *a.img.xz\r\n", digits.to_uppercase()), true);
+        check(&format!("{}  other.img\n{digits}  ./a.img.xz\n", "cd".repeat(32)), true);
+        check(&digits, true);
+        check(&format!("{digits}  other.img\n"), false);
+        check("not a checksum", false);
+        check("", false);
+    }
+
+    #[test]
+    fn a_client_in_another_clients_folder_is_refused() {
+        let text = "role = 'pi-1'\nmac = 'dc:a6:32:01:36:c2'\naddress = '192.168.77.10'\nimage = 'a-1'\nexport_id = 1\n";
+        assert_eq!(parse_client(text.as_bytes(), &Role::numbered(1)).unwrap().export_id, 1);
+        assert!(matches!(
+            parse_client(text.as_bytes(), &Role::numbered(2)),
+            Err(ManifestError::OtherRole { .. })
+        ));
+        assert!(matches!(parse_client(b"\xff", &Role::numbered(2)), Err(ManifestError::NotText)));
+        assert!(matches!(parse_client(b"role = ", &Role::numbered(2)), Err(ManifestError::Toml(_))));
+    }
+
+    #[test]
+    fn an_image_manifest_reads_back_and_forgets_old_sources() {
+        let mut manifest = ImageManifest {
+            name: "a".into(),
+            sha256: "ab".repeat(32),
+            imported: 1,
+            root_bytes: 2,
+            source: Vec::new(),
+        };
+        for n in 0..40 {
+            manifest.add_source(SourceFile { file: format!("{n}.img"), bytes: n, modified: 0 });
+        }
+        assert_eq!((manifest.source.len(), manifest.source[15].bytes), (16, 39));
+        let text = toml::to_string(&manifest).unwrap();
+        assert_eq!(parse_image(text.as_bytes()).unwrap(), manifest);
+    }
+}

@@ -1,0 +1,92 @@
+//! Where the store lies, and how it is opened there.
+//!
+//! I/O. One enum, one `open`: everything above sees a mounted ext4 folder and
+//! does not know which kind of place it is.
+
+use std::fs::OpenOptions;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use super::mounts::{self, MountError};
+use super::tools::{self, ToolError};
+
+/// Where a store can lie. Two places are to come and have their slot here:
+/// a run of clusters inside an exFAT or FAT32 partition (`mounts::loop_device`
+/// with a `Window` over the partition, then as `Partition`), and memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// An ext4 partition (or a whole disk) labelled ROOTSTOCK; its device node.
+    Partition(PathBuf),
+    /// A folder of this machine: for development on a PC.
+    Folder(PathBuf),
+}
+
+/// Why a store cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("the store's file system on {device} is damaged and e2fsck could not mend it by itself: {output}")]
+    Damaged { device: PathBuf, output: String },
+    #[error("e2fsck could not run on {device} (exit code {code:?}): {output}")]
+    Check { device: PathBuf, code: Option<i32>, output: String },
+    #[error("{device} is in use by something else")]
+    Busy { device: PathBuf },
+    #[error(transparent)]
+    Tool(#[from] ToolError),
+    #[error(transparent)]
+    Mount(#[from] MountError),
+}
+
+/// A check of a large, badly cut file system takes minutes; not hours.
+const CHECK_LIMIT: Duration = Duration::from_secs(30 * 60);
+/// How long another user (the last run's lazy unmount) may still hold the device.
+const BUSY_ATTEMPTS: u32 = 50;
+const BUSY_PAUSE: Duration = Duration::from_millis(100);
+
+impl Place {
+    /// Checks what needs checking and mounts the store at `point`.
+    pub fn open(&self, point: &Path, stop: &AtomicBool) -> Result<(), OpenError> {
+        match self {
+            Self::Partition(device) => {
+                check(device, stop)?;
+                // `discard` is not asked for: cheap sticks stall on it.
+                Ok(mounts::device(device, point, "ext4", false, "errors=remount-ro")?)
+            }
+            Self::Folder(folder) => Ok(mounts::bind(folder, point)?),
+        }
+    }
+}
+
+/// Runs `e2fsck -p`: always, because on a clean file system it looks at the
+/// superblock only, and a journal is replayed before anything is mounted.
+fn check(device: &Path, stop: &AtomicBool) -> Result<(), OpenError> {
+    wait_until_free(device)?;
+    let finished = match tools::run("e2fsck", &["-p"], device, CHECK_LIMIT, stop) {
+        // Without the tool the kernel still replays the journal.
+        Err(ToolError::Missing(_)) => return Ok(()),
+        other => other?,
+    };
+    let device = device.to_owned();
+    let output = finished.output;
+    // e2fsck(8): 1 corrected, 2 corrected and reboot if mounted (it was not),
+    // 4 left uncorrected, 8 operational error, 16 usage, 32 cancelled.
+    match finished.code {
+        Some(0..=3) => Ok(()),
+        Some(code) if code & 4 != 0 => Err(OpenError::Damaged { device, output }),
+        code => Err(OpenError::Check { device, code, output }),
+    }
+}
+
+/// An exclusive open fails while the device is mounted anywhere.
+fn wait_until_free(device: &Path) -> Result<(), OpenError> {
+    for _ in 0..BUSY_ATTEMPTS {
+        match OpenOptions::new().read(true).custom_flags(libc::O_EXCL).open(device) {
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => std::thread::sleep(BUSY_PAUSE),
+            // Any other trouble shows up better in what comes next.
+            _ => return Ok(()),
+        }
+    }
+    Err(OpenError::Busy { device: device.to_owned() })
+}

@@ -1,0 +1,216 @@
+//! Images and clients' roots as mounts: which are up, making a new client,
+//! taking them down.
+//!
+//! I/O. Below the run folder: `images/<id>/root`, `clients/<role>/root` and
+//! `clients/<role>/boot`. These paths never change while a client exists, also
+//! not when its stick is pulled and put back.
+
+use std::collections::BTreeSet;
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::net::Ipv4Addr;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use super::manifest::{CLIENTS, ClientPaths, IMAGES, ImagePaths, NEW, PROFILE};
+use super::mounts::{self, Layers, MountError};
+use super::personalise::{self, Context, Profile, Tree, TreeError};
+use super::{OpenClient, atomic, sources};
+use crate::client::{Client, ImageId, Mode, Role};
+
+/// Why a client could not be made or mounted.
+#[derive(Debug, thiserror::Error)]
+pub enum RootError {
+    #[error("{0} exists already")]
+    Exists(Role),
+    #[error("there is no image {0}")]
+    NoImage(ImageId),
+    #[error(transparent)]
+    Mount(#[from] MountError),
+    #[error("writing {path}")]
+    Write { path: PathBuf, source: io::Error },
+    #[error("adapting the new root")]
+    Personalise(#[from] TreeError),
+    #[error("writing the client's manifest")]
+    Manifest(#[from] toml::ser::Error),
+}
+
+/// What new clients get beside what they are.
+#[derive(Debug, Clone)]
+pub struct Surroundings {
+    pub appliance: Ipv4Addr,
+    pub dns: Vec<Ipv4Addr>,
+}
+
+/// The mounts of one open store.
+#[derive(Debug)]
+pub struct Roots {
+    store: PathBuf,
+    run: PathBuf,
+    images: BTreeSet<ImageId>,
+}
+
+impl Roots {
+    pub fn new(store: &Path, run: &Path) -> Self {
+        Self { store: store.to_owned(), run: run.to_owned(), images: BTreeSet::new() }
+    }
+
+    /// Mounts an image's root, unless it is mounted.
+    pub fn mount_image(&mut self, id: &ImageId) -> Result<(), RootError> {
+        if self.images.contains(id) {
+            return Ok(());
+        }
+        let paths = ImagePaths::of(&self.store, id);
+        if !paths.root().is_file() {
+            return Err(RootError::NoImage(id.clone()));
+        }
+        mounts::image_root(&paths.root(), &self.image_point(id))?;
+        self.images.insert(id.clone());
+        Ok(())
+    }
+
+    fn image_point(&self, id: &ImageId) -> PathBuf {
+        self.run.join(IMAGES).join(id.as_str()).join("root")
+    }
+
+    /// Mounts a client's two trees.
+    pub fn mount(&mut self, client: &Client) -> Result<OpenClient, RootError> {
+        self.mount_image(&client.image)?;
+        let paths = ClientPaths::of(&self.store, &client.role);
+        let point = self.run.join(CLIENTS).join(client.role.as_str());
+        let (root, boot) = self.overlays(client, &paths, &point, client.mode == Mode::ReadOnly)?;
+        Ok(OpenClient { client: client.clone(), root, boot })
+    }
+
+    fn overlays(
+        &self,
+        client: &Client,
+        paths: &ClientPaths,
+        point: &Path,
+        read_only: bool,
+    ) -> Result<(PathBuf, PathBuf), RootError> {
+        let (root, boot) = (point.join("root"), point.join("boot"));
+        let lower = self.image_point(&client.image);
+        mounts::overlay(&Layers { lower: &lower, upper: &paths.upper(), work: &paths.work() }, &root, read_only)?;
+        let lower = ImagePaths::of(&self.store, &client.image).boot();
+        let layers = Layers { lower: &lower, upper: &paths.boot_upper(), work: &paths.boot_work() };
+        if let Err(error) = mounts::overlay(&layers, &boot, read_only) {
+            // Half a client is none.
+            mounts::unmount(&root)?;
+            return Err(error.into());
+        }
+        Ok((root, boot))
+    }
+
+    /// Makes a client and mounts it. Nothing of the image is copied. It is
+    /// made under a name that the next opening removes, and is a client by
+    /// one rename; returns what rules could not be applied.
+    pub fn create(
+        &mut self,
+        client: &Client,
+        around: &Surroundings,
+    ) -> Result<(OpenClient, Vec<String>), RootError> {
+        let finished = ClientPaths::of(&self.store, &client.role);
+        if fs::symlink_metadata(&finished.folder).is_ok() {
+            return Err(RootError::Exists(client.role.clone()));
+        }
+        self.mount_image(&client.image)?;
+        let made = ClientPaths::unfinished(&self.store, &client.role);
+        let warnings = self.make(client, &made, around).inspect_err(|_| {
+            let _ = fs::remove_dir_all(&made.folder);
+        })?;
+        let written = |source| RootError::Write { path: finished.folder.clone(), source };
+        fs::rename(&made.folder, &finished.folder).map_err(written)?;
+        atomic::sync_folder(&self.store.join(CLIENTS)).map_err(written)?;
+        Ok((self.mount(client)?, warnings))
+    }
+
+    fn make(&self, client: &Client, made: &ClientPaths, around: &Surroundings) -> Result<Vec<String>, RootError> {
+        let _ = fs::remove_dir_all(&made.folder);
+        let folder = |path: &Path, mode| {
+            let made = DirBuilder::new().mode(mode).create(path);
+            made.map_err(|source| RootError::Write { path: path.to_owned(), source })
+        };
+        folder(&made.folder, 0o700)?;
+        // The upper layer's own mode is what the client sees as that of `/`.
+        for (path, mode) in
+            [(made.upper(), 0o755), (made.work(), 0o700), (made.boot_upper(), 0o755), (made.boot_work(), 0o700)]
+        {
+            folder(&path, mode)?;
+        }
+        self.write_manifest(client, made, false)?;
+
+        let point = self.run.join(CLIENTS).join(format!("{NEW}{}", client.role));
+        let (root, boot) = self.overlays(client, made, &point, false)?;
+        let applied = self.personalise(client, &root, &boot, around);
+        let unmounted = mounts::unmount(&root).and(mounts::unmount(&boot));
+        let _ = fs::remove_dir(&root).and_then(|()| fs::remove_dir(&boot)).and_then(|()| fs::remove_dir(&point));
+        let warnings = applied?;
+        unmounted?;
+
+        // One flush for all files of the client.
+        let failed = |source| RootError::Write { path: made.folder.clone(), source };
+        let open = fs::File::open(&made.folder).map_err(failed)?;
+        rustix::fs::syncfs(&open).map_err(|errno| failed(errno.into()))?;
+        Ok(warnings)
+    }
+
+    fn personalise(
+        &self,
+        client: &Client,
+        root: &Path,
+        boot: &Path,
+        around: &Surroundings,
+    ) -> Result<Vec<String>, RootError> {
+        let (profile, mut warnings) = read_profile(&self.store.join(PROFILE));
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let context = Context {
+            client,
+            appliance: around.appliance,
+            dns: &around.dns,
+            profile: &profile,
+            root: &Tree::open(root)?,
+            boot: &Tree::open(boot)?,
+            today: now.as_secs() / 86_400,
+        };
+        let applied = personalise::apply(&context)?;
+        tracing::info!(role = %client.role, rules = ?applied.acted, "new client adapted");
+        warnings.extend(applied.failed.into_iter().map(|(rule, error)| format!("{rule}: {}", super::chain(&error))));
+        Ok(warnings)
+    }
+
+    /// Writes a client's manifest anew.
+    pub fn save(&self, client: &Client) -> Result<(), RootError> {
+        self.write_manifest(client, &ClientPaths::of(&self.store, &client.role), true)
+    }
+
+    fn write_manifest(&self, client: &Client, paths: &ClientPaths, sync: bool) -> Result<(), RootError> {
+        let text = toml::to_string(client)?;
+        let path = paths.manifest();
+        let result = match sync {
+            true => atomic::write(&path, text.as_bytes(), 0o644),
+            false => atomic::write_unsynced(&path, text.as_bytes(), 0o644, false),
+        };
+        result.map_err(|source| RootError::Write { path, source })
+    }
+}
+
+/// Reads the store's profile; what cannot be used is told and left out.
+fn read_profile(folder: &Path) -> (Profile, Vec<String>) {
+    let mut warnings = Vec::new();
+    let mut text = |name: &str| match atomic::read_bounded(&folder.join(name), 64 << 10) {
+        Ok(bytes) => Some(String::from_utf8_lossy(&bytes).replace('\r', "")),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => {
+            warnings.push(format!("profile/{name}: {error}"));
+            None
+        }
+    };
+    let (authorized_keys, userconf) = (text("authorized_keys"), text("userconf.txt"));
+    let files = sources::profile_files(&folder.join("files")).unwrap_or_else(|error| {
+        warnings.push(error.to_string());
+        Vec::new()
+    });
+    (Profile { authorized_keys, userconf, files }, warnings)
+}

@@ -1,0 +1,249 @@
+//! Clients' roots, in folder mode: made, adapted, mounted again.
+
+mod store_support;
+
+use std::ffi::CString;
+use std::fs;
+use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, symlink};
+use std::path::Path;
+
+use rootstock::client::{Mode, Role};
+use rootstock::store::{Command, Event};
+use store_support::*;
+
+/// A file handle with its type, as the NFS server keeps it.
+fn handle(path: &Path) -> Vec<u8> {
+    let path = CString::new(path.as_os_str().as_bytes()).unwrap();
+    let mut buffer = vec![0u8; 8 + 128];
+    buffer[..4].copy_from_slice(&128u32.to_ne_bytes());
+    let mut mount = 0;
+    // SAFETY: the buffer has the header and the 128 bytes that it announces.
+    let result = unsafe {
+        libc::name_to_handle_at(libc::AT_FDCWD, path.as_ptr(), buffer.as_mut_ptr().cast(), &mut mount, 0)
+    };
+    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+    let bytes = u32::from_ne_bytes(buffer[..4].try_into().unwrap()) as usize;
+    buffer.truncate(8 + bytes);
+    buffer
+}
+
+fn open_handle(root: &Path, handle: &[u8]) -> std::io::Result<u64> {
+    let root = fs::File::open(root)?;
+    let mut buffer = handle.to_vec();
+    // SAFETY: the buffer is a handle that name_to_handle_at wrote.
+    let fd = unsafe { libc::open_by_handle_at(root.as_raw_fd(), buffer.as_mut_ptr().cast(), libc::O_PATH) };
+    if fd < 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    let inode = fs::metadata(format!("/proc/self/fd/{fd}"))?.ino();
+    // SAFETY: the descriptor is ours and not used again.
+    unsafe { libc::close(fd) };
+    Ok(inode)
+}
+
+#[test]
+fn two_clients_of_one_image_have_their_own_names_keys_and_ids() {
+    let bench = Bench::new();
+    pi_image(&bench.store(), "a.img");
+    fs::create_dir(bench.store().join("profile")).unwrap();
+    fs::write(bench.store().join("profile/authorized_keys"), "ssh-ed25519 AAAA me\n").unwrap();
+    let mut running = bench.start_in_folder();
+    running.opened();
+    let image = running.imported().id;
+    let one = running.create(&client(1, &image));
+    let two = running.create(&client(2, &image));
+    let read = |root: &Path, path: &str| fs::read_to_string(root.join(path)).unwrap();
+    for path in ["etc/hostname", "etc/machine-id", "etc/ssh/ssh_host_ed25519_key", "etc/ssh/ssh_host_ecdsa_key"] {
+        assert_ne!(read(&one.root, path), read(&two.root, path), "{path}");
+    }
+    assert_eq!(read(&one.root, "etc/hostname"), "pi-1\n");
+    assert!(read(&one.root, "etc/fstab").contains("192.168.77.1:/clients/pi-1/boot /boot/firmware nfs"));
+    assert_eq!(read(&one.root, "home/pi/.ssh/authorized_keys"), "ssh-ed25519 AAAA me\n");
+    assert_eq!(read(&one.boot, "config.txt"), "arm_64bit=1\n");
+    assert_eq!(fs::metadata(&one.root).unwrap().mode() & 0o7777, 0o755);
+
+    // Writes of one are not the other's, and the image is not touched.
+    fs::write(one.root.join("usr/share/doc/one"), "changed\n").unwrap();
+    fs::write(one.boot.join("kernel8.img"), "new kernel").unwrap();
+    assert_eq!(read(&two.root, "usr/share/doc/one"), "one\n");
+    assert_eq!(read(&two.boot, "kernel8.img"), "kernel");
+}
+
+#[test]
+fn handles_survive_copy_up_rename_and_a_new_start() {
+    let bench = Bench::new();
+    pi_image(&bench.store(), "a.img");
+    let mut running = bench.start_in_folder();
+    running.opened();
+    let image = running.imported().id;
+    let open = running.create(&client(1, &image));
+    let doc = open.root.join("usr/share/doc");
+    fs::write(open.root.join("new"), "new").unwrap();
+    let paths = ["usr/share/doc/one", "usr/share/doc", "etc/hostname", "new", "usr/share/doc/noise", ""];
+    let before: Vec<Vec<u8>> = paths.iter().map(|path| handle(&open.root.join(path))).collect();
+    let inodes: Vec<u64> = paths.iter().map(|path| fs::metadata(open.root.join(path)).unwrap().ino()).collect();
+    let boot = handle(&open.boot.join("kernel8.img"));
+    fs::write(doc.join("one"), "changed").unwrap();
+    assert_eq!(fs::read_to_string(doc.join("two")).unwrap(), "changed", "a hard link of the image was parted");
+    fs::rename(&doc, open.root.join("usr/share/documents")).unwrap();
+    running.stop();
+    assert!(!open.root.join("etc").exists(), "still mounted after stop");
+
+    let mut running = bench.start_in_folder();
+    let (_, clients) = running.opened();
+    assert_eq!(clients, [open.clone()]);
+    for ((path, handle), inode) in paths.iter().zip(&before).zip(&inodes) {
+        assert_eq!(open_handle(&open.root, handle).unwrap(), *inode, "{path}");
+    }
+    open_handle(&open.boot, &boot).unwrap();
+    assert_eq!(fs::read_to_string(open.root.join("usr/share/documents/two")).unwrap(), "changed");
+}
+
+#[test]
+fn a_killed_run_leaves_nothing_that_hinders_the_next() {
+    let bench = Bench::new();
+    pi_image(&bench.store(), "a.img");
+    let mut first = bench.start_in_folder();
+    first.opened();
+    let image = first.imported().id;
+    let open = first.create(&client(1, &image));
+    // A second start over the mounts of the first is what follows a kill -9.
+    std::mem::forget(first);
+    let mut second = bench.start_in_folder();
+    let (_, clients) = second.opened();
+    assert_eq!(clients, [open]);
+}
+
+#[test]
+fn a_broken_manifest_is_told_and_the_rest_serves() {
+    let bench = Bench::new();
+    pi_image(&bench.store(), "a.img");
+    let mut running = bench.start_in_folder();
+    running.opened();
+    let image = running.imported().id;
+    running.create(&client(1, &image));
+    running.create(&client(2, &image));
+    running.stop();
+    let manifest = bench.store().join("clients/pi-1/client.toml");
+    fs::write(&manifest, "role = \"pi-1\"\nmac = 12\n").unwrap();
+
+    let mut running = bench.start_in_folder();
+    let (taken, clients) = running.wait("Opened", |event| match event {
+        Event::Opened { taken_roles, clients, .. } => Some((taken_roles.clone(), clients.clone())),
+        _ => None,
+    });
+    assert_eq!(clients.iter().map(|open| open.client.role.clone()).collect::<Vec<_>>(), [Role::numbered(2)]);
+    assert_eq!(taken, [Role::numbered(1), Role::numbered(2)]);
+    let problem = running.wait("Problem", |event| match event {
+        Event::Problem { message, .. } => Some(message.clone()),
+        _ => None,
+    });
+    assert!(problem.contains("clients/pi-1/client.toml"), "{problem}");
+    running.send(Command::CreateClient(Box::new(client(1, &image))));
+    let failed = running.wait("ClientFailed", |event| match event {
+        Event::ClientFailed { message, .. } => Some(message.clone()),
+        _ => None,
+    });
+    assert!(failed.contains("exists already"));
+    assert_eq!(fs::read_to_string(manifest).unwrap(), "role = \"pi-1\"\nmac = 12\n");
+}
+
+#[test]
+fn links_of_a_hostile_image_lead_nowhere() {
+    let bench = Bench::new();
+    let root = bench.path("root");
+    fs::create_dir(&root).unwrap();
+    pi_root(&root);
+    let secret = bench.path("secret");
+    fs::write(&secret, "secret").unwrap();
+    let up: String = "../".repeat(20);
+    for name in ["hostname", "hosts", "fstab", "machine-id", "passwd", "shadow"] {
+        fs::remove_file(root.join("etc").join(name)).unwrap();
+        symlink(&secret, root.join("etc").join(name)).unwrap();
+    }
+    fs::remove_dir_all(root.join("etc/ssh")).unwrap();
+    symlink(format!("{up}{}", bench.folder.path().display()), root.join("etc/ssh")).unwrap();
+    symlink(bench.folder.path(), root.join("var")).unwrap();
+    symlink("/proc/self/root", root.join("etc/NetworkManager")).unwrap();
+    fs::create_dir_all(root.join("etc/systemd")).unwrap();
+    symlink(bench.folder.path(), root.join("etc/systemd/system")).unwrap();
+    make_image(&bench.store().join("a.img"), &root);
+    fs::remove_dir_all(&root).unwrap();
+    let before: Vec<_> = names(bench.folder.path());
+
+    let mut running = bench.start_in_folder();
+    running.opened();
+    let image = running.imported().id;
+    let open = running.create(&client(1, &image));
+    assert_eq!(fs::read_to_string(&secret).unwrap(), "secret");
+    assert_eq!(fs::read_to_string(open.root.join("etc/hostname")).unwrap(), "pi-1\n");
+    running.stop();
+    let after: Vec<_> = names(bench.folder.path()).into_iter().filter(|name| name != "run").collect();
+    assert_eq!(before, after, "something was written outside");
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let mut names: Vec<String> =
+        fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn up_is_told_when_the_client_writes_it() {
+    let bench = Bench::new();
+    pi_image(&bench.store(), "a.img");
+    let mut running = bench.start_in_folder();
+    running.opened();
+    let image = running.imported().id;
+    let open = running.create(&client(1, &image));
+    running.send(Command::WatchUp(Role::numbered(1), true));
+    // Answered in order: after this the watch is on.
+    running.create(&client(2, &image));
+    fs::create_dir_all(open.root.join("var/lib/rootstock")).unwrap();
+    for boot in ["first boot id\n", "second boot id\n"] {
+        fs::write(open.root.join("var/lib/rootstock/up"), boot).unwrap();
+        let role = running.wait("Up", |event| match event {
+            Event::Up { role } => Some(role.clone()),
+            _ => None,
+        });
+        assert_eq!(role, Role::numbered(1));
+    }
+}
+
+#[test]
+fn a_saved_client_is_read_back_and_read_only_is_obeyed() {
+    let bench = Bench::new();
+    pi_image(&bench.store(), "a.img");
+    let mut running = bench.start_in_folder();
+    running.opened();
+    let image = running.imported().id;
+    let open = running.create(&client(1, &image));
+    let mut changed = open.client.clone();
+    changed.serial = Some("9ffefdef".parse().unwrap());
+    changed.mode = Mode::ReadOnly;
+    running.send(Command::SaveClient(Box::new(changed.clone())));
+    running.stop();
+
+    let mut running = bench.start_in_folder();
+    let (_, clients) = running.opened();
+    assert_eq!(clients[0].client, changed);
+    let refused = fs::write(clients[0].root.join("etc/hostname"), "x").unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
+}
+
+#[test]
+fn a_client_of_no_image_is_refused() {
+    let bench = Bench::new();
+    let mut running = bench.start_in_folder();
+    running.opened();
+    running.send(Command::CreateClient(Box::new(client(1, &"none-1".parse().unwrap()))));
+    let failed = running.wait("ClientFailed", |event| match event {
+        Event::ClientFailed { message, action, .. } => Some((message.clone(), action.clone())),
+        _ => None,
+    });
+    assert_eq!(failed, ("there is no image none-1".into(), "Copy an image to the stick".into()));
+    assert_eq!(fs::read_dir(bench.store().join("clients")).unwrap().count(), 0);
+}
