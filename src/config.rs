@@ -391,6 +391,23 @@ mod tests {
     }
 
     #[test]
+    fn the_file_on_the_card_names_every_key_with_its_default() {
+        let text = include_str!("../board/rootstock.toml");
+        assert_eq!(check(text, &[]), Config::default());
+        let set: String = text.lines().map(|line| format!("{}\n", line.strip_prefix('#').unwrap_or(line))).collect();
+        // The first lines are prose.
+        let set = set.split_once("[network]").map(|(_, rest)| format!("[network]{rest}")).unwrap();
+        let gateway = Ipv4Addr::new(192, 168, 77, 254);
+        let network = Network {
+            interface: Some("eth0".to_owned()),
+            gateway: Some(gateway),
+            dns: vec![gateway],
+            ..Network::default()
+        };
+        assert_eq!(check(&set, &[]), Config { network, ..Config::default() });
+    }
+
+    #[test]
     fn a_wrong_value_is_told_with_key_and_line_and_the_rest_is_taken() {
         let config = check(
             "[network]\naddress = '300.1.1.1/24'\n\n[panel]\ni2c_bus = 'one'\ncolour = 1\nnext_gpio = 22\n",

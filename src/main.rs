@@ -1,17 +1,140 @@
-//! Where the program starts: PID 1, one of its helpers, or a command.
+//! The command line: PID 1, the server, and the tools for people.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use rootstock::init;
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+use rootstock::appliance::{self, End};
+use rootstock::{init, log, panel};
+
+#[derive(Parser)]
+#[command(version, about = "Turns a Raspberry Pi into a netboot appliance")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve DHCP, TFTP and NFS from a stick until told to stop
+    Serve(Serve),
+}
+
+#[derive(clap::Args)]
+struct Serve {
+    /// Take what PID 1 left in the folder of --run: configuration, devices
+    #[arg(long)]
+    appliance: bool,
+    /// Configuration file; absent means all defaults
+    #[arg(long, default_value = "rootstock.toml")]
+    config: PathBuf,
+    /// A folder that stands for the stick
+    #[arg(long)]
+    stick: Option<PathBuf>,
+    /// The wired interface, instead of the first one
+    #[arg(long)]
+    interface: Option<String>,
+    /// auto, hardware, none, or the path of a terminal such as /dev/tty
+    #[arg(long)]
+    panel: Option<String>,
+    /// Where trees are mounted
+    #[arg(long, default_value = "/run/rootstock")]
+    run: PathBuf,
+}
+
+/// `serve` asks PID 1 for a power-off by this exit code.
+const POWER_OFF: u8 = 64;
 
 fn main() -> ExitCode {
+    // The kernel starts us without arguments that are ours.
     if std::process::id() == 1 {
-        init::run();
+        init::run()
     }
     if let Some(helper) = init::Helper::from_args(std::env::args_os()) {
         return helper.run();
     }
-    loop {
-        std::thread::sleep(std::time::Duration::from_secs(3600));
+    match run(Arguments::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("rootstock: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    match arguments.command {
+        Command::Serve(serve) => {
+            log::start(level(std::env::var("ROOTSTOCK_LOG").ok().as_deref()));
+            // Before any thread starts, since threads inherit what is blocked.
+            let signals = Signals::block().context("cannot take signals")?;
+            let end = appliance::run(serve.options(), |inbox| signals.forward(inbox))?;
+            Ok(match end {
+                End::Stopped => ExitCode::SUCCESS,
+                End::PowerOff => ExitCode::from(POWER_OFF),
+            })
+        }
+    }
+}
+
+impl Serve {
+    fn options(self) -> appliance::Options {
+        let panel = self.panel.or_else(|| std::env::var("ROOTSTOCK_PANEL").ok()).unwrap_or_default();
+        let panel = match panel.as_str() {
+            "" | "auto" => panel::Source::Auto,
+            "hardware" => panel::Source::Hardware,
+            "none" => panel::Source::None,
+            path => panel::Source::Terminal(path.into()),
+        };
+        // PID 1 leaves what it found on the SD card in the folder that it mounted.
+        let found = |name| match self.appliance {
+            true => std::fs::read_to_string(self.run.join(name)).unwrap_or_default(),
+            false => String::new(),
+        };
+        appliance::Options {
+            config: if self.appliance { self.run.join("rootstock.toml") } else { self.config },
+            boot_problem: Some(found("boot-problem").trim().to_owned()).filter(|problem| !problem.is_empty()),
+            stick: self.stick,
+            interface: self.interface,
+            panel,
+            ignore_devices: found("boot-device").split_whitespace().map(str::to_owned).collect(),
+            run: self.run,
+        }
+    }
+}
+
+fn level(word: Option<&str>) -> tracing::Level {
+    word.and_then(|word| word.parse().ok()).unwrap_or(tracing::Level::INFO)
+}
+
+/// SIGTERM and SIGINT, taken by a thread instead of a handler.
+struct Signals(libc::sigset_t);
+
+impl Signals {
+    fn block() -> std::io::Result<Self> {
+        // SAFETY: sigset_t is plain data, and sigemptyset makes it a valid set before any other use.
+        let set = unsafe {
+            let mut set = std::mem::zeroed();
+            libc::sigemptyset(&raw mut set);
+            libc::sigaddset(&raw mut set, libc::SIGTERM);
+            libc::sigaddset(&raw mut set, libc::SIGINT);
+            set
+        };
+        // SAFETY: `set` is a valid set, and the former mask is not asked for.
+        match unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) } {
+            0 => Ok(Self(set)),
+            error => Err(std::io::Error::from_raw_os_error(error)),
+        }
+    }
+
+    fn forward(self, inbox: appliance::Inbox) {
+        std::thread::spawn(move || {
+            let mut signal = 0;
+            // SAFETY: the set is valid and blocked in every thread, and `signal` outlives the call.
+            while unsafe { libc::sigwait(&raw const self.0, &raw mut signal) } == 0 {
+                inbox.stop();
+            }
+        });
     }
 }

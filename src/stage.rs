@@ -123,11 +123,11 @@ impl Boot {
         let patience = |at, seconds, hint| Some(Patience { at, limit: Duration::from_secs(seconds), hint });
         match self.stage {
             Stage::Off | Stage::Up { .. } | Stage::Stalled { .. } => None,
-            Stage::Discovered => patience("asking", 40, "Check cable, power it off and on"),
-            Stage::Leased => patience("address taken", 40, "Another DHCP server? Power it off and on"),
-            Stage::Loading { .. } => patience("loading", 60, "Check cable, power it off and on"),
-            Stage::Kernel => patience("kernel", 90, "Wrong image for this Pi? See its screen"),
-            Stage::RootMounted => patience("starting", 300, "See its screen, power it off and on"),
+            Stage::Discovered => patience("asking", 40, "Check its cable, then switch it off and on"),
+            Stage::Leased => patience("address", 40, "Another DHCP server on this switch?"),
+            Stage::Loading { .. } => patience("loading", 60, "Check its cable, then switch it off and on"),
+            Stage::Kernel => patience("kernel", 90, "Does the image suit this Pi? See its screen"),
+            Stage::RootMounted => patience("starting", 300, "See its screen, then switch it off and on"),
         }
     }
 

@@ -12,7 +12,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use async_tftp::packet::Error as Denial;
 use futures_io::AsyncRead;
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use tokio::net::UdpSocket;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::{Id, JoinSet};
@@ -80,12 +81,20 @@ impl Drop for Server {
     }
 }
 
+/// The interface may get its address after the server starts, so it need not be there yet.
+fn listen(options: Options) -> io::Result<std::net::UdpSocket> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::INET, SocketType::DGRAM, flags, None)?;
+    rustix::net::sockopt::set_ip_freebind(&socket, true)?;
+    rustix::net::bind(&socket, &SocketAddrV4::new(options.listen, options.port))?;
+    Ok(socket.into())
+}
+
 /// Listens, and serves what `directory` holds at each moment until the server is dropped.
 pub fn start(options: Options, directory: Arc<Published<Directory>>, sink: Sink) -> Result<Server, Error> {
     let wanted = SocketAddr::from((options.listen, options.port));
     let bind = |source| Error::Bind { address: wanted, source };
-    let socket = std::net::UdpSocket::bind(wanted).map_err(bind)?;
-    socket.set_nonblocking(true).map_err(bind)?;
+    let socket = listen(options).map_err(bind)?;
     let address = socket.local_addr().map_err(bind)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

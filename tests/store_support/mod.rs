@@ -214,7 +214,9 @@ pub fn make_image(image: &Path, root: &Path) {
     File::create(&ext4).unwrap().set_len(ROOT_BYTES).unwrap();
     let text = |path: &Path| path.to_str().unwrap().to_owned();
     run("mformat", &["-i", &text(&fat), "-v", "bootfs", "::"]);
-    for (name, content) in [("config.txt", "arm_64bit=1\n"), ("cmdline.txt", "root=PARTUUID=a-02\n"), ("kernel8.img", "kernel")] {
+    for (name, content) in
+        [("config.txt", "arm_64bit=1\n"), ("cmdline.txt", "root=PARTUUID=a-02\n"), ("kernel8.img", "kernel")]
+    {
         fs::write(scratch.path().join(name), content).unwrap();
         run("mcopy", &["-i", &text(&fat), &text(&scratch.path().join(name)), "::"]);
     }
@@ -226,7 +228,8 @@ pub fn make_image(image: &Path, root: &Path) {
     let table = scratch.path().join("table");
     let (boot, root) = (BOOT_START / 512, ROOT_START / 512);
     let (boot_sectors, root_sectors) = (BOOT_BYTES / 512, ROOT_BYTES / 512);
-    let lines = format!("label: dos\nstart={boot}, size={boot_sectors}, type=c\nstart={root}, size={root_sectors}, type=83\n");
+    let lines =
+        format!("label: dos\nstart={boot}, size={boot_sectors}, type=c\nstart={root}, size={root_sectors}, type=83\n");
     fs::write(&table, lines).unwrap();
     run("sh", &["-c", &format!("sfdisk -q {} < {}", image.display(), table.display())]);
     disk.write_all_at(&fs::read(&fat).unwrap(), BOOT_START).unwrap();

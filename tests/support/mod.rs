@@ -1,6 +1,13 @@
 //! What the integration tests share. Each test crate uses a part of it.
-#![allow(dead_code, clippy::unwrap_used)]
+#![allow(dead_code, unused_imports, clippy::unwrap_used)]
 
+pub mod command;
 pub mod netns;
+pub mod panel_tty;
+pub mod picture;
+pub mod qemu;
+pub mod sd_image;
+pub mod ssd1306_decoder;
+pub mod stick;
 pub mod tftp;
 pub mod virtual_pi;

@@ -1,0 +1,49 @@
+# Rootstock's recipes. `cargo install --locked just`, then `just` lists them.
+
+# Where downloads and made images are kept between runs.
+export ROOTSTOCK_CACHE := env("ROOTSTOCK_CACHE", cache_directory() / "rootstock")
+
+[private]
+default:
+    @just --list --unsorted
+
+# The main job where no Pi is at hand: image, stick, ENROLL, a client up to its login
+demo *ARGS: (deps "build" "image" "qemu" "os" "net") image os-image
+    cargo test --quiet --test demo --no-run
+    cargo test --quiet --test demo -- {{ARGS}}
+
+# Everything that CI runs, with all its set-up
+test: (deps "build" "image" "qemu" "os" "net") image os-image
+    tests/run
+
+# Format, clippy, unit tests: the quick look before a commit
+check:
+    cargo fmt --check
+    cargo clippy --quiet --all-targets -- -D warnings
+    cargo test --quiet --lib --bins
+
+# The flashable image: target/image/rootstock.img.xz
+image: (deps "build" "image") cross
+    board/image
+
+# The binary for the Pi: static, arm64
+[private]
+cross: (deps "build")
+    board/cross
+
+# The operating system that the demo's client boots, in Raspberry Pi OS's layout
+[private]
+os-image: (deps "os")
+    tests/os-image/build
+
+# Install Debian packages of the named groups of board/deps.list (all without a name)
+deps *GROUPS:
+    board/deps {{GROUPS}}
+
+# Take the pictures and texts that tests compare with anew; read them before you commit
+bless:
+    ROOTSTOCK_BLESS=1 cargo test --quiet --test panel_screens
+
+# Take the newest Debian packages into the image
+pins:
+    board/pins

@@ -1,0 +1,263 @@
+//! The only wiring: starts the shells, hands their events to control, and
+//! carries out what control says.
+//!
+//! I/O, but no decisions. One thread runs the loop; each shell has threads of
+//! its own and reports through `Inbox`, which never makes it wait.
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use tracing::{info, warn};
+
+use crate::config::{self, Config};
+use crate::control::{Action, Control, Event};
+use crate::directory::{Directory, Published};
+use crate::{dhcp, net, nfs, panel, store, tftp};
+
+/// Events of packets that may wait for control; more are dropped, as a full
+/// socket would drop them. Control handles about a million a second.
+const MAX_PACKET_EVENTS: usize = 4096;
+
+/// NFS calls that may run at once; most of them wait for the stick, not for a core.
+const NFS_WORKERS: usize = 16;
+
+/// A store smaller than this holds hardly one image and one client's writes.
+const MINIMUM_STORE_BYTES: u64 = 1 << 30;
+
+/// How long control sleeps at most, so that a stop is noticed.
+const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
+
+/// What the command line chose.
+#[derive(Debug, Clone)]
+pub struct Options {
+    pub config: PathBuf,
+    /// Why there is no configuration, when the SD card could not be read.
+    pub boot_problem: Option<String>,
+    /// A folder that stands for the stick.
+    pub stick: Option<PathBuf>,
+    pub interface: Option<String>,
+    pub panel: panel::Source,
+    /// Where everything is mounted.
+    pub run: PathBuf,
+    /// Block devices that are never a stick.
+    pub ignore_devices: Vec<String>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("network: {0}")]
+    Net(#[from] net::Error),
+    #[error("store: {0}")]
+    Store(#[from] store::Error),
+    #[error("nfs: {0}")]
+    Nfs(#[from] nfs::Error),
+    #[error("tftp: {0}")]
+    Tftp(#[from] tftp::Error),
+}
+
+/// Why the server ended without an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// By a signal.
+    Stopped,
+    /// By a held NEXT: the machine is to be switched off.
+    PowerOff,
+}
+
+enum Message {
+    Event(Event),
+    Stop,
+}
+
+/// The one queue to control.
+#[derive(Clone)]
+pub struct Inbox {
+    sender: mpsc::Sender<Message>,
+    packets: Arc<AtomicUsize>,
+}
+
+impl Inbox {
+    /// For events that must not be lost; their number is bounded by their source.
+    fn send(&self, event: Event) {
+        // Control outlives every shell; at the very end nobody listens, and nothing is lost by that.
+        let _ = self.sender.send(Message::Event(event));
+    }
+
+    /// For events that anybody on the wire can cause: dropped when control is far behind.
+    fn send_packet(&self, event: Event) {
+        if self.packets.fetch_add(1, Ordering::Relaxed) < MAX_PACKET_EVENTS {
+            self.send(event);
+        } else {
+            self.packets.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Asks the loop to end; safe from any thread.
+    pub fn stop(&self) {
+        let _ = self.sender.send(Message::Stop);
+    }
+}
+
+fn is_packet(event: &Event) -> bool {
+    matches!(event, Event::Dhcp(_) | Event::Tftp(_) | Event::Nfs(_))
+}
+
+/// The running shells, as far as actions need them.
+struct Shells {
+    net: net::Handle,
+    nfs: nfs::Server,
+    panel: panel::Handle,
+    store: store::Handle,
+    dhcp: Option<dhcp::Socket>,
+    server: Ipv4Addr,
+    directory: Arc<Published<Directory>>,
+}
+
+/// Runs the server until `stop` is asked of the inbox that `started` gets.
+///
+/// Services listen before the stick is looked for, so that a Pi which got
+/// power in the same moment as we finds them.
+pub fn run(options: Options, started: impl FnOnce(Inbox)) -> Result<End, Error> {
+    let clock = Instant::now();
+    let (config, problems) = read_config(&options);
+    for problem in &problems {
+        warn!("{problem}");
+    }
+
+    let (sender, receiver) = mpsc::channel();
+    let inbox = Inbox { sender, packets: Arc::default() };
+    started(inbox.clone());
+    let directory = Arc::new(Published::new(Directory::default()));
+
+    let panel = panel::start(
+        panel::Options { config: config.panel.clone(), source: options.panel.clone() },
+        sink(&inbox, Event::Panel),
+    );
+    let net = net::start(
+        net::Options {
+            interface: options.interface.clone().or_else(|| config.network.interface.clone()),
+            address: config.network.address,
+            gateway: config.network.gateway,
+        },
+        sink(&inbox, Event::Net),
+    )?;
+    let listen = config.network.address.address;
+    let _tftp = tftp::start(tftp::Options { listen, port: 69 }, directory.clone(), sink(&inbox, Event::Tftp))?;
+    let nfs_options = nfs::Options {
+        listen,
+        nfs_port: 2049,
+        mount_port: 20048,
+        portmap_port: 111,
+        allow_unprivileged_ports: config.nfs.allow_unprivileged_ports,
+        workers: NFS_WORKERS,
+    };
+    let nfs = nfs::start(nfs_options, directory.clone(), sink(&inbox, Event::Nfs))?;
+    let store = store::start(
+        store::Options {
+            run: options.run.clone(),
+            folder: options.stick.clone(),
+            ignore_devices: options.ignore_devices.clone(),
+            extra_devices: Vec::new(),
+            minimum_store_bytes: MINIMUM_STORE_BYTES,
+            appliance: listen,
+            dns: config.network.dns.clone(),
+        },
+        sink(&inbox, Event::Store),
+    )?;
+    info!("serving as {}", config.network.address);
+
+    let mut control = Control::new(config, &problems);
+    let mut shells = Shells { net, nfs, panel, store, dhcp: None, server: listen, directory };
+    shells.panel.show(control.status(clock.elapsed()));
+    let end = 'run: loop {
+        let sleep = control.poll_timeout(clock.elapsed()).unwrap_or(LONGEST_SLEEP);
+        let actions = match receiver.recv_timeout(sleep) {
+            Ok(Message::Event(event)) => {
+                if is_packet(&event) {
+                    inbox.packets.fetch_sub(1, Ordering::Relaxed);
+                }
+                if let Event::Net(net::Event::Interface { name, index, .. }) = &event {
+                    shells.listen_for_dhcp(name, *index, &inbox);
+                }
+                if let Event::Net(net::Event::Lost) = &event {
+                    shells.dhcp = None;
+                }
+                control.handle(clock.elapsed(), event)
+            }
+            Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => break End::Stopped,
+            Err(RecvTimeoutError::Timeout) => control.poll(clock.elapsed()),
+        };
+        for action in actions {
+            if matches!(action, Action::PowerOff) {
+                break 'run End::PowerOff;
+            }
+            shells.carry_out(action);
+        }
+    };
+    info!("stopping: unmounting the stick");
+    // Replies in flight end first; then nothing holds the trees.
+    shells.nfs.stop();
+    shells.store.stop();
+    Ok(end)
+}
+
+impl Shells {
+    /// The interface is there (again): DHCP listens on it.
+    fn listen_for_dhcp(&mut self, name: &str, index: u32, inbox: &Inbox) {
+        // The former socket first: it holds the port.
+        self.dhcp = None;
+        match dhcp::Socket::open(name, index, self.server, sink(inbox, Event::Dhcp)) {
+            Ok(socket) => self.dhcp = Some(socket),
+            Err(error) => inbox.send(Event::Net(net::Event::Failed(format!("dhcp: {error}")))),
+        }
+    }
+
+    fn carry_out(&mut self, action: Action) {
+        match action {
+            Action::Send(reply) => match self.dhcp.as_ref().map(|socket| socket.send(&reply)) {
+                Some(Ok(())) => {}
+                // The client asks again.
+                Some(Err(error)) => warn!("dhcp: {error}"),
+                None => warn!("dhcp: no interface to answer on"),
+            },
+            Action::Probe(address, owner) => self.net.probe(address, Some(owner)),
+            Action::Neighbour(mac, address) => self.net.neighbour(mac, address),
+            Action::ForgetNeighbour(address) => self.net.forget_neighbour(address),
+            Action::Publish(directory) => self.directory.set(directory),
+            Action::ReleaseTrees => self.nfs.release_trees(),
+            Action::Store(command) => self.store.send(command),
+            Action::Show(status) => self.panel.show(*status),
+            Action::Log(line) => info!("{line}"),
+            // The loop ends by it.
+            Action::PowerOff => {}
+        }
+    }
+}
+
+/// A shell's way to report, taken apart by `wrap`.
+fn sink<E: 'static>(inbox: &Inbox, wrap: fn(E) -> Event) -> Arc<dyn Fn(E) + Send + Sync> {
+    let inbox = inbox.clone();
+    Arc::new(move |event| {
+        let event = wrap(event);
+        if is_packet(&event) { inbox.send_packet(event) } else { inbox.send(event) }
+    })
+}
+
+/// The configuration file; an absent one is no problem, an unreadable one is told.
+fn read_config(options: &Options) -> (Config, Vec<config::Problem>) {
+    let whole_file = |message| vec![config::Problem { line: 0, key: String::new(), message }];
+    match std::fs::read(&options.config) {
+        Ok(bytes) => config::parse(&bytes),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            (Config::default(), options.boot_problem.clone().map(whole_file).unwrap_or_default())
+        }
+        Err(error) => {
+            let message = format!("{}: {error}", options.config.display());
+            (Config::default(), whole_file(message))
+        }
+    }
+}

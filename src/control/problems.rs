@@ -1,0 +1,64 @@
+//! What needs a person, one entry a topic, so that a trouble repeated is shown once.
+//!
+//! Pure.
+
+use crate::client::Role;
+use crate::status::Problem;
+
+/// Troubles kept at a time; the oldest of the least urgent makes room.
+const MAX_PROBLEMS: usize = 16;
+
+/// What a trouble is about; the order is the order of urgency.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Topic {
+    Network,
+    Stick,
+    Import,
+    Client(Role),
+    Config,
+}
+
+#[derive(Debug, Default)]
+pub struct Problems(Vec<(Topic, Problem)>);
+
+impl Problems {
+    /// Puts a trouble in the place of the former one of its topic.
+    pub fn set(&mut self, topic: Topic, message: String, action: String) {
+        self.clear(&topic);
+        let at = self.0.partition_point(|(other, _)| *other <= topic);
+        self.0.insert(at, (topic, Problem { message, action }));
+        self.0.truncate(MAX_PROBLEMS);
+    }
+
+    pub fn clear(&mut self, topic: &Topic) {
+        self.0.retain(|(other, _)| other != topic);
+    }
+
+    pub fn list(&self) -> Vec<Problem> {
+        self.0.iter().map(|(_, problem)| problem.clone()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_topic_stands_once_and_the_urgent_first() {
+        let mut problems = Problems::default();
+        problems.set(Topic::Config, "a".to_owned(), String::new());
+        problems.set(Topic::Network, "b".to_owned(), String::new());
+        problems.set(Topic::Config, "c".to_owned(), String::new());
+        let messages: Vec<String> = problems.list().into_iter().map(|problem| problem.message).collect();
+        assert_eq!(messages, ["b", "c"]);
+    }
+
+    #[test]
+    fn the_list_is_bounded() {
+        let mut problems = Problems::default();
+        for n in 0..1000 {
+            problems.set(Topic::Client(Role::numbered(n)), "x".to_owned(), String::new());
+        }
+        assert_eq!(problems.list().len(), MAX_PROBLEMS);
+    }
+}

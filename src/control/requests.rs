@@ -1,0 +1,263 @@
+//! What a DHCP request leads to: an answer, an enrolment, or silence.
+//!
+//! Pure. `dhcp::decide` says what RFC 2131 wants for a client with a binding;
+//! this file says who has one. Default deny: whoever is neither a client nor a
+//! Pi in an open window gets silence, so that no other server on the wire is
+//! disturbed.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use super::problems::Topic;
+use super::{Action, Control, MAX_STRANGERS, Member, publish};
+use crate::client::{Client, MacAddr, Mode, Role};
+use crate::dhcp::{self, Decision, Kind, Request};
+use crate::enrol;
+use crate::stage::{Boot, Sign};
+use crate::status::Stranger;
+use crate::store;
+
+/// DISCOVERs that wait for a probe or for their root; more are dropped, and
+/// the Pi asks again by itself.
+const MAX_WAITING: usize = 64;
+
+/// How long a waiting DISCOVER is worth an answer: a Pi repeats within 5 s.
+const WAITING_LIFETIME: Duration = Duration::from_secs(5);
+
+#[derive(Debug, Default)]
+pub struct Requests {
+    /// By MAC, the latest unanswered DISCOVER and when it came.
+    waiting: BTreeMap<MacAddr, (Duration, Request)>,
+    /// Addresses whose probe is under way or was answered since the start.
+    probes: BTreeMap<Ipv4Addr, Probe>,
+    conflicts: dhcp::Conflicts,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Probe {
+    Asked,
+    Free,
+}
+
+impl Control {
+    pub(super) fn request(&mut self, now: Duration, request: Request, actions: &mut Vec<Action>) {
+        match self.members.values().find(|member| member.client.mac == request.mac) {
+            Some(member) => {
+                let role = member.client.role.clone();
+                self.known(now, &role, request, actions);
+            }
+            None if request.kind == Kind::Discover && request.identity.asker.is_pi_loader() => {
+                self.unknown(now, request, actions);
+            }
+            None => {}
+        }
+    }
+
+    fn known(&mut self, now: Duration, role: &Role, request: Request, actions: &mut Vec<Action>) {
+        if request.kind == Kind::Discover {
+            let sign = if request.identity.asker.is_loader() { Sign::BootloaderAsks } else { Sign::SystemAsks };
+            self.sign_role(now, role, sign, actions);
+        }
+        let Some(member) = self.members.get(role) else { return };
+        let address = member.client.address;
+        if !self.store_open || member.trees.is_none() {
+            // Its root is not there yet: an answer would let the boot fail half-way.
+            return self.wait(now, request);
+        }
+        // A probe before the first use since our start. A client that says it holds the address is believed.
+        let holds = request.ciaddr == address || request.requested == Some(address);
+        match self.requests.probes.get(&address) {
+            Some(Probe::Free) => {}
+            _ if holds && request.kind == Kind::Request => {
+                self.requests.probes.insert(address, Probe::Free);
+            }
+            Some(Probe::Asked) => return self.wait(now, request),
+            None => {
+                self.requests.probes.insert(address, Probe::Asked);
+                actions.push(Action::Probe(address, request.mac));
+                return self.wait(now, request);
+            }
+        }
+        self.answer(now, role, &request, actions);
+    }
+
+    /// Decides by RFC 2131 and sends.
+    fn answer(&mut self, now: Duration, role: &Role, request: &Request, actions: &mut Vec<Action>) {
+        let Some(member) = self.members.get(role) else { return };
+        let client = &member.client;
+        let binding = dhcp::Binding {
+            address: client.address,
+            role: client.role.clone(),
+            root_path: publish::root_path(self.config.network.address.address, client),
+        };
+        match dhcp::decide(&self.server, Some(&binding), request) {
+            Decision::Reply(reply) => {
+                let bootloader = request.identity.asker.is_loader();
+                if bootloader {
+                    actions.push(Action::Neighbour(client.mac, client.address));
+                }
+                let binds = reply.binds;
+                actions.push(Action::Send(reply));
+                if binds && bootloader {
+                    self.sign_role(now, role, Sign::Leased, actions);
+                }
+            }
+            Decision::Declined { address } => self.conflict(now, address, None, actions),
+            Decision::Silent(_) | Decision::Released { .. } => {}
+        }
+    }
+
+    fn unknown(&mut self, now: Duration, request: Request, actions: &mut Vec<Action>) {
+        if !self.window.is_open(now) {
+            return self.remember_stranger(now, &request, actions);
+        }
+        let Some(client) = self.new_client(now, &request) else {
+            self.problems.set(
+                Topic::Network,
+                format!("no address left for {}", request.mac),
+                "Widen dhcp.first to dhcp.last".to_owned(),
+            );
+            return;
+        };
+        actions.push(Action::Log(format!(
+            "enrolling {} {} as {} with {}",
+            client.model, client.mac, client.role, client.address
+        )));
+        self.window = self.window.enrolled(now, self.config.enrol.window);
+        self.strangers.retain(|(_, stranger)| stranger.mac != request.mac);
+        let (role, address) = (client.role.clone(), client.address);
+        actions.push(Action::Store(store::Command::CreateClient(Box::new(client.clone()))));
+        self.members.insert(role.clone(), Member { client, trees: None, boot: Boot::default() });
+        self.sign_role(now, &role, Sign::BootloaderAsks, actions);
+        // The probe runs while the root is made.
+        if self.requests.probes.insert(address, Probe::Asked).is_none() {
+            actions.push(Action::Probe(address, request.mac));
+        }
+        self.wait(now, request);
+    }
+
+    fn new_client(&self, now: Duration, request: &Request) -> Option<Client> {
+        let members = || self.members.values().map(|member| &member.client);
+        let role = enrol::next_role(members().map(|client| &client.role).chain(&self.taken_roles))?;
+        let address = self.free_address(now, request.mac)?;
+        let export_id = enrol::export_id(request.mac, &role, |id| members().any(|client| client.export_id == id));
+        Some(Client {
+            role,
+            mac: request.mac,
+            serial: request.identity.serial,
+            revision: request.identity.revision,
+            model: request.identity.model,
+            address,
+            image: self.images.last()?.clone(),
+            mode: Mode::default(),
+            export_id,
+        })
+    }
+
+    fn free_address(&self, now: Duration, mac: MacAddr) -> Option<Ipv4Addr> {
+        let network = &self.config.network;
+        let pool = dhcp::Pool {
+            subnet: network.address,
+            first: self.config.dhcp.first,
+            last: self.config.dhcp.last,
+            reserved: network.gateway.into_iter().chain(network.dns.iter().copied()).collect(),
+        };
+        let bound = |address| self.members.values().any(|member| member.client.address == address);
+        dhcp::allocate(&pool, mac, |address| bound(address) || self.requests.conflicts.has(now, address))
+    }
+
+    fn remember_stranger(&mut self, now: Duration, request: &Request, actions: &mut Vec<Action>) {
+        let identity = &request.identity;
+        let before = self.strangers.len();
+        self.strangers.retain(|(_, stranger)| stranger.mac != request.mac);
+        if self.strangers.len() == before {
+            let (model, mac) = (identity.model, request.mac);
+            actions.push(Action::Log(format!("unknown {model} {mac} asks; press ENROLL to take it")));
+        }
+        let stranger = Stranger {
+            mac: request.mac,
+            model: identity.model,
+            serial: identity.serial,
+            memory_mib: identity.memory_mib(),
+        };
+        self.strangers.push_front((now, stranger));
+        self.strangers.truncate(MAX_STRANGERS);
+    }
+
+    fn wait(&mut self, now: Duration, request: Request) {
+        let waiting = &mut self.requests.waiting;
+        waiting.retain(|_, (came, _)| now < *came + WAITING_LIFETIME);
+        if waiting.len() < MAX_WAITING || waiting.contains_key(&request.mac) {
+            waiting.insert(request.mac, (now, request));
+        }
+    }
+
+    /// Something that DISCOVERs waited for has come: decide about them again.
+    pub(super) fn answer_waiting(&mut self, now: Duration, actions: &mut Vec<Action>) {
+        let waiting = std::mem::take(&mut self.requests.waiting);
+        for (mac, (came, request)) in waiting {
+            if now >= came + WAITING_LIFETIME {
+                continue;
+            }
+            let member = self.members.values().find(|member| member.client.mac == mac);
+            let ready = |member: &&Member| {
+                self.store_open
+                    && member.trees.is_some()
+                    && self.requests.probes.get(&member.client.address) != Some(&Probe::Asked)
+            };
+            match member.filter(ready).map(|member| member.client.role.clone()) {
+                Some(role) => self.known(now, &role, request, actions),
+                None => drop(self.requests.waiting.insert(mac, (came, request))),
+            }
+        }
+    }
+
+    pub(super) fn probed(
+        &mut self,
+        now: Duration,
+        address: Ipv4Addr,
+        conflict: Option<MacAddr>,
+        actions: &mut Vec<Action>,
+    ) {
+        match conflict {
+            Some(mac) => self.conflict(now, address, Some(mac), actions),
+            None => {
+                self.requests.probes.insert(address, Probe::Free);
+                self.answer_waiting(now, actions);
+            }
+        }
+    }
+
+    /// Somebody else has a client's address: the client moves to another one.
+    fn conflict(&mut self, now: Duration, address: Ipv4Addr, other: Option<MacAddr>, actions: &mut Vec<Action>) {
+        self.requests.probes.remove(&address);
+        self.requests.conflicts.mark(now, address);
+        let by = other.map_or_else(|| "another device".to_owned(), |mac| mac.to_string());
+        actions.push(Action::Log(format!("{address} is in use by {by}")));
+        let Some(role) = self
+            .members
+            .values()
+            .find(|member| member.client.address == address)
+            .map(|member| member.client.role.clone())
+        else {
+            return;
+        };
+        let Some(mac) = self.members.get(&role).map(|member| member.client.mac) else { return };
+        let Some(free) = self.free_address(now, mac) else {
+            self.problems.set(
+                Topic::Client(role.clone()),
+                format!("{address} is in use by {by} and no other is free"),
+                "Unplug that device".to_owned(),
+            );
+            return;
+        };
+        let Some(member) = self.members.get_mut(&role) else { return };
+        member.client.address = free;
+        actions.push(Action::Log(format!("client {role} moves to {free}")));
+        actions.push(Action::Store(store::Command::SaveClient(Box::new(member.client.clone()))));
+        actions.push(Action::Probe(free, mac));
+        self.requests.probes.insert(free, Probe::Asked);
+        self.publish(actions);
+    }
+}

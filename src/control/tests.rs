@@ -1,0 +1,297 @@
+//! Whole boots through control alone, with a moved clock.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use super::*;
+use crate::client::{Model, Serial};
+use crate::dhcp::{Answer, Asker, Identity, Kind, Request};
+use crate::panel::{Button, Gesture};
+
+const MAC: MacAddr = MacAddr([0xdc, 0xa6, 0x32, 1, 2, 3]);
+
+/// Control with a shell of hands: answers the actions as quick shells would.
+struct Bench {
+    control: Control,
+    now: Duration,
+    sent: Vec<Answer>,
+    probes: Vec<Ipv4Addr>,
+    created: Vec<Client>,
+    saved: Vec<Client>,
+    directory: Directory,
+    log: Vec<String>,
+}
+
+impl Bench {
+    fn new() -> Self {
+        Self {
+            control: Control::new(Config::default(), &[]),
+            now: Duration::from_secs(100),
+            sent: Vec::new(),
+            probes: Vec::new(),
+            created: Vec::new(),
+            saved: Vec::new(),
+            directory: Directory::default(),
+            log: Vec::new(),
+        }
+    }
+
+    /// With an open store, one image, and these clients.
+    fn with_store(clients: Vec<Client>) -> Self {
+        let mut bench = Self::new();
+        bench.event(Event::Store(opened(clients)));
+        bench
+    }
+
+    fn event(&mut self, event: Event) -> &mut Self {
+        let actions = self.control.handle(self.now, event);
+        self.take(actions);
+        self
+    }
+
+    fn pass(&mut self, seconds: u64) -> &mut Self {
+        self.now += Duration::from_secs(seconds);
+        let actions = self.control.poll(self.now);
+        self.take(actions);
+        self
+    }
+
+    fn take(&mut self, actions: Vec<Action>) {
+        for action in actions {
+            match action {
+                Action::Send(reply) => self.sent.push(reply.answer),
+                Action::Probe(address, _) => self.probes.push(address),
+                Action::Store(store::Command::CreateClient(client)) => self.created.push(*client),
+                Action::Store(store::Command::SaveClient(client)) => self.saved.push(*client),
+                Action::Publish(directory) => self.directory = directory,
+                Action::Log(line) => self.log.push(line),
+                _ => {}
+            }
+        }
+    }
+
+    fn press(&mut self, gesture: Gesture) -> &mut Self {
+        self.event(Event::Panel(panel::Event::Pressed(gesture)))
+    }
+
+    fn asks(&mut self, request: Request) -> &mut Self {
+        self.event(Event::Dhcp(dhcp::Event::Request(Box::new(request))))
+    }
+
+    fn probed(&mut self, conflict: Option<MacAddr>) -> &mut Self {
+        let address = *self.probes.last().expect("a probe was asked for");
+        self.event(Event::Net(net::Event::Probed { address, conflict }))
+    }
+
+    fn ready(&mut self) -> &mut Self {
+        let client = self.created.last().expect("a client was made").clone();
+        self.event(Event::Store(store::Event::ClientReady(open(client))))
+    }
+
+    fn stage(&self) -> Stage {
+        self.control.status(self.now).clients[0].stage.clone()
+    }
+}
+
+fn image() -> store::ImageInfo {
+    let id = "raspios-12345678".parse().unwrap();
+    store::ImageInfo { id, name: "raspios".to_owned(), imported: 1, root_bytes: 1 }
+}
+
+fn open(client: Client) -> store::OpenClient {
+    store::OpenClient { client, root: "/r".into(), boot: "/b".into() }
+}
+
+fn opened(clients: Vec<Client>) -> store::Event {
+    store::Event::Opened {
+        name: "Stick".to_owned(),
+        free_bytes: 1 << 30,
+        images: vec![image()],
+        clients: clients.into_iter().map(open).collect(),
+        taken_roles: Vec::new(),
+        handle_key: HandleKey::default(),
+    }
+}
+
+fn discover(mac: MacAddr, asker: Asker) -> Request {
+    Request {
+        kind: Kind::Discover,
+        xid: 7,
+        secs: 0,
+        flags: 0,
+        mac,
+        ciaddr: Ipv4Addr::UNSPECIFIED,
+        giaddr: Ipv4Addr::UNSPECIFIED,
+        requested: None,
+        server_id: None,
+        parameters: vec![1, 3, 43, 60, 66],
+        max_message_bytes: None,
+        hostname: None,
+        vendor_class: None,
+        identity: Identity { asker, model: Model::Pi4B, serial: Some(Serial(0x9f3a)), revision: None },
+        echo61: None,
+        echo82: None,
+        echo97: None,
+    }
+}
+
+fn request(mac: MacAddr, address: Ipv4Addr) -> Request {
+    Request {
+        kind: Kind::Request,
+        requested: Some(address),
+        server_id: Some(Config::default().network.address.address),
+        ..discover(mac, Asker::PiEeprom)
+    }
+}
+
+/// A client as enrolment makes it.
+fn enrolled() -> Client {
+    let mut bench = Bench::with_store(Vec::new());
+    bench.press(Gesture::Short(Button::Enroll)).asks(discover(MAC, Asker::PiEeprom));
+    bench.created.remove(0)
+}
+
+#[test]
+fn one_press_and_one_discover_make_a_client_and_an_offer() {
+    let mut bench = Bench::with_store(Vec::new());
+    bench.press(Gesture::Short(Button::Enroll)).asks(discover(MAC, Asker::PiEeprom));
+    assert_eq!(bench.created[0].role, Role::numbered(1));
+    assert!(bench.sent.is_empty(), "its root is not mounted yet");
+    bench.ready();
+    assert!(bench.sent.is_empty(), "its address is not probed yet");
+    bench.probed(None);
+    assert_eq!(bench.sent, [Answer::Offer]);
+    assert_eq!(bench.directory.clients[0].root.path, "/clients/pi-1/root");
+
+    let address = bench.created[0].address;
+    bench.asks(request(MAC, address));
+    assert_eq!(bench.sent, [Answer::Offer, Answer::Ack]);
+    assert_eq!(bench.stage(), Stage::Leased);
+}
+
+#[test]
+fn the_order_of_probe_and_root_does_not_matter() {
+    let mut bench = Bench::with_store(Vec::new());
+    bench.press(Gesture::Short(Button::Enroll)).asks(discover(MAC, Asker::PiEeprom)).probed(None);
+    assert!(bench.sent.is_empty());
+    bench.ready();
+    assert_eq!(bench.sent, [Answer::Offer]);
+}
+
+#[test]
+fn outside_the_window_an_unknown_pi_is_shown_and_gets_silence() {
+    let mut bench = Bench::with_store(Vec::new());
+    bench.asks(discover(MAC, Asker::PiEeprom)).asks(discover(MAC, Asker::PiEeprom));
+    assert!(bench.sent.is_empty() && bench.created.is_empty());
+    assert_eq!(bench.control.status(bench.now).strangers.len(), 1);
+}
+
+#[test]
+fn a_pc_is_never_enrolled_nor_shown() {
+    let mut bench = Bench::with_store(Vec::new());
+    bench.press(Gesture::Short(Button::Enroll));
+    for asker in [Asker::OtherPxe, Asker::Other, Asker::PiOther] {
+        bench.asks(discover(MacAddr([2; 6]), asker));
+    }
+    assert!(bench.created.is_empty() && bench.control.status(bench.now).strangers.is_empty());
+}
+
+#[test]
+fn one_press_enrols_one_board_and_a_held_press_a_batch() {
+    let two = |gesture| {
+        let mut bench = Bench::with_store(Vec::new());
+        bench.press(gesture);
+        bench.asks(discover(MAC, Asker::PiEeprom)).asks(discover(MacAddr([0xdc, 0xa6, 0x32, 9, 9, 9]), Asker::PiRom));
+        bench.created.len()
+    };
+    assert_eq!(two(Gesture::Short(Button::Enroll)), 1);
+    assert_eq!(two(Gesture::Long(Button::Enroll)), 2);
+}
+
+#[test]
+fn a_known_client_is_probed_once_and_then_answered_at_once() {
+    let mut bench = Bench::with_store(vec![enrolled()]);
+    bench.asks(discover(MAC, Asker::PiEeprom));
+    assert!(bench.sent.is_empty());
+    bench.probed(None).asks(discover(MAC, Asker::PiEeprom));
+    assert_eq!(bench.sent, [Answer::Offer, Answer::Offer]);
+    assert_eq!(bench.probes.len(), 1);
+}
+
+#[test]
+fn a_running_client_that_renews_after_our_restart_is_believed() {
+    let client = enrolled();
+    let mut bench = Bench::with_store(vec![client.clone()]);
+    let renew = Request { kind: Kind::Request, ciaddr: client.address, ..discover(MAC, Asker::PiOther) };
+    bench.asks(renew);
+    assert_eq!(bench.sent, [Answer::Ack]);
+}
+
+#[test]
+fn an_address_in_use_moves_the_client_to_another() {
+    let client = enrolled();
+    let mut bench = Bench::with_store(vec![client.clone()]);
+    bench.asks(discover(MAC, Asker::PiEeprom)).probed(Some(MacAddr([2; 6])));
+    let moved = bench.saved[0].address;
+    assert_ne!(moved, client.address);
+    assert_eq!(bench.directory.clients[0].address, moved);
+    bench.probed(None);
+    assert_eq!(bench.sent, [Answer::Offer]);
+}
+
+#[test]
+fn while_the_stick_is_away_a_client_waits_and_then_is_answered() {
+    let client = enrolled();
+    let mut bench = Bench::with_store(vec![client.clone()]);
+    bench.event(Event::Store(store::Event::Closed { name: "Stick".to_owned() }));
+    bench.asks(discover(MAC, Asker::PiEeprom));
+    assert!(bench.sent.is_empty());
+    bench.event(Event::Store(opened(vec![client]))).probed(None);
+    assert_eq!(bench.sent, [Answer::Offer]);
+}
+
+#[test]
+fn the_serial_is_learned_from_the_tftp_folder() {
+    let client = Client { serial: None, ..enrolled() };
+    let mut bench = Bench::with_store(vec![client.clone()]);
+    bench.event(Event::Tftp(tftp::Event::Started {
+        address: client.address,
+        path: "b66c4c16/start.elf".to_owned(),
+        folder: Some(Serial(0xb66c_4c16)),
+        size: Some(1),
+    }));
+    assert_eq!(bench.saved[0].serial, Some(Serial(0xb66c_4c16)));
+    assert_eq!(bench.directory.clients[0].serial, Some(Serial(0xb66c_4c16)));
+}
+
+#[test]
+fn a_store_is_made_only_after_a_held_press() {
+    let prepared = |gesture| {
+        let mut bench = Bench::new();
+        bench.event(Event::Store(store::Event::NeedsConfirmation { name: "Stick".to_owned(), free_bytes: 1 << 33 }));
+        let actions = bench.control.handle(bench.now, Event::Panel(panel::Event::Pressed(gesture)));
+        actions.iter().any(|action| matches!(action, Action::Store(store::Command::Prepare)))
+    };
+    assert!(!prepared(Gesture::Short(Button::Enroll)));
+    assert!(prepared(Gesture::Long(Button::Enroll)));
+}
+
+#[test]
+fn the_window_closes_and_a_silent_client_stalls_by_time_alone() {
+    let mut bench = Bench::with_store(vec![enrolled()]);
+    bench.press(Gesture::Short(Button::Enroll)).pass(121);
+    assert_eq!(bench.control.status(bench.now).enrolment, status::Enrolment::Closed);
+    bench.asks(discover(MAC, Asker::PiEeprom)).pass(41);
+    assert!(matches!(bench.stage(), Stage::Stalled { .. }));
+    assert_eq!(bench.control.poll_timeout(bench.now), None, "nothing is under way any more");
+}
+
+#[test]
+fn a_flood_of_unknown_boards_keeps_every_table_bounded() {
+    let mut bench = Bench::with_store(Vec::new());
+    for n in 0..10_000u32 {
+        let [_, a, b, c] = n.to_be_bytes();
+        bench.asks(discover(MacAddr([0xdc, 0xa6, 0x32, a, b, c]), Asker::PiEeprom));
+    }
+    assert_eq!(bench.control.strangers.len(), MAX_STRANGERS);
+}

@@ -1,0 +1,250 @@
+//! The board test: the SD image in an emulated Pi 3, with the kernel's real
+//! drivers for its card, USB, I²C and GPIO.
+//!
+//! The appliance must come up, find the stick, draw its screens on the I²C bus,
+//! and react to buttons pressed from outside. What it draws is compared with the
+//! screen that a person should see, and kept as pictures in `target/board`.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rootstock::panel::pages::View;
+use rootstock::panel::screen::Screen;
+use rootstock::panel::screens;
+use rootstock::status::{Network, Status, Stick};
+use support::command::run;
+use support::qemu::Machine;
+use support::ssd1306_decoder::{frames, shows};
+use support::{picture, sd_image, stick};
+
+/// GPSET0 and GPCLR0 of the BCM2837 (BCM2835 ARM Peripherals §6.1): in QEMU they move inputs too.
+const GPSET0: u32 = 0x3f20_001c;
+const GPCLR0: u32 = 0x3f20_0028;
+const ENROLL: u32 = 17;
+const NEXT: u32 = 27;
+const DISPLAY: u8 = 0x3c;
+const LIMIT: Duration = Duration::from_secs(240);
+
+fn main() -> ExitCode {
+    let began = Instant::now();
+    match board() {
+        Ok(passed) => {
+            println!("\n{passed} passed, 0 failed ({} s)", began.elapsed().as_secs());
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("\nboard test failed: {error}\n\n0 passed, 1 failed");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn board() -> Result<usize, String> {
+    let mut pi = Pi3::start()?;
+    let mut passed = 0;
+    let mut ok = |what: &str| {
+        println!("ok {what}");
+        passed += 1;
+    };
+
+    pi.machine.wait_for("this is a Raspberry Pi 3 B", 0, LIMIT)?;
+    ok("rppal knows the board by its device tree");
+    pi.machine.wait_for("SSD1306", 0, LIMIT)?;
+    ok("the display answers on the I2C bus");
+    pi.machine.wait_for("asks for a held ENROLL", 0, LIMIT)?;
+    let confirm = pi.confirm_screen()?;
+    pi.wait_screen("confirm", &[(confirm, "the new stick")])?;
+    ok("the stick is found, and the display asks what to do with it");
+
+    pi.press(ENROLL, Duration::from_millis(500))?;
+    thread::sleep(Duration::from_secs(2));
+    if pi.machine.console.text().contains("a store is made") {
+        return Err("a short press made a store".to_owned());
+    }
+    ok("a short press changes nothing on the stick");
+    pi.press(ENROLL, Duration::from_millis(4500))?;
+    pi.machine.wait_for("a store is made", 0, LIMIT)?;
+    pi.machine.wait_for("store open", 0, LIMIT)?;
+    ok("a held press makes the store, with the image's own mke2fs");
+    // Without a network cable or an image, either may be said first.
+    let ready = Status {
+        network: Network { address: Some("192.168.77.1".parse().map_err(|e| format!("{e}"))?), carrier: true },
+        stick: Stick::Ready { name: String::new(), free_bytes: 0 },
+        ..Status::default()
+    };
+    let no_image = screens::screen(&ready, &View::NoImage, Duration::ZERO);
+    let no_cable = screens::screen(&ready, &View::NoCable, Duration::ZERO);
+    pi.wait_screen("ready", &[(no_image, "no image"), (no_cable, "no cable")])?;
+    ok("the display asks for an image");
+
+    pi.press(NEXT, Duration::from_millis(300))?;
+    let pages: Vec<(Screen, &str)> = [View::Images, View::Network, View::About]
+        .map(|view| (screens::screen(&ready, &view, Duration::ZERO), "a page"))
+        .into();
+    pi.wait_screen("next", &pages)?;
+    ok("NEXT turns the page");
+
+    pi.press(NEXT, Duration::from_millis(4500))?;
+    pi.machine.wait_exit(LIMIT)?;
+    ok("a held NEXT switches the machine off in order");
+    pi.check_card()?;
+    ok("nothing was written to the SD card");
+    Ok(passed)
+}
+
+struct Pi3 {
+    machine: Machine,
+    folder: PathBuf,
+    qtest: BufReader<UnixStream>,
+    card_hash: String,
+    levels: u32,
+}
+
+impl Pi3 {
+    fn start() -> Result<Self, String> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/board");
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir_all(&folder).map_err(|e| format!("{}: {e}", folder.display()))?;
+        let image = sd_image::path()?;
+        let boot = sd_image::boot(&image, &folder)?;
+        let dtb = sd_image::copy_file(&image, "bcm2837-rpi-3-b.dtb", &folder)?;
+        seed(&dtb)?;
+        // QEMU wants a power of two, and refuses a read-only card here: a copy shows what is written.
+        let card = folder.join("card.img");
+        let copied =
+            fs::copy(&image, &card).and_then(|_| fs::File::options().write(true).open(&card)?.set_len(128 << 20));
+        copied.map_err(|e| format!("{}: {e}", card.display()))?;
+        let stick = folder.join("stick.img");
+        stick::make(&stick, 2 << 30, 64 << 20, &[])?;
+
+        let qtest = folder.join("qtest.sock");
+        let mut command = Command::new("qemu-system-aarch64");
+        command
+            .args(["-M", "raspi3b", "-display", "none", "-monitor", "none", "-no-reboot", "-nodefaults"])
+            .args(["-serial", "null", "-serial", "stdio"])
+            .arg("-kernel")
+            .arg(&boot.kernel)
+            .arg("-initrd")
+            .arg(&boot.initramfs)
+            .arg("-dtb")
+            .arg(&dtb)
+            // QEMU ends the machine when its watchdog is armed: it does not count down.
+            .args(["-append", &format!("{} rootstock.watchdog=off", boot.words)])
+            .arg("-drive")
+            .arg(format!("if=sd,format=raw,file={}", card.display()))
+            .args(["-device", "usb-hub,port=1"])
+            .arg("-drive")
+            .arg(format!("if=none,id=stick,format=raw,file={}", stick.display()))
+            .args(["-device", "usb-storage,port=1.1,drive=stick"])
+            .args(["-netdev", "user,id=wire,restrict=on", "-device", "usb-net,port=1.2,netdev=wire"])
+            .args(["-device", "at24c-eeprom,bus=i2c-bus.1,address=0x3c,rom-size=4096"])
+            .args(["-trace", "i2c_*", "-D"])
+            .arg(folder.join("i2c.trace"))
+            .arg("-qtest")
+            .arg(format!("unix:{},server=on,wait=off", qtest.display()))
+            .args(["-qtest-log", "/dev/null"]);
+        let card_hash = hash(&card)?;
+        let machine = Machine::start("pi3", &mut command, &folder)?;
+        let mut pi = Self { machine, qtest: BufReader::new(connect(&qtest)?), card_hash, levels: 0, folder };
+        // Inputs start low, which an active-low button means as pressed: both are up before the kernel runs.
+        pi.level(ENROLL, true)?;
+        pi.level(NEXT, true)?;
+        Ok(pi)
+    }
+
+    fn level(&mut self, pin: u32, high: bool) -> Result<(), String> {
+        let register = if high { GPSET0 } else { GPCLR0 };
+        self.levels = if high { self.levels | 1 << pin } else { self.levels & !(1 << pin) };
+        let mut answer = String::new();
+        let done = writeln!(self.qtest.get_mut(), "writel {register:#x} {:#x}", 1u32 << pin)
+            .and_then(|()| self.qtest.read_line(&mut answer));
+        done.map_err(|e| format!("qtest: {e}"))?;
+        if answer.starts_with("OK") { Ok(()) } else { Err(format!("qtest answered {answer:?}")) }
+    }
+
+    fn press(&mut self, pin: u32, time: Duration) -> Result<(), String> {
+        self.level(pin, false)?;
+        thread::sleep(time);
+        self.level(pin, true)
+    }
+
+    /// The screen that asks about the stick, with the name and the figure that the log has.
+    fn confirm_screen(&self) -> Result<Screen, String> {
+        let text = self.machine.console.text();
+        let line = text.lines().rfind(|line| line.contains("asks for a held ENROLL")).ok_or("no such line")?;
+        let (name, rest) =
+            line.split_once("stick \"").and_then(|(_, rest)| rest.split_once('"')).ok_or("no name in it")?;
+        let digits: String =
+            rest.chars().skip_while(|c| !c.is_ascii_digit()).take_while(char::is_ascii_digit).collect();
+        let free_bytes = digits.parse().map_err(|e| format!("{line:?}: {e}"))?;
+        let stick = Stick::NeedsConfirmation { name: name.to_owned(), free_bytes };
+        let mut screen = screens::screen(&Status { stick, ..Status::default() }, &View::ConfirmStick, Duration::ZERO);
+        screen.hold = None;
+        Ok(screen)
+    }
+
+    /// Waits until the display shows one of these, and keeps the picture.
+    fn wait_screen(&mut self, name: &str, screens: &[(Screen, &str)]) -> Result<(), String> {
+        let end = Instant::now() + LIMIT;
+        let trace = self.folder.join("i2c.trace");
+        loop {
+            let log = fs::read_to_string(&trace).map_err(|e| format!("{}: {e}", trace.display()))?;
+            let seen = frames(&log, DISPLAY);
+            let found =
+                seen.iter().rev().take(200).find(|frame| screens.iter().any(|(screen, _)| shows(frame, screen)));
+            if let Some(frame) = found {
+                let path = self.folder.join(format!("{name}.png"));
+                return picture::save(frame, &path);
+            }
+            if Instant::now() >= end {
+                if let Some(last) = seen.last() {
+                    picture::save(last, &self.folder.join(format!("{name}-instead.png")))?;
+                }
+                let wanted: Vec<String> = screens.iter().map(|(screen, _)| screen.text()).collect();
+                return Err(format!(
+                    "of {} pictures none is {wanted:?}; target/board/{name}-instead.png is the last one\n{}",
+                    seen.len(),
+                    self.machine.tail()
+                ));
+            }
+            thread::sleep(Duration::from_millis(300));
+        }
+    }
+
+    fn check_card(&self) -> Result<(), String> {
+        let card = self.folder.join("card.img");
+        if hash(&card)? == self.card_hash { Ok(()) } else { Err("the SD card was written to".to_owned()) }
+    }
+}
+
+fn hash(path: &Path) -> Result<String, String> {
+    run("sha256sum", &[path.as_os_str()])
+}
+
+/// A real Pi's firmware passes a seed; without one `getrandom` waits for ever here.
+fn seed(dtb: &Path) -> Result<(), String> {
+    let bytes: Vec<String> = (0..64u32).map(|n| format!("{:02x}", n.wrapping_mul(167) & 0xff)).collect();
+    let words = ["-p", "-t", "bx"].map(OsStr::new).into_iter().chain([dtb.as_os_str()]);
+    let words = words.chain(["/chosen", "rng-seed"].map(OsStr::new)).chain(bytes.iter().map(OsStr::new));
+    run("fdtput", &words.collect::<Vec<_>>()).map(drop)
+}
+
+fn connect(socket: &Path) -> Result<UnixStream, String> {
+    let end = Instant::now() + Duration::from_secs(10);
+    loop {
+        match UnixStream::connect(socket) {
+            Ok(stream) => return Ok(stream),
+            Err(_) if Instant::now() < end => thread::sleep(Duration::from_millis(10)),
+            Err(error) => return Err(format!("{}: {error}", socket.display())),
+        }
+    }
+}

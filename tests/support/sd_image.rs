@@ -1,0 +1,47 @@
+//! The flashable image as a Pi's firmware sees it: its boot partition's files.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::command::run;
+
+/// The image that `just image` made.
+pub fn path() -> Result<PathBuf, String> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/image/rootstock.img");
+    if path.exists() { Ok(path) } else { Err(format!("{} is not there: run `just image`", path.display())) }
+}
+
+/// Copies a file of the boot partition, which begins at 1 MiB, into a folder.
+pub fn copy_file(image: &Path, name: &str, folder: &Path) -> Result<PathBuf, String> {
+    let to = folder.join(name);
+    let (at, from) = (format!("{}@@1M", image.display()), format!("::{name}"));
+    let options = ["-n", "-o", "-i", &at, &from].map(OsStr::new);
+    run("mcopy", &options.into_iter().chain([to.as_os_str()]).collect::<Vec<_>>())?;
+    Ok(to)
+}
+
+/// What the firmware starts, by `config.txt`: kernel, initramfs and kernel words.
+pub struct Boot {
+    pub kernel: PathBuf,
+    pub initramfs: PathBuf,
+    pub words: String,
+}
+
+pub fn boot(image: &Path, folder: &Path) -> Result<Boot, String> {
+    let read = |name| {
+        let path = copy_file(image, name, folder)?;
+        fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))
+    };
+    let config = read("config.txt")?;
+    let setting = |key: &str| {
+        let value =
+            config.lines().find_map(|line| line.strip_prefix(key)).and_then(|rest| rest.split_whitespace().next());
+        value.ok_or_else(|| format!("config.txt has no {key:?}"))
+    };
+    Ok(Boot {
+        kernel: copy_file(image, setting("kernel=")?, folder)?,
+        initramfs: copy_file(image, setting("initramfs ")?, folder)?,
+        words: read("cmdline.txt")?.trim().to_owned(),
+    })
+}
