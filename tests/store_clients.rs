@@ -1,5 +1,7 @@
 //! Clients' roots, in folder mode: made, adapted, mounted again.
 
+#![allow(clippy::unwrap_used, reason = "a failing test may panic")]
+
 mod store_support;
 
 use std::ffi::CString;
@@ -20,9 +22,8 @@ fn handle(path: &Path) -> Vec<u8> {
     buffer[..4].copy_from_slice(&128u32.to_ne_bytes());
     let mut mount = 0;
     // SAFETY: the buffer has the header and the 128 bytes that it announces.
-    let result = unsafe {
-        libc::name_to_handle_at(libc::AT_FDCWD, path.as_ptr(), buffer.as_mut_ptr().cast(), &mut mount, 0)
-    };
+    let result =
+        unsafe { libc::name_to_handle_at(libc::AT_FDCWD, path.as_ptr(), buffer.as_mut_ptr().cast(), &mut mount, 0) };
     assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
     let bytes = u32::from_ne_bytes(buffer[..4].try_into().unwrap()) as usize;
     buffer.truncate(8 + bytes);

@@ -57,8 +57,10 @@ impl Disk {
 /// Lists the sticks that are plugged in now, by name.
 pub fn list(wanted: &Wanted) -> Vec<Disk> {
     let Ok(folder) = fs::read_dir("/sys/block") else { return Vec::new() };
-    let mut names: Vec<String> =
-        folder.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).filter(|name| is_wanted(name, wanted)).collect();
+    let mut names: Vec<String> = folder
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter(|name| is_wanted(name, wanted))
+        .collect();
     names.sort();
     names.into_iter().take(MAX_DISKS).filter_map(|name| disk(&name)).collect()
 }

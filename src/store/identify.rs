@@ -38,7 +38,8 @@ pub struct Ext4 {
 /// Incompatible features of ext4 that Linux 6.x mounts: compression, filetype,
 /// recover, meta_bg, extents, 64bit, mmp, flex_bg, ea_inode, dirdata is not,
 /// csum_seed, largedir, inline_data, encrypt, casefold.
-const KNOWN_INCOMPAT: u32 = 0x2 | 0x4 | 0x10 | 0x40 | 0x80 | 0x100 | 0x200 | 0x400 | 0x2000 | 0x4000 | 0x8000 | 0x1_0000 | 0x2_0000;
+const KNOWN_INCOMPAT: u32 =
+    0x2 | 0x4 | 0x10 | 0x40 | 0x80 | 0x100 | 0x200 | 0x400 | 0x2000 | 0x4000 | 0x8000 | 0x1_0000 | 0x2_0000;
 
 /// Reads the superblock at byte 1024; `None` without its magic.
 pub fn ext4(head: &[u8]) -> Option<Ext4> {

@@ -8,8 +8,10 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use super::manifest::{self, CLIENTS, ClientPaths, HANDLE_KEY, IMAGES, ImageManifest, ImagePaths, NEW, PROFILE, UNFINISHED};
 use super::atomic;
+use super::manifest::{
+    self, CLIENTS, ClientPaths, HANDLE_KEY, IMAGES, ImageManifest, ImagePaths, NEW, PROFILE, UNFINISHED,
+};
 use crate::client::{Client, ImageId, Role};
 use crate::directory::HandleKey;
 

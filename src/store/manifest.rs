@@ -188,7 +188,8 @@ pub fn image_id(file: &str, sha256: &[u8; 32]) -> ImageId {
     for c in image_name(file).chars().map(|c| c.to_ascii_lowercase()) {
         let c = if c.is_ascii_alphanumeric() || c == '.' || c == '_' { c } else { '-' };
         let repeats = c == '-' && id.ends_with('-');
-        if !repeats && !(id.is_empty() && !c.is_ascii_alphanumeric()) {
+        let leads = id.is_empty() && !c.is_ascii_alphanumeric();
+        if !repeats && !leads {
             id.push(c);
         }
     }
@@ -273,25 +274,18 @@ mod tests {
 
     #[test]
     fn a_client_in_another_clients_folder_is_refused() {
-        let text = "role = 'pi-1'\nmac = 'dc:a6:32:01:36:c2'\naddress = '192.168.77.10'\nimage = 'a-1'\nexport_id = 1\n";
+        let text =
+            "role = 'pi-1'\nmac = 'dc:a6:32:01:36:c2'\naddress = '192.168.77.10'\nimage = 'a-1'\nexport_id = 1\n";
         assert_eq!(parse_client(text.as_bytes(), &Role::numbered(1)).unwrap().export_id, 1);
-        assert!(matches!(
-            parse_client(text.as_bytes(), &Role::numbered(2)),
-            Err(ManifestError::OtherRole { .. })
-        ));
+        assert!(matches!(parse_client(text.as_bytes(), &Role::numbered(2)), Err(ManifestError::OtherRole { .. })));
         assert!(matches!(parse_client(b"\xff", &Role::numbered(2)), Err(ManifestError::NotText)));
         assert!(matches!(parse_client(b"role = ", &Role::numbered(2)), Err(ManifestError::Toml(_))));
     }
 
     #[test]
     fn an_image_manifest_reads_back_and_forgets_old_sources() {
-        let mut manifest = ImageManifest {
-            name: "a".into(),
-            sha256: "ab".repeat(32),
-            imported: 1,
-            root_bytes: 2,
-            source: Vec::new(),
-        };
+        let mut manifest =
+            ImageManifest { name: "a".into(), sha256: "ab".repeat(32), imported: 1, root_bytes: 2, source: Vec::new() };
         for n in 0..40 {
             manifest.add_source(SourceFile { file: format!("{n}.img"), bytes: n, modified: 0 });
         }

@@ -22,7 +22,9 @@ pub enum MountError {
     MakePoint { path: PathBuf, source: io::Error },
     #[error("mounting {what} on {path}")]
     Mount { what: String, path: PathBuf, source: io::Error },
-    #[error("overlay on {path} without the NFS export feature: the file system below has no UUID or cannot give handles")]
+    #[error(
+        "overlay on {path} without the NFS export feature: the file system below has no UUID or cannot give handles"
+    )]
     NoHandles { path: PathBuf },
     #[error("unmounting {path}")]
     Unmount { path: PathBuf, source: io::Error },
@@ -132,8 +134,7 @@ pub struct Mounted {
 /// All mounts of this thread's namespace, in the order they were made.
 pub fn list() -> Result<Vec<Mounted>, MountError> {
     // Of the thread: tests put a thread of their own into a mount namespace.
-    let text =
-        std::fs::read_to_string("/proc/thread-self/mountinfo").map_err(|source| MountError::List { source })?;
+    let text = std::fs::read_to_string("/proc/thread-self/mountinfo").map_err(|source| MountError::List { source })?;
     Ok(parse(&text))
 }
 

@@ -99,8 +99,18 @@ fn make_file_system(disk: &std::path::Path, window: Window, stop: &AtomicBool) -
     let mut finished = None;
     // An mke2fs that does not know a feature refuses its name: then without.
     for features in features {
-        let mut arguments =
-            vec!["-q", "-F", "-t", "ext4", "-L", STORE_LABEL, "-m", "0", "-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard"];
+        let mut arguments = vec![
+            "-q",
+            "-F",
+            "-t",
+            "ext4",
+            "-L",
+            STORE_LABEL,
+            "-m",
+            "0",
+            "-E",
+            "lazy_itable_init=1,lazy_journal_init=1,nodiscard",
+        ];
         arguments.extend_from_slice(features);
         finished = Some(tools::run("mke2fs", &arguments, &device.path, MAKE_LIMIT, stop)?);
         if finished.as_ref().is_some_and(|finished| finished.code == Some(0)) {

@@ -106,11 +106,7 @@ impl Roots {
     /// Makes a client and mounts it. Nothing of the image is copied. It is
     /// made under a name that the next opening removes, and is a client by
     /// one rename; returns what rules could not be applied.
-    pub fn create(
-        &mut self,
-        client: &Client,
-        around: &Surroundings,
-    ) -> Result<(OpenClient, Vec<String>), RootError> {
+    pub fn create(&mut self, client: &Client, around: &Surroundings) -> Result<(OpenClient, Vec<String>), RootError> {
         let finished = ClientPaths::of(&self.store, &client.role);
         if fs::symlink_metadata(&finished.folder).is_ok() {
             return Err(RootError::Exists(client.role.clone()));

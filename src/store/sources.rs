@@ -117,8 +117,9 @@ pub fn profile_files(folder: &Path) -> io::Result<Vec<(PathBuf, Vec<u8>)>> {
             if kind.is_dir() && depth < MAX_PROFILE_DEPTH && pending.len() < MAX_PROFILE_FILES {
                 pending.push((path, depth + 1));
             } else if kind.is_file() {
-                let bytes = atomic::read_bounded(&entry.path(), left)
-                    .map_err(|error| io::Error::new(error.kind(), format!("profile/files/{}: {error}", path.display())))?;
+                let bytes = atomic::read_bounded(&entry.path(), left).map_err(|error| {
+                    io::Error::new(error.kind(), format!("profile/files/{}: {error}", path.display()))
+                })?;
                 left -= bytes.len() as u64;
                 files.push((path, bytes));
             }

@@ -47,7 +47,9 @@ pub struct Entry {
 pub enum Table {
     /// No table: sector 0 has no 55 AA.
     None,
-    Mbr { entries: Vec<Entry> },
+    Mbr {
+        entries: Vec<Entry>,
+    },
     Gpt(Gpt),
 }
 

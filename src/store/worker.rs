@@ -29,7 +29,10 @@ pub enum Message {
     Command(Command),
     /// Disks may have come or gone.
     Look,
-    ImportEnded { source: SourceFile, result: Result<Imported, ImportError> },
+    ImportEnded {
+        source: SourceFile,
+        result: Result<Imported, ImportError>,
+    },
     Stop,
 }
 
@@ -166,8 +169,7 @@ impl Worker {
             self.schedule_import();
             return;
         }
-        let wanted =
-            Wanted { ignore: self.options.ignore_devices.clone(), extra: self.options.extra_devices.clone() };
+        let wanted = Wanted { ignore: self.options.ignore_devices.clone(), extra: self.options.extra_devices.clone() };
         let present = devices::list(&wanted);
         let gone = |stick: &Stick| !present.iter().any(|disk| is_same(disk, &stick.disk));
         let removed: Vec<String> =
@@ -254,7 +256,10 @@ impl Worker {
             match self.open(&Place::Partition(device.clone()), &title, Some(name.clone())) {
                 Ok(()) => {
                     for (other, _) in &stores[index + 1..] {
-                        self.problem(format!("{other} has a store too; {title} is used"), "Pull the one that is not wanted");
+                        self.problem(
+                            format!("{other} has a store too; {title} is used"),
+                            "Pull the one that is not wanted",
+                        );
                     }
                     return;
                 }
@@ -375,7 +380,8 @@ impl Worker {
                 Err(message) => reason = Some(unusable(message.clone(), "Try another stick")),
                 Ok(reading) => match prepare::room(reading, minimum) {
                     Ok(_) if stick.disk.read_only => {
-                        reason = Some(unusable(format!("{} is write-protected", stick.disk.title), "Use another stick"));
+                        reason =
+                            Some(unusable(format!("{} is write-protected", stick.disk.title), "Use another stick"));
                     }
                     Ok(entry) => {
                         let bytes = entry.extent.sectors * reading.disk.geometry.sector_bytes;
@@ -631,16 +637,19 @@ fn no_room(title: &str, error: &PrepareError, minimum_bytes: u64) -> Event {
     let mib = |bytes: u64| bytes >> 20;
     match error {
         PrepareError::NoRoom(NoRoom::TooSmall { largest_bytes, .. }) => unusable(
-            format!("{title} has {} MiB of unpartitioned space; {} MiB are needed", mib(*largest_bytes), mib(minimum_bytes)),
+            format!(
+                "{title} has {} MiB of unpartitioned space; {} MiB are needed",
+                mib(*largest_bytes),
+                mib(minimum_bytes)
+            ),
             "Shrink its partition on a computer, or plug in a second, empty stick",
         ),
         PrepareError::NoRoom(NoRoom::Full) => {
             unusable(format!("{title} has four partitions already"), "Plug in a second, empty stick")
         }
-        PrepareError::NoTable(_) => unusable(
-            format!("{title} holds files and has no free space for a store"),
-            "Plug in a second, empty stick",
-        ),
+        PrepareError::NoTable(_) => {
+            unusable(format!("{title} holds files and has no free space for a store"), "Plug in a second, empty stick")
+        }
         error => unusable(format!("{title}: {}", chain(error)), "Check the stick on a computer"),
     }
 }

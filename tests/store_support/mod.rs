@@ -5,6 +5,7 @@
 //! says what to install.
 
 #![allow(dead_code, reason = "each test file uses its own part")]
+#![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
 use std::fs::{self, File, OpenOptions};
 use std::net::Ipv4Addr;
@@ -130,12 +131,15 @@ impl Running {
     }
 
     pub fn create(&mut self, client: &Client) -> OpenClient {
+        let started = Instant::now();
         self.send(Command::CreateClient(Box::new(client.clone())));
-        self.wait("ClientReady", |event| match event {
+        let open = self.wait("ClientReady", |event| match event {
             Event::ClientReady(open) => Some(open.clone()),
             Event::ClientFailed { message, .. } => panic!("client failed: {message}"),
             _ => None,
-        })
+        });
+        println!("{} ready after {:?}", client.role, started.elapsed());
+        open
     }
 
     pub fn stop(mut self) {
@@ -214,7 +218,9 @@ pub fn make_image(image: &Path, root: &Path) {
     File::create(&ext4).unwrap().set_len(ROOT_BYTES).unwrap();
     let text = |path: &Path| path.to_str().unwrap().to_owned();
     run("mformat", &["-i", &text(&fat), "-v", "bootfs", "::"]);
-    for (name, content) in [("config.txt", "arm_64bit=1\n"), ("cmdline.txt", "root=PARTUUID=a-02\n"), ("kernel8.img", "kernel")] {
+    for (name, content) in
+        [("config.txt", "arm_64bit=1\n"), ("cmdline.txt", "root=PARTUUID=a-02\n"), ("kernel8.img", "kernel")]
+    {
         fs::write(scratch.path().join(name), content).unwrap();
         run("mcopy", &["-i", &text(&fat), &text(&scratch.path().join(name)), "::"]);
     }
@@ -226,9 +232,10 @@ pub fn make_image(image: &Path, root: &Path) {
     let table = scratch.path().join("table");
     let (boot, root) = (BOOT_START / 512, ROOT_START / 512);
     let (boot_sectors, root_sectors) = (BOOT_BYTES / 512, ROOT_BYTES / 512);
-    let lines = format!("label: dos\nstart={boot}, size={boot_sectors}, type=c\nstart={root}, size={root_sectors}, type=83\n");
+    let lines =
+        format!("label: dos\nstart={boot}, size={boot_sectors}, type=c\nstart={root}, size={root_sectors}, type=83\n");
     fs::write(&table, lines).unwrap();
-    run("sh", &["-c", &format!("sfdisk -q {} < {}", image.display(), table.display())]);
+    run("sh", &["-c", &format!("sfdisk -q '{}' < {}", image.display(), table.display())]);
     disk.write_all_at(&fs::read(&fat).unwrap(), BOOT_START).unwrap();
     disk.write_all_at(&fs::read(&ext4).unwrap(), ROOT_START).unwrap();
 }
@@ -252,7 +259,15 @@ impl LoopDisk {
     /// Attaches a file, its partitions shown.
     pub fn attach(file: &Path) -> Self {
         let node = run("losetup", &["-P", "-f", "--show", file.to_str().unwrap()]);
-        Self { node: PathBuf::from(node.trim()), file: file.to_owned() }
+        let disk = Self { node: PathBuf::from(node.trim()), file: file.to_owned() };
+        disk.show_partitions();
+        disk
+    }
+
+    /// Does what a kernel with partition tables built in has done already;
+    /// the one of some test machines has none.
+    fn show_partitions(&self) {
+        let _ = Process::new("partx").arg("-a").arg(&self.node).output();
     }
 
     /// The kernel's name.

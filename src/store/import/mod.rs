@@ -219,14 +219,18 @@ struct Layout {
 }
 
 fn layout(head: &[u8], image_bytes: Option<u64>) -> Result<Layout, ImportError> {
-    let geometry = table::Geometry { sectors: image_bytes.map_or(u64::MAX, |bytes| bytes / SECTOR_BYTES), sector_bytes: SECTOR_BYTES };
+    let geometry = table::Geometry {
+        sectors: image_bytes.map_or(u64::MAX, |bytes| bytes / SECTOR_BYTES),
+        sector_bytes: SECTOR_BYTES,
+    };
     let table = table::read(head, geometry).map_err(|error| ImportError::Lying(error.to_string()))?;
     let entries = match table {
         table::Table::None => return Err(ImportError::NotPi("it has no partition table".into())),
         table::Table::Mbr { entries } => entries,
         table::Table::Gpt(gpt) => gpt.entries,
     };
-    let bytes = |extent: Extent| (extent.start.saturating_mul(SECTOR_BYTES), extent.sectors.saturating_mul(SECTOR_BYTES));
+    let bytes =
+        |extent: Extent| (extent.start.saturating_mul(SECTOR_BYTES), extent.sectors.saturating_mul(SECTOR_BYTES));
     let mut partitions: Vec<(u64, u64)> = entries.iter().map(|entry| bytes(entry.extent)).collect();
     partitions.sort_unstable();
     let end = partitions.last().map_or(0, |&(start, bytes)| start.saturating_add(bytes));

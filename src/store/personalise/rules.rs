@@ -80,12 +80,15 @@ pub const RULES: &[Rule] = &[
         why: "they look for the SD card, update a bootloader behind the appliance's back, or wait for a link that \
               nothing manages",
         apply: |c| {
-            mask(c.root, &[
-                "apply_noobs_os_config.service",
-                "rpi-eeprom-update.service",
-                "systemd-networkd-wait-online.service",
-                "fstrim.timer",
-            ])
+            mask(
+                c.root,
+                &[
+                    "apply_noobs_os_config.service",
+                    "rpi-eeprom-update.service",
+                    "systemd-networkd-wait-online.service",
+                    "fstrim.timer",
+                ],
+            )
         },
     },
     Rule {
@@ -247,13 +250,16 @@ fn enable(root: &Tree, unit: &str, target: &str) -> Outcome {
 }
 
 fn resize(c: &Context<'_>) -> Outcome {
-    let mut acted = mask(c.root, &[
-        "rpi-resize.service",
-        "resize2fs_once.service",
-        "rpi-resizerootfs.service",
-        "systemd-growfs-root.service",
-        "systemd-repart.service",
-    ])?;
+    let mut acted = mask(
+        c.root,
+        &[
+            "rpi-resize.service",
+            "resize2fs_once.service",
+            "rpi-resizerootfs.service",
+            "systemd-growfs-root.service",
+            "systemd-repart.service",
+        ],
+    )?;
     // The SysV script of Raspberry Pi OS Legacy, with its links.
     acted |= c.root.remove("etc/init.d/resize2fs_once")?;
     for level in ["rcS.d", "rc2.d", "rc3.d", "rc4.d", "rc5.d"] {
@@ -389,7 +395,9 @@ fn create_user(c: &Context<'_>, passwd: &str, name: &str) -> Result<(), RuleErro
 
     let group = c.root.read("etc/group").unwrap_or_default();
     let mut group = text::append(&group, &format!("{name}:x:{id}:"));
-    for administrators in ["sudo", "adm", "users", "video", "audio", "netdev", "gpio", "i2c", "spi", "dialout", "plugdev"] {
+    for administrators in
+        ["sudo", "adm", "users", "video", "audio", "netdev", "gpio", "i2c", "spi", "dialout", "plugdev"]
+    {
         group = text::add_member(&group, administrators, name).unwrap_or(group);
     }
     c.root.write("etc/group", group.as_bytes(), None)?;
@@ -398,7 +406,11 @@ fn create_user(c: &Context<'_>, passwd: &str, name: &str) -> Result<(), RuleErro
         let gshadow = text::add_member(&gshadow, "sudo", name).unwrap_or(gshadow);
         c.root.write("etc/gshadow", gshadow.as_bytes(), None)?;
     }
-    c.root.write("etc/passwd", text::append(passwd, &format!("{name}:x:{id}:{id}:,,,:{home}:{shell}")).as_bytes(), None)?;
+    c.root.write(
+        "etc/passwd",
+        text::append(passwd, &format!("{name}:x:{id}:{id}:,,,:{home}:{shell}")).as_bytes(),
+        None,
+    )?;
 
     c.root.make_dir(&home, Owner { uid: id, gid: id, mode: 0o755 })?;
     for file in c.root.names("etc/skel").into_iter().take(64) {

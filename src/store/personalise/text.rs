@@ -155,7 +155,8 @@ pub fn userconf(text: &str) -> Option<(&str, &str)> {
         && name.len() <= 32
         && name != "root"
         && name.chars().all(letter);
-    let valid_hash = hash.starts_with('$') && hash.len() <= 512 && hash.bytes().all(|b| b.is_ascii_graphic() && b != b':');
+    let valid_hash =
+        hash.starts_with('$') && hash.len() <= 512 && hash.bytes().all(|b| b.is_ascii_graphic() && b != b':');
     (valid_name && valid_hash).then_some((name, hash))
 }
 
@@ -240,13 +241,19 @@ mod tests {
     #[test]
     fn the_boot_point_is_the_one_of_the_image() {
         assert_eq!(boot_point("PARTUUID=a /boot vfat defaults 0 2\n"), Some("/boot"));
-        assert_eq!(boot_point("LABEL=system-boot /boot/firmware vfat defaults 0 1\n/dev/x /boot ext4"), Some("/boot/firmware"));
+        assert_eq!(
+            boot_point("LABEL=system-boot /boot/firmware vfat defaults 0 1\n/dev/x /boot ext4"),
+            Some("/boot/firmware")
+        );
         assert_eq!(boot_point("# /boot\nproc /proc proc\n"), None);
     }
 
     #[test]
     fn hosts_has_the_name_once() {
-        assert_eq!(hosts("127.0.0.1\tlocalhost\n127.0.1.1\traspberrypi\n", "pi-1"), "127.0.0.1\tlocalhost\n127.0.1.1\tpi-1\n");
+        assert_eq!(
+            hosts("127.0.0.1\tlocalhost\n127.0.1.1\traspberrypi\n", "pi-1"),
+            "127.0.0.1\tlocalhost\n127.0.1.1\tpi-1\n"
+        );
         assert_eq!(hosts("127.0.0.1 localhost", "pi-1"), "127.0.0.1 localhost\n127.0.1.1\tpi-1\n");
         assert!(hosts("", "pi-1").starts_with("127.0.0.1\tlocalhost\n"));
     }
@@ -272,7 +279,9 @@ mod tests {
     #[test]
     fn userconf_is_taken_only_as_raspberry_pi_os_writes_it() {
         assert_eq!(userconf("ada:$6$salt$hash\n"), Some(("ada", "$6$salt$hash")));
-        for text in ["", "ada", "ada:plain", "root:$6$x", "Ada:$6$x", "a b:$6$x", "ada:$6$x:0", "../x:$6$y", "ada:$6$\u{e4}"] {
+        for text in
+            ["", "ada", "ada:plain", "root:$6$x", "Ada:$6$x", "a b:$6$x", "ada:$6$x:0", "../x:$6$y", "ada:$6$\u{e4}"]
+        {
             assert_eq!(userconf(text), None, "{text:?}");
         }
     }
@@ -280,10 +289,7 @@ mod tests {
     #[test]
     fn a_hash_replaces_the_old_one_or_gets_a_line() {
         let text = "root:*:1:0:99999:7:::\npi:!:19000:0:99999:7:::\npip:x:1\n";
-        assert_eq!(
-            shadow(text, "pi", "$6$h", 20_000),
-            "root:*:1:0:99999:7:::\npi:$6$h:19000:0:99999:7:::\npip:x:1\n"
-        );
+        assert_eq!(shadow(text, "pi", "$6$h", 20_000), "root:*:1:0:99999:7:::\npi:$6$h:19000:0:99999:7:::\npip:x:1\n");
         assert!(shadow(text, "ada", "$6$h", 20_000).ends_with("ada:$6$h:20000:0:99999:7:::\n"));
     }
 
