@@ -171,7 +171,7 @@ fn a_pulled_stick_closes_the_store_and_opens_again_at_the_same_paths() {
 
     run("losetup", &["-P", later.node.to_str().unwrap(), later.file.to_str().unwrap()]);
     let (_, clients) = running.opened();
-    assert_eq!(clients, [open.clone()]);
+    assert_eq!(clients, std::slice::from_ref(&open));
     assert_eq!(fs::read_to_string(open.root.join("kept")).unwrap(), "kept");
     drop(held);
     running.stop();

@@ -205,9 +205,9 @@ pub fn pi_root(folder: &Path) {
 }
 
 const BOOT_START: u64 = MIB;
-const BOOT_BYTES: u64 = 16 * MIB;
+const BOOT_BYTES: u64 = 4 * MIB;
 pub const ROOT_START: u64 = BOOT_START + BOOT_BYTES;
-pub const ROOT_BYTES: u64 = 48 * MIB;
+pub const ROOT_BYTES: u64 = 32 * MIB;
 
 /// An image in Raspberry Pi OS's layout: MBR, FAT with boot files, ext4 made
 /// of `root`.
