@@ -1,6 +1,8 @@
 //! Importing image files, in folder mode: what goes in, what is refused and
 //! with which words.
 
+#![allow(clippy::unwrap_used, reason = "a failing test may panic")]
+
 mod store_support;
 
 use std::fs::{self, OpenOptions};
@@ -48,7 +50,6 @@ fn an_xz_of_one_or_many_blocks_gives_the_same_image() {
     };
     packed("one.img.xz", "-1");
     packed("many.img.xz", "-1 --block-size=1MiB");
-    run("sh", &["-c", &format!("cat {0} {0} >/dev/null", text)]);
 
     let mut running = bench.start_in_folder();
     running.opened();
@@ -168,24 +169,41 @@ fn an_ext4_without_a_system_is_refused() {
     assert!(running.import_failed().contains("holds no Linux system"));
 }
 
-#[test]
-fn a_full_stick_is_told_with_what_is_missing() {
+/// A stick of 100 MiB that holds a store and one image file.
+fn check_no_room(name: &str) {
     let bench = Bench::new();
-    let sources = bench.path("sources");
-    fs::create_dir(&sources).unwrap();
+    let (root, plain) = (bench.path("root"), bench.path("a.img"));
+    fs::create_dir(&root).unwrap();
+    pi_root(&root);
+    // Takes room once unpacked, and next to none before.
+    fs::write(root.join("usr/share/doc/large"), vec![b'a'; 20 << 20]).unwrap();
+    make_image(&plain, &root);
+    pack(&plain);
     let stick = disk(&bench.path("disk"), 100 * MIB, "");
     run("mke2fs", &["-q", "-t", "ext4", "-L", "ROOTSTOCK", stick.node.to_str().unwrap()]);
     let point = bench.path("mounted");
     fs::create_dir(&point).unwrap();
     run("mount", &[stick.node.to_str().unwrap(), point.to_str().unwrap()]);
-    fs::copy(pi_image(&sources, "a.img"), point.join("a.img")).unwrap();
+    fs::copy(bench.path(name), point.join(name)).unwrap();
     run("umount", &[point.to_str().unwrap()]);
 
     let mut running = Running::start(Options { extra_devices: vec![stick.name()], ..bench.options() });
     running.opened();
     let message = running.import_failed();
     assert!(message.contains("no room on the stick") && message.contains("MiB more"), "{message}");
+    let left = fs::read_dir(bench.path("run/store/images")).unwrap().count();
+    assert_eq!(left, 0, "something was left behind");
     running.stop();
+}
+
+#[test]
+fn a_full_stick_is_told_with_what_is_missing() {
+    check_no_room("a.img");
+}
+
+#[test]
+fn a_stick_that_fills_up_on_the_way_keeps_its_reserve() {
+    check_no_room("a.img.xz");
 }
 
 #[test]
@@ -201,4 +219,49 @@ fn an_unfinished_import_is_removed_and_begun_anew() {
     assert!(!left.exists());
     let shown = running.seen.iter().any(|event| matches!(event, Event::ImportProgress { per_mille: 1000, .. }));
     assert!(shown, "{:?}", running.seen);
+}
+
+#[test]
+fn a_client_is_made_while_another_image_is_imported() {
+    let bench = Bench::new();
+    pi_image(&bench.store(), "a.img");
+    fs::copy(bench.store().join("a.img"), bench.store().join("b.img")).unwrap();
+    OpenOptions::new().write(true).open(bench.store().join("b.img")).unwrap().write_all_at(b"other", 0).unwrap();
+    let mut running = bench.start_in_folder();
+    running.opened();
+    let first = running.imported();
+    running.create(&client(1, &first.id));
+    let imports = running.seen.iter().filter(|event| matches!(event, Event::Imported { .. })).count();
+    assert_eq!(imports, 1, "the client waited for the second import");
+    running.imported();
+}
+
+#[test]
+fn a_file_that_is_still_being_copied_is_left_alone() {
+    let bench = Bench::new();
+    let whole = fs::read(pi_image(bench.folder.path(), "a.img")).unwrap();
+    let mut running = bench.start_in_folder();
+    running.opened();
+    let copy = fs::File::create(bench.store().join("a.img")).unwrap();
+    // Grows by a piece at each of the worker's looks and between them.
+    for (index, piece) in whole.chunks(whole.len() / 12).enumerate() {
+        copy.write_all_at(piece, (index * (whole.len() / 12)) as u64).unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(200));
+    }
+    running.imported();
+    assert!(!running.seen.iter().any(|event| matches!(event, Event::ImportFailed { .. })));
+}
+
+#[test]
+fn a_write_protected_store_is_told() {
+    let bench = Bench::new();
+    let stick = disk(&bench.path("disk"), 100 * MIB, "");
+    run("mke2fs", &["-q", "-t", "ext4", "-L", "ROOTSTOCK", stick.node.to_str().unwrap()]);
+    run("blockdev", &["--setro", stick.node.to_str().unwrap()]);
+    let mut running = Running::start(Options { extra_devices: vec![stick.name()], ..bench.options() });
+    let said = running.wait("StickUnusable", |event| match event {
+        Event::StickUnusable { message, .. } => Some(message.clone()),
+        _ => None,
+    });
+    assert!(said.contains("write-protected"), "{said}");
 }

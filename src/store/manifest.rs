@@ -188,7 +188,8 @@ pub fn image_id(file: &str, sha256: &[u8; 32]) -> ImageId {
     for c in image_name(file).chars().map(|c| c.to_ascii_lowercase()) {
         let c = if c.is_ascii_alphanumeric() || c == '.' || c == '_' { c } else { '-' };
         let repeats = c == '-' && id.ends_with('-');
-        if !repeats && !(id.is_empty() && !c.is_ascii_alphanumeric()) {
+        let leads = id.is_empty() && !c.is_ascii_alphanumeric();
+        if !repeats && !leads {
             id.push(c);
         }
     }

@@ -212,12 +212,13 @@ pub struct Handle {
 
 /// Starts the threads. Mounts that an earlier, killed run left below `run`
 /// are taken down first.
-pub fn start(options: Options, sink: Sink) -> Result<Handle, Error> {
+pub fn start(mut options: Options, sink: Sink) -> Result<Handle, Error> {
     if options.run.to_string_lossy().contains([',', ':', '\\']) {
         return Err(Error::RunFolder(options.run));
     }
-    let made = std::fs::create_dir_all(&options.run);
-    made.map_err(|source| Error::MakeFolder { path: options.run.clone(), source })?;
+    // The kernel lists mounts by their real paths.
+    let made = std::fs::create_dir_all(&options.run).and_then(|()| std::fs::canonicalize(&options.run));
+    options.run = made.map_err(|source| Error::MakeFolder { path: options.run.clone(), source })?;
     mounts::unmount_below(&options.run, false)?;
 
     let (messages, queue) = channel();

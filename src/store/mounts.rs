@@ -94,8 +94,15 @@ pub fn overlay(layers: &Layers<'_>, point: &Path, read_only: bool) -> Result<(),
     })?;
     // The kernel only warns and goes on without `nfs_export` when a layer
     // cannot give handles; a client of such a root would see ESTALE later.
-    let exports = list()?.iter().any(|mount| mount.point == point && mount.options.contains("nfs_export=on"));
-    if exports {
+    // The option is only listed where it differs from the module's default.
+    let default = std::fs::read_to_string("/sys/module/overlay/parameters/nfs_export").unwrap_or_default();
+    let default_on = default.starts_with('Y');
+    let exports = |mount: &Mounted| match default_on {
+        true => !mount.options.contains("nfs_export=off"),
+        false => mount.options.contains("nfs_export=on"),
+    };
+    // The newest, if something was mounted there before.
+    if list()?.iter().rev().find(|mount| mount.point == point).is_some_and(exports) {
         Ok(())
     } else {
         unmount(point)?;

@@ -92,6 +92,7 @@ fn unchanged(reading: &Reading) -> Result<(), PrepareError> {
 
 /// `lazy_itable_init`: the inode tables are zeroed while it is already in use.
 /// No reserved blocks: the appliance is the only one to write, as root.
+/// 256-byte inodes, also on a small stick: project quotas will need them.
 /// `^orphan_file`, `^metadata_csum_seed`: an older laptop's e2fsck must still read it.
 fn make_file_system(disk: &std::path::Path, window: Window, stop: &AtomicBool) -> Result<(), PrepareError> {
     let device = mounts::loop_device(disk, window, false)?;
@@ -108,6 +109,8 @@ fn make_file_system(disk: &std::path::Path, window: Window, stop: &AtomicBool) -
             STORE_LABEL,
             "-m",
             "0",
+            "-I",
+            "256",
             "-E",
             "lazy_itable_init=1,lazy_journal_init=1,nodiscard",
         ];

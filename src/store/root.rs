@@ -74,7 +74,8 @@ impl Roots {
         self.run.join(IMAGES).join(id.as_str()).join("root")
     }
 
-    /// Mounts a client's two trees.
+    /// Mounts a client's two trees. An ephemeral client's is mounted as a
+    /// persistent one: what throws its writes away comes between these layers.
     pub fn mount(&mut self, client: &Client) -> Result<OpenClient, RootError> {
         self.mount_image(&client.image)?;
         let paths = ClientPaths::of(&self.store, &client.role);

@@ -66,7 +66,7 @@ pub struct Gpt {
 /// Why a table is not trusted. Each is one message for the person.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TableError {
-    #[error("partition {0} reaches past the end of the stick")]
+    #[error("partition {0} reaches past the end")]
     PastTheEnd(u32),
     #[error("partitions {0} and {1} overlap")]
     Overlap(u32, u32),

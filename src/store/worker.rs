@@ -15,6 +15,7 @@ use super::devices::{self, Disk, Reading, Wanted};
 use super::identify::{Content, STORE_LABEL};
 use super::import::{self, ImportError, Imported, Job};
 use super::manifest::{ClientPaths, ImageManifest, SourceFile};
+use super::mounts::MountError;
 use super::personalise::Tree;
 use super::place::{OpenError, Place};
 use super::prepare::{self, PrepareError};
@@ -57,6 +58,9 @@ pub struct Worker {
     importing: Option<Importing>,
     /// Files that failed, until their stick is plugged in again.
     refused: HashSet<SourceFile>,
+    /// Folder mode: files as the last look saw them, since one that still
+    /// grows is being copied.
+    seen: Vec<SourceFile>,
     /// What was last said while no store is open, so that it is said once.
     said: Option<Event>,
     /// The stick that `Prepare` would write to.
@@ -87,6 +91,7 @@ struct Store {
     /// Watched clients with the text last seen.
     watched: BTreeMap<Role, Option<String>>,
     told_free_bytes: u64,
+    told_read_only: bool,
 }
 
 struct Importing {
@@ -107,6 +112,7 @@ impl Worker {
             store: None,
             importing: None,
             refused: HashSet::new(),
+            seen: Vec::new(),
             said: None,
             candidate: None,
             ticks: 0,
@@ -253,7 +259,12 @@ impl Worker {
             .collect();
         for (index, (name, device)) in stores.iter().enumerate() {
             let title = self.sticks.get(name).map_or(name.clone(), |stick| stick.disk.title.clone());
-            match self.open(&Place::Partition(device.clone()), &title, Some(name.clone())) {
+            let write_protected = self.sticks.get(name).is_some_and(|stick| stick.disk.read_only);
+            let opened = match write_protected {
+                true => Err((format!("{title} is write-protected"), "Slide its lock, or use another stick")),
+                false => self.open(&Place::Partition(device.clone()), &title, Some(name.clone())),
+            };
+            match opened {
                 Ok(()) => {
                     for (other, _) in &stores[index + 1..] {
                         self.problem(
@@ -311,6 +322,7 @@ impl Worker {
             clients: open.iter().map(|open| open.client.clone()).collect(),
             watched: BTreeMap::new(),
             told_free_bytes: free_bytes,
+            told_read_only: false,
         });
         self.said = None;
         self.candidate = None;
@@ -343,7 +355,12 @@ impl Worker {
                         stick.sources.push(point);
                     }
                     Some(Err(error)) => {
-                        problems.push(format!("{name} cannot be read: {}", chain(&error)));
+                        problems.push(match &error {
+                            MountError::Mount { source, .. } if source.raw_os_error() == Some(libc::ENODEV) => {
+                                format!("{name} cannot be read: this system has no driver for its file system")
+                            }
+                            error => format!("{name} cannot be read: {}", chain(error)),
+                        });
                         // Said once, not at every look.
                         stick.sources.push(point);
                     }
@@ -493,6 +510,12 @@ impl Worker {
                     store.told_free_bytes = free_bytes;
                     events.push(Event::FreeSpace { free_bytes });
                 }
+                // ext4 does that to itself after a write error.
+                if is_read_only(&store.folder) && !store.told_read_only {
+                    store.told_read_only = true;
+                    let message = format!("{} does not take writes any more", store.name);
+                    events.push(Event::Problem { message, action: "Check the stick on a computer".into() });
+                }
             }
         }
         for event in events {
@@ -509,11 +532,15 @@ impl Worker {
     fn schedule_import(&mut self) {
         let Some(store) = self.store.as_ref().filter(|_| self.importing.is_none()) else { return };
         let folders = self.sticks.values().flat_map(|stick| &stick.sources).chain([&store.folder]);
-        let is_new = |found: &Found| {
+        // Sticks are mounted read-only: what lies there is whole.
+        let settled = |found: &Found| self.options.folder.is_none() || self.seen.contains(&found.source);
+        let is_new = |found: &&Found| {
             let known = store.images.iter().any(|(_, manifest)| manifest.source.contains(&found.source));
-            !known && !self.refused.contains(&found.source)
+            !known && !self.refused.contains(&found.source) && settled(found)
         };
-        let next = folders.filter_map(|folder| sources::images(folder).ok()).flatten().find(is_new);
+        let all: Vec<Found> = folders.filter_map(|folder| sources::images(folder).ok()).flatten().collect();
+        let next = all.iter().find(is_new).cloned();
+        self.seen = all.into_iter().map(|found| found.source).collect();
         let Some(Found { path, source, packing }) = next else { return };
         let job = Job {
             path: path.clone(),
@@ -682,6 +709,10 @@ fn info(id: &ImageId, manifest: &ImageManifest) -> ImageInfo {
 /// What clients may still write; 0 when the stick does not answer.
 fn free_bytes(folder: &Path) -> u64 {
     rustix::fs::statvfs(folder).map_or(0, |vfs| vfs.f_bavail.saturating_mul(vfs.f_frsize))
+}
+
+fn is_read_only(folder: &Path) -> bool {
+    rustix::fs::statvfs(folder).is_ok_and(|vfs| vfs.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY))
 }
 
 /// The client's own words that its start is complete, from its upper layer:

@@ -5,6 +5,7 @@
 //! says what to install.
 
 #![allow(dead_code, reason = "each test file uses its own part")]
+#![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
 use std::fs::{self, File, OpenOptions};
 use std::net::Ipv4Addr;
@@ -130,12 +131,15 @@ impl Running {
     }
 
     pub fn create(&mut self, client: &Client) -> OpenClient {
+        let started = Instant::now();
         self.send(Command::CreateClient(Box::new(client.clone())));
-        self.wait("ClientReady", |event| match event {
+        let open = self.wait("ClientReady", |event| match event {
             Event::ClientReady(open) => Some(open.clone()),
             Event::ClientFailed { message, .. } => panic!("client failed: {message}"),
             _ => None,
-        })
+        });
+        println!("{} ready after {:?}", client.role, started.elapsed());
+        open
     }
 
     pub fn stop(mut self) {
@@ -201,9 +205,9 @@ pub fn pi_root(folder: &Path) {
 }
 
 const BOOT_START: u64 = MIB;
-const BOOT_BYTES: u64 = 16 * MIB;
+const BOOT_BYTES: u64 = 4 * MIB;
 pub const ROOT_START: u64 = BOOT_START + BOOT_BYTES;
-pub const ROOT_BYTES: u64 = 48 * MIB;
+pub const ROOT_BYTES: u64 = 32 * MIB;
 
 /// An image in Raspberry Pi OS's layout: MBR, FAT with boot files, ext4 made
 /// of `root`.
@@ -231,7 +235,7 @@ pub fn make_image(image: &Path, root: &Path) {
     let lines =
         format!("label: dos\nstart={boot}, size={boot_sectors}, type=c\nstart={root}, size={root_sectors}, type=83\n");
     fs::write(&table, lines).unwrap();
-    run("sh", &["-c", &format!("sfdisk -q {} < {}", image.display(), table.display())]);
+    run("sh", &["-c", &format!("sfdisk -q '{}' < {}", image.display(), table.display())]);
     disk.write_all_at(&fs::read(&fat).unwrap(), BOOT_START).unwrap();
     disk.write_all_at(&fs::read(&ext4).unwrap(), ROOT_START).unwrap();
 }
@@ -255,7 +259,15 @@ impl LoopDisk {
     /// Attaches a file, its partitions shown.
     pub fn attach(file: &Path) -> Self {
         let node = run("losetup", &["-P", "-f", "--show", file.to_str().unwrap()]);
-        Self { node: PathBuf::from(node.trim()), file: file.to_owned() }
+        let disk = Self { node: PathBuf::from(node.trim()), file: file.to_owned() };
+        disk.show_partitions();
+        disk
+    }
+
+    /// Does what a kernel with partition tables built in has done already;
+    /// the one of some test machines has none.
+    fn show_partitions(&self) {
+        let _ = Process::new("partx").arg("-a").arg(&self.node).output();
     }
 
     /// The kernel's name.

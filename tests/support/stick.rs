@@ -25,16 +25,29 @@ pub fn make(stick: &Path, size: u64, exfat: u64, content: &[Content<'_>]) -> Res
     let part = folder.join("exfat");
     sized(&part, exfat)?;
     run("mkfs.exfat", &["-L".as_ref(), "STICK".as_ref(), part.as_os_str()])?;
-    run("mount.exfat-fuse", &[part.as_os_str(), mount.as_os_str()])?;
-    let copied = copy_all(&mount, content);
-    run("umount", &[mount.as_os_str()])?;
-    copied?;
+    if !content.is_empty() {
+        // FUSE's block mounts take only a device.
+        let device = run("losetup", &["--find".as_ref(), "--show".as_ref(), part.as_os_str()])?;
+        // A read-only mark outlives the file that was last behind a loop device.
+        run("blockdev", &["--setrw".as_ref(), device.trim().as_ref()])?;
+        let filled = fill(device.trim().as_ref(), &mount, content);
+        run("losetup", &["--detach".as_ref(), device.trim().as_ref()])?;
+        filled?;
+    }
 
     sized(stick, size)?;
     let table = format!("label: dos\nlabel-id: 0x57100001\nstart={}, size={}, type=7\n", MIB / 512, exfat / 512);
     super::command::run_with_input("sfdisk", &["--quiet".as_ref(), stick.as_os_str()], table.as_bytes())?;
     copy_sparse(&part, stick, MIB)?;
     fs::remove_dir_all(&folder).map_err(|e| format!("{}: {e}", folder.display()))
+}
+
+fn fill(device: &Path, mount: &Path, content: &[Content<'_>]) -> Result<(), String> {
+    run("mount.exfat-fuse", &[device.as_os_str(), mount.as_os_str()])?;
+    let copied = copy_all(mount, content);
+    // Returns when the driver has written everything.
+    run("umount", &[mount.as_os_str()])?;
+    copied
 }
 
 fn copy_all(mount: &Path, content: &[Content<'_>]) -> Result<(), String> {

@@ -72,7 +72,7 @@ pub enum ImportError {
     TooMuchMemory,
     #[error("not a Raspberry Pi image: {0}")]
     NotPi(String),
-    #[error("the image's partition table lies: {0}")]
+    #[error("the file is cut short, or its partition table lies: {0}")]
     Lying(String),
     #[error("the file does not match {0}")]
     Checksum(String),
@@ -93,8 +93,10 @@ impl ImportError {
     pub fn action(&self) -> &'static str {
         match self {
             Self::Read { .. } => "Check the stick on a computer",
-            Self::Truncated(_) | Self::Damaged { .. } | Self::Checksum(_) => "Copy the image to the stick again",
-            Self::Lying(_) | Self::Boot(_) => "Download the image again",
+            Self::Truncated(_) | Self::Damaged { .. } | Self::Checksum(_) | Self::Lying(_) => {
+                "Copy the image to the stick again"
+            }
+            Self::Boot(_) => "Download the image again",
             Self::TooMuchMemory => "Unpack it on a computer and copy the .img",
             Self::NotPi(_) | Self::Mount(_) => "Use an image for Raspberry Pi",
             Self::NoRoom { .. } => "Use a larger stick or remove images",
