@@ -201,3 +201,30 @@ fn the_server_stops_in_time_and_starts_again_on_the_same_ports() {
     assert!(is_closed(&mut client));
     serves(&lab);
 }
+
+#[test]
+fn many_connections_over_few_threads_are_all_answered() {
+    // A connection that found no thread was once forgotten, when a thread came free in that very moment.
+    let mut lab = Lab::new();
+    lab.options.workers = 4;
+    lab.restart();
+    let args = packed(&GETATTR3args { object: lab.root(A) });
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            let mut client = lab.client(A);
+            let args = &args;
+            scope.spawn(move || {
+                for _ in 0..300 {
+                    for _ in 0..4 {
+                        client.xid += 1;
+                        let call = [client.header(100_003, 3, 1), args.clone()].concat();
+                        client.send(&call);
+                    }
+                    for _ in 0..4 {
+                        assert_eq!(client.receive().unwrap()[24..28], [0; 4]);
+                    }
+                }
+            });
+        }
+    });
+}

@@ -59,6 +59,8 @@ struct Writing {
     start: usize,
     /// What to wait for when nothing is queued; `None` while a thread reads.
     interest: Option<EventFlags>,
+    /// `wake` came while a thread had the right to read: it must look again.
+    woken: bool,
     closed: bool,
 }
 
@@ -86,7 +88,13 @@ impl Connection {
             socket,
             epoll,
             reading: Mutex::new(Reading { records: RecordReader::new(MAX_RECORD), stash: Vec::new(), start: 0 }),
-            writing: Mutex::new(Writing { queue: Vec::new(), start: 0, interest: Some(interest), closed: false }),
+            writing: Mutex::new(Writing {
+                queue: Vec::new(),
+                start: 0,
+                interest: Some(interest),
+                woken: false,
+                closed: false,
+            }),
         });
         Ok(connection)
     }
@@ -123,20 +131,29 @@ impl Connection {
     pub fn end(&self, interest: EventFlags) {
         let mut writing = lock(&self.writing);
         writing.interest = Some(interest);
+        writing.woken = false;
         if !writing.closed {
             self.wait_for(if writing.queue.is_empty() { interest } else { EventFlags::OUT });
         }
     }
 
-    /// Gives the right to read back without events: `wake` brings the next.
+    /// Gives the right to read back without events: `wake` brings the next,
+    /// or has done so already.
     pub fn park(&self) {
-        lock(&self.writing).interest = Some(EventFlags::IN | EventFlags::OUT);
+        let mut writing = lock(&self.writing);
+        let both = EventFlags::IN | EventFlags::OUT;
+        writing.interest = Some(both);
+        if std::mem::take(&mut writing.woken) && !writing.closed {
+            self.wait_for(if writing.queue.is_empty() { both } else { EventFlags::OUT });
+        }
     }
 
     /// An event comes at once, for bytes that are here already or may be.
     pub fn wake(&self) {
-        let writing = lock(&self.writing);
-        if !writing.closed && writing.interest.is_some() {
+        let mut writing = lock(&self.writing);
+        if writing.interest.is_none() {
+            writing.woken = true;
+        } else if !writing.closed {
             self.wait_for(EventFlags::IN | EventFlags::OUT);
         }
     }
