@@ -36,7 +36,7 @@ pub struct Lab {
 pub struct Figures {
     pub kernel: Duration,
     pub services: Duration,
-    pub panel: Duration,
+    pub asks: Duration,
 }
 
 pub struct Import {
@@ -152,10 +152,10 @@ impl Lab {
     }
 
     pub fn appliance_figures(&mut self) -> Result<Figures, String> {
-        let kernel = self.logged("Run /init as init process")?;
+        let kernel = self.logged("starts as PID 1")?;
         let services = self.logged("serving as")?.saturating_sub(kernel);
-        let panel = self.logged("panel: ")?.saturating_sub(kernel);
-        Ok(Figures { kernel, services, panel })
+        let asks = self.logged("asks for a held ENROLL")?.saturating_sub(kernel);
+        Ok(Figures { kernel, services, asks })
     }
 
     pub fn import(&mut self, show: &Show, limit: Duration) -> Result<Import, String> {

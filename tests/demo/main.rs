@@ -49,9 +49,9 @@ fn demo(show: &Show) -> Result<(), String> {
     lab.start_appliance(show)?;
     lab.panel()?.wait_for("Hold ENROLL", 2 * MINUTES)?;
     let started = lab.appliance_figures()?;
-    show.figure("kernel to PID 1", started.kernel);
-    show.figure("PID 1 to services", started.services);
-    show.figure("PID 1 to a drawn panel", started.panel);
+    show.figure("appliance: kernel to PID 1", started.kernel);
+    show.figure("appliance: PID 1 to serving", started.services);
+    show.figure("appliance: PID 1 to asking for the stick", started.asks);
     show.passed_step("the appliance is up and asks what to do with the new stick");
 
     show.step("a store is made in the stick's free space, after a held press");
