@@ -373,6 +373,7 @@ impl Shared {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let connection = Connection::new(id, socket, self.epoll.clone(), peer, from.port())?;
         connection.peer.connections.fetch_add(1, Ordering::Relaxed);
+        connection.used.store(self.clock.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
         write(&self.connections).insert(id, connection.clone());
         connection.register().inspect_err(|_| self.forget(id))
     }
