@@ -33,10 +33,10 @@ use super::xdr::Encoder;
 use super::{Error, Event, Options};
 use crate::directory::{Directory, Published};
 
-/// Connections at once, and those of one address: a client has one or two, and
-/// leaves dead ones behind when its power is cut.
+/// Connections at once, and those of one address: a client has one or two (16 with
+/// `nconnect`), and leaves dead ones behind when its power is cut.
 const MAX_CONNECTIONS: usize = 512;
-const MAX_CONNECTIONS_PER_PEER: usize = 16;
+const MAX_CONNECTIONS_PER_PEER: usize = 64;
 /// An idle peer is asked after this whether it still lives, and given up a minute later.
 const KEEPALIVE: Duration = Duration::from_secs(60);
 /// A peer that takes no byte of a reply for so long is given up, in milliseconds.
