@@ -33,10 +33,10 @@ use super::xdr::Encoder;
 use super::{Error, Event, Options};
 use crate::directory::{Directory, Published};
 
-/// Connections at once, and those of one address: a client has one or two, and
-/// leaves dead ones behind when its power is cut.
+/// Connections at once, and those of one address: a client has one or two (16 with
+/// `nconnect`), and leaves dead ones behind when its power is cut.
 const MAX_CONNECTIONS: usize = 512;
-const MAX_CONNECTIONS_PER_PEER: usize = 16;
+const MAX_CONNECTIONS_PER_PEER: usize = 64;
 /// An idle peer is asked after this whether it still lives, and given up a minute later.
 const KEEPALIVE: Duration = Duration::from_secs(60);
 /// A peer that takes no byte of a reply for so long is given up, in milliseconds.
@@ -373,6 +373,7 @@ impl Shared {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let connection = Connection::new(id, socket, self.epoll.clone(), peer, from.port())?;
         connection.peer.connections.fetch_add(1, Ordering::Relaxed);
+        connection.used.store(self.clock.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
         write(&self.connections).insert(id, connection.clone());
         connection.register().inspect_err(|_| self.forget(id))
     }

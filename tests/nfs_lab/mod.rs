@@ -49,13 +49,15 @@ impl Lab {
         let temporary = tempfile::tempdir().expect("a folder");
         let folder = temporary.path().to_owned();
         run(&format!(
-            "mount -t tmpfs lab {0}; cd {0}; mkdir image upper a a-boot b b-boot
+            "# A loop device keeps a read-only mark that somebody set on it; it goes with its last user.
+             loop() {{ d=$(losetup --find --show $1); blockdev --setrw $d; mount $d $2; losetup --detach $d; }}
+             mount -t tmpfs lab {0}; cd {0}; mkdir image upper a a-boot b b-boot
              truncate -s 64M image.ext4 upper.ext4; mkfs.ext4 -q image.ext4; mkfs.ext4 -q upper.ext4
-             mount -o loop image.ext4 image
+             loop image.ext4 image
              cd image; mkdir etc merged empty; echo lower > etc/hosts; chmod 600 etc/hosts; mkdir etc/d
              for i in $(seq 200); do echo $i > merged/f$i; done
              echo data > file; ln file hard; ln -s /etc/passwd outside; ln -s ../../.. up; echo x > suid; chmod 4755 suid
-             cd ..; umount image; mount -o loop upper.ext4 upper
+             cd ..; umount image; loop upper.ext4 upper
              for n in a a-boot b b-boot; do mkdir upper/$n upper/$n-work; done",
             folder.display()
         ));

@@ -6,10 +6,13 @@
 //! making a change durable before it is answered.
 //!
 //! **Durability.** RFC 1813 §4.8: all but UNSTABLE data is on the stick before
-//! the reply, names and attributes too. So a change ends with an fsync of the directory or file, as the
-//! Linux server's does by default. It costs a journal commit a change; without
-//! it an fsync of a directory on the client, which an NFS client answers by
-//! itself, would be a lie, and sqlite's commits are made of that.
+//! the reply, names and attributes too. So a change ends with an fsync of the
+//! directory or file, as the Linux server's does by default. It costs a journal
+//! commit a change: CREATE, WRITE, COMMIT and REMOVE of one small file took 15 ms
+//! on a disk with 5 ms a commit, against 1 ms in memory; commits of calls at the
+//! same time are shared (16 at once: 3.4 ms a file; 2026-11-22). Without it an fsync of a
+//! directory on the client, which an NFS client answers by itself, would be a lie, and
+//! sqlite's commits are made of that.
 
 mod attribute;
 mod change;
