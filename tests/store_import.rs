@@ -255,9 +255,11 @@ fn a_file_that_is_still_being_copied_is_left_alone() {
 #[test]
 fn a_write_protected_store_is_told() {
     let bench = Bench::new();
-    let stick = disk(&bench.path("disk"), 100 * MIB, "");
-    run("mke2fs", &["-q", "-t", "ext4", "-L", "ROOTSTOCK", stick.node.to_str().unwrap()]);
-    run("blockdev", &["--setro", stick.node.to_str().unwrap()]);
+    let file = bench.path("disk");
+    fs::File::create(&file).unwrap().set_len(100 * MIB).unwrap();
+    run("mke2fs", &["-q", "-t", "ext4", "-L", "ROOTSTOCK", file.to_str().unwrap()]);
+    let node = run("losetup", &["-r", "-f", "--show", file.to_str().unwrap()]);
+    let stick = LoopDisk { node: node.trim().into(), file };
     let mut running = Running::start(Options { extra_devices: vec![stick.name()], ..bench.options() });
     let said = running.wait("StickUnusable", |event| match event {
         Event::StickUnusable { message, .. } => Some(message.clone()),

@@ -9,6 +9,7 @@
 //! - `library`, `manifest`, `atomic`: what it holds, as small text files
 //! - `sources`, `import`: image files on sticks, and making images of them
 //! - `root`, `mounts`, `personalise`: clients' trees
+//! - `words`: what people are told
 //!
 //! The rule about people's files: a stick is written only where a file system
 //! labelled ROOTSTOCK is, or where nothing is and a person confirmed it.
@@ -29,6 +30,7 @@ mod root;
 mod sources;
 mod table;
 mod tools;
+mod words;
 mod worker;
 
 use std::io;

@@ -17,11 +17,11 @@ use super::import::{self, ImportError, Imported, Job};
 use super::manifest::{ClientPaths, ImageManifest, SourceFile};
 use super::mounts::MountError;
 use super::personalise::Tree;
-use super::place::{OpenError, Place};
-use super::prepare::{self, PrepareError};
-use super::root::{RootError, Roots, Surroundings};
+use super::place::Place;
+use super::prepare;
+use super::root::{Roots, Surroundings};
 use super::sources::{self, Found};
-use super::table::NoRoom;
+use super::words::{no_room, open_action, root_action, unusable};
 use super::{Command, Event, ImageInfo, Options, Sink, chain, library, mounts};
 use crate::client::{Client, ImageId, Role};
 
@@ -654,47 +654,6 @@ fn is_store(content: &Content) -> bool {
 fn store_device(reading: &Reading) -> Option<PathBuf> {
     let (name, _) = parts(reading).into_iter().find(|(_, content)| is_store(content))?;
     Some(Path::new("/dev").join(name))
-}
-
-fn unusable(message: String, action: &str) -> Event {
-    Event::StickUnusable { message, action: action.to_owned() }
-}
-
-fn no_room(title: &str, error: &PrepareError, minimum_bytes: u64) -> Event {
-    let mib = |bytes: u64| bytes >> 20;
-    match error {
-        PrepareError::NoRoom(NoRoom::TooSmall { largest_bytes, .. }) => unusable(
-            format!(
-                "{title} has {} MiB of unpartitioned space; {} MiB are needed",
-                mib(*largest_bytes),
-                mib(minimum_bytes)
-            ),
-            "Shrink its partition on a computer, or plug in a second, empty stick",
-        ),
-        PrepareError::NoRoom(NoRoom::Full) => {
-            unusable(format!("{title} has four partitions already"), "Plug in a second, empty stick")
-        }
-        PrepareError::NoTable(_) => {
-            unusable(format!("{title} holds files and has no free space for a store"), "Plug in a second, empty stick")
-        }
-        error => unusable(format!("{title}: {}", chain(error)), "Check the stick on a computer"),
-    }
-}
-
-fn open_action(error: &OpenError) -> &'static str {
-    match error {
-        OpenError::Damaged { .. } => "Run `e2fsck -f` on it at a computer; nothing was changed",
-        OpenError::Busy { .. } => "Pull the stick and plug it in again",
-        OpenError::Check { .. } | OpenError::Tool(_) | OpenError::Mount(_) => "Check the stick on a computer",
-    }
-}
-
-fn root_action(error: &RootError) -> &'static str {
-    match error {
-        RootError::Exists(_) => "Use another name",
-        RootError::NoImage(_) => "Copy an image to the stick",
-        _ => "Check the stick and its free space",
-    }
 }
 
 fn info(id: &ImageId, manifest: &ImageManifest) -> ImageInfo {

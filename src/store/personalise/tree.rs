@@ -11,7 +11,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Timestamps, Uid};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Uid};
 use rustix::io::Errno;
 
 /// Largest file that is read as text.
@@ -195,13 +195,6 @@ impl Tree {
         let made = rustix::fs::openat(&folder, name, flags, Mode::empty()).map_err(&failed)?;
         rustix::fs::fchown(&made, Some(Uid::from_raw(owner.uid)), Some(Gid::from_raw(owner.gid))).map_err(&failed)?;
         rustix::fs::fchmod(&made, Mode::from_raw_mode(owner.mode)).map_err(failed)
-    }
-
-    /// Sets a file's time to the given one, so that copies look as old as they are.
-    pub fn set_times(&self, path: &str, times: &Timestamps) {
-        if let Ok((folder, name)) = self.parent(path) {
-            let _ = rustix::fs::utimensat(&folder, name, times, AtFlags::SYMLINK_NOFOLLOW);
-        }
     }
 
     /// The folder that holds `path`, made with its parents where missing.
