@@ -19,13 +19,11 @@ pub struct Client {
     pi: VirtualPi,
     fetched: Option<Fetched>,
     machine: Option<Machine>,
-    /// Console bytes of this machine that were looked at.
-    seen: usize,
 }
 
 impl Client {
     pub fn new(board: Board, number: u8) -> Self {
-        Self { pi: VirtualPi::new(board, number, "eth0"), fetched: None, machine: None, seen: 0 }
+        Self { pi: VirtualPi::new(board, number, "eth0"), fetched: None, machine: None }
     }
 
     pub fn address(&self) -> Result<Ipv4Addr, String> {
@@ -96,7 +94,6 @@ impl Client {
             .args(["-netdev", &format!("tap,id=wire,ifname={tap},script=no,downscript=no")])
             .args(["-device", &format!("virtio-net-pci,netdev=wire,mac={mac},romfile=")]);
         self.machine = Some(Machine::start("client", &mut command, &lab.folder)?);
-        self.seen = 0;
         Ok(())
     }
 
@@ -104,27 +101,17 @@ impl Client {
         self.machine.as_mut().ok_or_else(|| "the client is not started".to_owned())
     }
 
-    /// Follows the console to the login prompt; gives the time since the kernel's start.
-    pub fn wait_login(&mut self, show: &Show, which: &str, limit: Duration) -> Result<Duration, String> {
-        let stages = [
-            ("Linux version", "kernel"),
-            ("nfsmount", "initramfs has its address"),
-            ("systemd[1]", "systemd runs from the NFS root"),
-            ("login:", "login prompt"),
-        ];
+    /// Follows the console to the login prompt.
+    pub fn wait_login(&mut self, show: &Show, which: &str, limit: Duration) -> Result<(), String> {
+        let stages =
+            [("Linux version", "kernel"), ("systemd[1]", "systemd runs from the NFS root"), ("login:", "login prompt")];
         let mut from = 0;
         for (needle, stage) in stages {
-            match self.machine()?.wait_for(needle, from, limit) {
-                Ok(after) => from = after,
-                // Some initramfs mount without a word.
-                Err(_) if needle == "nfsmount" && self.machine()?.console.text().contains("systemd[1]") => continue,
-                Err(error) => return Err(error),
-            }
+            from = self.machine()?.wait_for(needle, from, limit)?;
             let took = self.machine()?.started.elapsed();
             show.figure(&format!("client, {which}: {stage}"), took);
         }
-        self.seen = from;
-        Ok(self.machine()?.started.elapsed())
+        Ok(())
     }
 
     /// Waits until it switched itself off or reset.
