@@ -43,6 +43,7 @@ deps *GROUPS:
 # Take the pictures and texts that tests compare with anew; read them before you commit
 bless:
     ROOTSTOCK_BLESS=1 cargo test --quiet --test panel_screens
+    ROOTSTOCK_BLESS=1 cargo test --quiet --lib dhcp
 
 # Take the newest Debian packages into the image
 pins:

@@ -186,6 +186,9 @@ pub fn run(options: Options, started: impl FnOnce(Inbox)) -> Result<End, Error> 
                 if let Event::Net(net::Event::Lost) = &event {
                     shells.dhcp = None;
                 }
+                if let Event::Store(store::Event::Up { .. }) = &event {
+                    log_memory();
+                }
                 control.handle(clock.elapsed(), event)
             }
             Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => break End::Stopped,
@@ -235,6 +238,14 @@ impl Shells {
             // The loop ends by it.
             Action::PowerOff => {}
         }
+    }
+}
+
+/// How much of this process is in memory (proc(5), VmRSS), told whenever a client is up.
+fn log_memory() {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    if let Some(kib) = status.lines().find_map(|line| line.strip_prefix("VmRSS:")) {
+        info!("resident memory {}", kib.trim());
     }
 }
 

@@ -205,7 +205,7 @@ mod tests {
     fn check_golden(name: &str, reply: &[u8]) {
         let path = format!("{}/tests/golden/dhcp_{name}.txt", env!("CARGO_MANIFEST_DIR"));
         let shown = show(reply);
-        if std::env::var_os("BLESS").is_some() {
+        if std::env::var_os("ROOTSTOCK_BLESS").is_some() {
             std::fs::write(&path, &shown).unwrap();
         }
         let expected = std::fs::read_to_string(&path).unwrap_or_default();

@@ -170,6 +170,14 @@ impl Lab {
         Ok(Import { took, words })
     }
 
+    /// The server's resident memory, from its log.
+    pub fn memory(&mut self) -> Result<String, String> {
+        self.appliance()?.wait_for("resident memory", 0, Duration::from_secs(10))?;
+        let text = self.appliance()?.console.text();
+        let told = text.lines().rev().find_map(|line| line.split_once("resident memory "));
+        told.map(|(_, kib)| kib.trim().to_owned()).ok_or_else(|| "the log tells no memory".to_owned())
+    }
+
     fn tell_monitor(&self, line: &str) -> Result<(), String> {
         let path = self.folder.join("monitor.sock");
         let send = || -> std::io::Result<()> {

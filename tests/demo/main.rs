@@ -72,6 +72,7 @@ fn demo(show: &Show) -> Result<(), String> {
     pi.start(&lab, show)?;
     pi.wait_login(show, "first boot", 10 * MINUTES)?;
     lab.panel()?.wait_for("Up after", 3 * MINUTES)?;
+    show.figure_text("appliance: the server's memory with this client up", &lab.memory()?);
     show.passed_step("its login prompt stands on its console, and the panel says so");
 
     show.step("commands run in the client over ssh, with the key from the stick's profile");
