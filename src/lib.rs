@@ -1,8 +1,55 @@
 //! Rootstock: firmware that turns a Raspberry Pi into a netboot appliance.
 //!
-//! One crate, one binary. As PID 1 (`rootstock` started as `/init`) it brings
-//! the machine up and keeps `rootstock serve` running; `serve` is everything
-//! that talks to the network, the stick and the person.
+//! # Processes
+//! One crate, one static binary. The kernel starts it as PID 1 ([`init`]), which
+//! mounts, feeds the watchdog, reaps, and keeps `rootstock serve` running. `serve`
+//! is everything that talks to the network, the stick and the person. It may die
+//! at any moment: file handles, leases and the write verifier are made so that
+//! clients notice a pause and nothing else. The same `serve` runs on any Linux.
+//!
+//! # The path of a boot
+//! 1. [`dhcp`] answers a known client, or a new Pi while the window of [`enrol`]
+//!    is open. Everybody else gets silence.
+//! 2. [`tftp`] sends the files of that client's boot tree, with a `cmdline.txt`
+//!    of ours over the image's.
+//! 3. [`nfs`] answers MNT for that client's two trees only, and serves them.
+//! 4. [`stage`] follows the client through all that; [`status`] tells it, and
+//!    [`panel`] shows it.
+//!
+//! # The map
+//!
+//! | module | what | pure |
+//! |---|---|---|
+//! | [`client`] | identities: MAC, serial, revision, model, role, image | yes |
+//! | [`config`] | `rootstock.toml`, its defaults, and what is wrong in it | yes |
+//! | [`control`] | events in, actions out: the one place that decides | yes |
+//! | [`enrol`] | the enrolment window, role names, export numbers | yes |
+//! | [`stage`] | how far a boot has come, deadlines and hints | yes |
+//! | [`status`] | the snapshot that all faces draw from | yes |
+//! | [`directory`] | what TFTP and NFS may serve, published by control | yes |
+//! | [`appliance`] | the only wiring: shells, queue, actions carried out | I/O |
+//! | [`dhcp`] | parse, decide, encode, allocate; the socket | mostly |
+//! | [`net`] | interface, address, carrier, ARP probes, neighbour entries | I/O |
+//! | [`tftp`] | paths, `cmdline.txt`, the transfer state machine; the server | partly |
+//! | [`nfs`] | XDR, RPC, portmap, MOUNT, handles, the 22 procedures; the server | partly |
+//! | [`store`] | finding the stick, its store, import, clients' roots, adaptation | partly |
+//! | [`panel`] | gestures, pages, screens, drawing; GPIO, OLED, terminal | partly |
+//! | [`init`] | PID 1: plan, supervision, modules, boot configuration, power | partly |
+//! | [`log`] | one line an event, with the time since the machine's start | I/O |
+//!
+//! Pure means: no sockets, files, clocks, threads or environment; time and
+//! bytes are arguments, and answers are values.
+//!
+//! # Invariants
+//! - A shell does one kind of I/O and uses no other shell. It reports events,
+//!   never waits for control, and never decides.
+//! - TFTP and NFS read the published [`directory`] and ask control nothing.
+//! - An image is never written after its import. What a client changes lies in
+//!   its own upper layers.
+//! - State files are written whole or not at all (`store::atomic`).
+//! - Nothing from the wire, a file or a stick makes us panic, abort, or allocate
+//!   without a bound. Every queue, table and loop has its bound beside it.
+//! - Nothing is written to the SD card.
 
 pub mod appliance;
 pub mod client;

@@ -199,7 +199,7 @@ mod tests {
         text
     }
 
-    /// Compares with `tests/golden/dhcp_<name>.txt`; with `BLESS` set in the
+    /// Compares with `tests/golden/dhcp_<name>.txt`; with `ROOTSTOCK_BLESS` set in the
     /// environment the file is written anew, to be read in review.
     #[track_caller]
     fn check_golden(name: &str, reply: &[u8]) {
@@ -209,7 +209,7 @@ mod tests {
             std::fs::write(&path, &shown).unwrap();
         }
         let expected = std::fs::read_to_string(&path).unwrap_or_default();
-        assert_eq!(shown, expected, "{path}: accept with BLESS=1");
+        assert_eq!(shown, expected, "{path}: accept with `just bless`");
     }
 
     /// The options of a reply by code, each once, in order.

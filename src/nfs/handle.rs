@@ -1,12 +1,14 @@
 //! File handles (`nfs_fh3`): what is inside, and the proof that we made it. Pure.
 //!
-//!     0      version (1)
-//!     1      the kernel's handle type (overlayfs: 0xf8)
-//!     2      length n of the kernel's handle, at most 48
-//!     3      ftype3 of the file, which no handle ever changes
-//!     4..8   export id, big endian
-//!     8..    the kernel's handle, n bytes, then n.wrapping_neg() % 4 zeros
-//!     ..     SipHash-2-4 of all that, keyed, 8 bytes
+//! ```text
+//! 0      version (1)
+//! 1      the kernel's handle type (overlayfs: 0xf8)
+//! 2      length n of the kernel's handle, at most 48
+//! 3      ftype3 of the file, which no handle ever changes
+//! 4..8   export id, big endian
+//! 8..    the kernel's handle, n bytes, then n.wrapping_neg() % 4 zeros
+//! ..     SipHash-2-4 of all that, keyed, 8 bytes
+//! ```
 //!
 //! There is no table behind it: a handle of an overlay opens again after a
 //! restart, a remount and a copy-up (measured 2026-11-22: 32 bytes, so 48 in
