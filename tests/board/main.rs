@@ -62,7 +62,7 @@ fn board() -> Result<usize, String> {
     ok("the display answers on the I2C bus");
     pi.machine.wait_for("asks for a held ENROLL", 0, LIMIT)?;
     let confirm = pi.confirm_screen()?;
-    pi.wait_screen("confirm", &[(confirm, "the new stick")])?;
+    pi.wait_screen("confirm", &[confirm])?;
     ok("the stick is found, and the display asks what to do with it");
 
     pi.press(ENROLL, Duration::from_millis(500))?;
@@ -83,17 +83,18 @@ fn board() -> Result<usize, String> {
     };
     let no_image = screens::screen(&ready, &View::NoImage, Duration::ZERO);
     let no_cable = screens::screen(&ready, &View::NoCable, Duration::ZERO);
-    pi.wait_screen("ready", &[(no_image, "no image"), (no_cable, "no cable")])?;
+    pi.wait_screen("ready", &[no_image, no_cable])?;
     ok("the display asks for an image");
 
     pi.press(NEXT, Duration::from_millis(300))?;
-    let pages: Vec<(Screen, &str)> = [View::Images, View::Network, View::About]
-        .map(|view| (screens::screen(&ready, &view, Duration::ZERO), "a page"))
-        .into();
-    pi.wait_screen("next", &pages)?;
+    // A page shows its place at the edge: the first of four, the overview counted too.
+    let mut images = screens::screen(&ready, &View::Images, Duration::ZERO);
+    images.place = Some((1, 5));
+    pi.wait_screen("next", &[images])?;
     ok("NEXT turns the page");
 
-    pi.press(NEXT, Duration::from_millis(4500))?;
+    // It acts while the button is still held.
+    pi.level(NEXT, false)?;
     pi.machine.wait_exit(LIMIT)?;
     ok("a held NEXT switches the machine off in order");
     pi.check_card()?;
@@ -193,14 +194,13 @@ impl Pi3 {
     }
 
     /// Waits until the display shows one of these, and keeps the picture.
-    fn wait_screen(&mut self, name: &str, screens: &[(Screen, &str)]) -> Result<(), String> {
+    fn wait_screen(&mut self, name: &str, screens: &[Screen]) -> Result<(), String> {
         let end = Instant::now() + LIMIT;
         let trace = self.folder.join("i2c.trace");
         loop {
             let log = fs::read_to_string(&trace).map_err(|e| format!("{}: {e}", trace.display()))?;
             let seen = frames(&log, DISPLAY);
-            let found =
-                seen.iter().rev().take(200).find(|frame| screens.iter().any(|(screen, _)| shows(frame, screen)));
+            let found = seen.iter().rev().take(200).find(|frame| screens.iter().any(|screen| shows(frame, screen)));
             if let Some(frame) = found {
                 let path = self.folder.join(format!("{name}.png"));
                 return picture::save(frame, &path);
@@ -209,7 +209,7 @@ impl Pi3 {
                 if let Some(last) = seen.last() {
                     picture::save(last, &self.folder.join(format!("{name}-instead.png")))?;
                 }
-                let wanted: Vec<String> = screens.iter().map(|(screen, _)| screen.text()).collect();
+                let wanted: Vec<String> = screens.iter().map(Screen::text).collect();
                 return Err(format!(
                     "of {} pictures none is {wanted:?}; target/board/{name}-instead.png is the last one\n{}",
                     seen.len(),
