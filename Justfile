@@ -8,18 +8,18 @@ default:
     @just --list --unsorted
 
 # The main job where no Pi is at hand: image, stick, ENROLL, a client up to its login
-demo *ARGS: (deps "build" "image" "qemu" "os" "net") image os-image
-    cargo test --quiet --test demo --no-run
-    cargo test --quiet --test demo -- {{ARGS}}
+demo: (deps "build" "image" "qemu" "os" "net") image os-image
+    tests/run demo
 
 # Everything that CI runs, with all its set-up
-test: (deps "build" "image" "qemu" "os" "net") image os-image
+test: (deps "build" "image" "qemu" "os" "net" "lint") image os-image
     tests/run
 
 # Format, clippy, unit tests: the quick look before a commit
 check:
     cargo fmt --check
     cargo clippy --quiet --all-targets -- -D warnings
+    cargo clippy --quiet --test demo --test board -- -D warnings
     cargo test --quiet --lib --bins
 
 # The flashable image: target/image/rootstock.img.xz
