@@ -25,6 +25,10 @@ const MAX_WAITING: usize = 64;
 /// How long a waiting DISCOVER is worth an answer: a Pi repeats within 5 s.
 const WAITING_LIFETIME: Duration = Duration::from_secs(5);
 
+/// A probe without an answer after this time is lost, and asked for anew: the
+/// network answers within `net::PROBE_TIME`, 0.3 s.
+const PROBE_PATIENCE: Duration = Duration::from_secs(2);
+
 #[derive(Debug, Default)]
 pub struct Requests {
     /// By MAC, the latest unanswered DISCOVER and when it came.
@@ -36,7 +40,8 @@ pub struct Requests {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Probe {
-    Asked,
+    /// Since when it is under way.
+    Asked(Duration),
     Free,
 }
 
@@ -67,19 +72,27 @@ impl Control {
         }
         // A probe before the first use since our start. A client that says it holds the address is believed.
         let holds = request.ciaddr == address || request.requested == Some(address);
-        match self.requests.probes.get(&address) {
-            Some(Probe::Free) => {}
-            _ if holds && request.kind == Kind::Request => {
-                self.requests.probes.insert(address, Probe::Free);
-            }
-            Some(Probe::Asked) => return self.wait(now, request),
-            None => {
-                self.requests.probes.insert(address, Probe::Asked);
-                actions.push(Action::Probe(address, request.mac));
-                return self.wait(now, request);
-            }
+        if holds && request.kind == Kind::Request {
+            self.requests.probes.insert(address, Probe::Free);
+        }
+        if !self.is_free(now, address, request.mac, actions) {
+            return self.wait(now, request);
         }
         self.answer(now, role, &request, actions);
+    }
+
+    /// Whether nobody else uses the address, as far as we know; asks the wire if
+    /// that is not under way.
+    fn is_free(&mut self, now: Duration, address: Ipv4Addr, owner: MacAddr, actions: &mut Vec<Action>) -> bool {
+        match self.requests.probes.get(&address) {
+            Some(Probe::Free) => return true,
+            Some(Probe::Asked(at)) if now < *at + PROBE_PATIENCE => {}
+            Some(Probe::Asked(_)) | None => {
+                self.requests.probes.insert(address, Probe::Asked(now));
+                actions.push(Action::Probe(address, owner));
+            }
+        }
+        false
     }
 
     /// Decides by RFC 2131 and sends.
@@ -131,9 +144,7 @@ impl Control {
         self.members.insert(role.clone(), Member { client, trees: None, boot: Boot::default() });
         self.sign_role(now, &role, Sign::BootloaderAsks, actions);
         // The probe runs while the root is made.
-        if self.requests.probes.insert(address, Probe::Asked).is_none() {
-            actions.push(Action::Probe(address, request.mac));
-        }
+        self.is_free(now, address, request.mac, actions);
         self.wait(now, request);
     }
 
@@ -204,7 +215,7 @@ impl Control {
             let ready = |member: &&Member| {
                 self.store_open
                     && member.trees.is_some()
-                    && self.requests.probes.get(&member.client.address) != Some(&Probe::Asked)
+                    && !matches!(self.requests.probes.get(&member.client.address), Some(Probe::Asked(_)))
             };
             match member.filter(ready).map(|member| member.client.role.clone()) {
                 Some(role) => self.known(now, &role, request, actions),
@@ -223,8 +234,11 @@ impl Control {
         match conflict {
             Some(mac) => self.conflict(now, address, Some(mac), actions),
             None => {
-                self.requests.probes.insert(address, Probe::Free);
-                self.answer_waiting(now, actions);
+                // Only what was asked for, so that the table grows with the clients alone.
+                if let Some(probe) = self.requests.probes.get_mut(&address) {
+                    *probe = Probe::Free;
+                    self.answer_waiting(now, actions);
+                }
             }
         }
     }
@@ -256,8 +270,7 @@ impl Control {
         member.client.address = free;
         actions.push(Action::Log(format!("client {role} moves to {free}")));
         actions.push(Action::Store(store::Command::SaveClient(Box::new(member.client.clone()))));
-        actions.push(Action::Probe(free, mac));
-        self.requests.probes.insert(free, Probe::Asked);
+        self.is_free(now, free, mac, actions);
         self.publish(actions);
     }
 }

@@ -295,3 +295,29 @@ fn a_flood_of_unknown_boards_keeps_every_table_bounded() {
     }
     assert_eq!(bench.control.strangers.len(), MAX_STRANGERS);
 }
+
+fn failed(client: &Client) -> Event {
+    let (message, action) = ("full".to_owned(), "empty it".to_owned());
+    Event::Store(store::Event::ClientFailed { role: client.role.clone(), message, action })
+}
+
+#[test]
+fn a_client_that_could_not_be_made_is_made_anew_and_answered() {
+    let mut bench = Bench::with_store(Vec::new());
+    bench.press(Gesture::Long(Button::Enroll)).asks(discover(MAC, Asker::PiEeprom)).probed(None);
+    let first = bench.created[0].clone();
+    bench.event(failed(&first)).asks(discover(MAC, Asker::PiEeprom)).ready();
+    assert_eq!(bench.created, [first.clone(), first]);
+    assert_eq!(bench.sent, [Answer::Offer], "the address was probed already");
+}
+
+#[test]
+fn a_probe_without_an_answer_is_asked_for_again() {
+    let mut bench = Bench::with_store(vec![enrolled()]);
+    bench.asks(discover(MAC, Asker::PiEeprom)).pass(1).asks(discover(MAC, Asker::PiEeprom));
+    assert_eq!(bench.probes.len(), 1, "it is under way");
+    bench.pass(3).asks(discover(MAC, Asker::PiEeprom));
+    assert_eq!(bench.probes.len(), 2);
+    bench.probed(None);
+    assert_eq!(bench.sent, [Answer::Offer]);
+}
