@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::problems::Topic;
 use super::{Action, Control, MAX_STRANGERS, Member, publish};
-use crate::client::{Client, MacAddr, Mode, Role};
+use crate::client::{Client, ImageId, MacAddr, Mode, Role};
 use crate::dhcp::{self, Decision, Kind, Request};
 use crate::enrol;
 use crate::stage::{Boot, Sign};
@@ -36,6 +36,12 @@ pub struct Requests {
     /// Addresses whose probe is under way or was answered since the start.
     probes: BTreeMap<Ipv4Addr, Probe>,
     conflicts: dhcp::Conflicts,
+}
+
+impl Requests {
+    fn waits(&self, now: Duration, mac: MacAddr) -> bool {
+        self.waiting.get(&mac).is_some_and(|(came, _)| now < *came + WAITING_LIFETIME)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,10 +128,10 @@ impl Control {
     }
 
     fn unknown(&mut self, now: Duration, request: Request, actions: &mut Vec<Action>) {
-        if !self.window.is_open(now) {
-            return self.remember_stranger(now, &request, actions);
-        }
-        let Some(client) = self.new_client(now, &request) else {
+        // The stick may have been pulled, or another put in, while the window is open.
+        let image = self.images.last().filter(|_| self.window.is_open(now) && self.store_open);
+        let Some(image) = image.cloned() else { return self.remember_stranger(now, &request, actions) };
+        let Some(client) = self.new_client(now, &request, image) else {
             self.problems.set(
                 Topic::Network,
                 format!("no address left for {}", request.mac),
@@ -148,7 +154,7 @@ impl Control {
         self.wait(now, request);
     }
 
-    fn new_client(&self, now: Duration, request: &Request) -> Option<Client> {
+    fn new_client(&self, now: Duration, request: &Request, image: ImageId) -> Option<Client> {
         let members = || self.members.values().map(|member| &member.client);
         let role = enrol::next_role(members().map(|client| &client.role).chain(&self.taken_roles))?;
         let address = self.free_address(now, request.mac)?;
@@ -160,10 +166,27 @@ impl Control {
             revision: request.identity.revision,
             model: request.identity.model,
             address,
-            image: self.images.last()?.clone(),
+            image,
             mode: Mode::default(),
             export_id,
         })
+    }
+
+    /// Gives clients that this wire cannot reach another address: the appliance's
+    /// own network was changed since they were enrolled.
+    pub(super) fn readdress(&mut self, now: Duration, actions: &mut Vec<Action>) {
+        let network = &self.config.network;
+        let fits = |address| network.address.has_host(address) && address != network.address.address;
+        let lost = self.members.values().filter(|member| !fits(member.client.address));
+        let roles: Vec<Role> = lost.map(|member| member.client.role.clone()).collect();
+        for role in roles {
+            let Some(mac) = self.members.get(&role).map(|member| member.client.mac) else { continue };
+            let Some(free) = self.free_address(now, mac) else { continue };
+            let Some(member) = self.members.get_mut(&role) else { continue };
+            actions.push(Action::Log(format!("client {role} moves from {} to {free}", member.client.address)));
+            member.client.address = free;
+            actions.push(Action::Store(store::Command::SaveClient(Box::new(member.client.clone()))));
+        }
     }
 
     fn free_address(&self, now: Duration, mac: MacAddr) -> Option<Ipv4Addr> {
@@ -270,7 +293,13 @@ impl Control {
         member.client.address = free;
         actions.push(Action::Log(format!("client {role} moves to {free}")));
         actions.push(Action::Store(store::Command::SaveClient(Box::new(member.client.clone()))));
-        self.is_free(now, free, mac, actions);
+        // What we send to that address is the other device's from now on.
+        actions.push(Action::ForgetNeighbour(address));
+        // Only while the board asks: a device that answers for every address
+        // would otherwise lead us through the pool for ever.
+        if self.requests.waits(now, mac) {
+            self.is_free(now, free, mac, actions);
+        }
         self.publish(actions);
     }
 }
