@@ -76,6 +76,7 @@ struct Member {
     boot: Boot,
 }
 
+#[derive(Debug)]
 pub struct Control {
     config: Config,
     server: dhcp::Server,
@@ -283,7 +284,8 @@ impl Control {
                 self.images = images.into_iter().map(|image| image.id).collect();
                 self.handle_key = handle_key;
                 self.taken_roles = taken_roles;
-                self.opened(clients);
+                self.opened(clients, actions);
+                self.readdress(now, actions);
                 self.publish(actions);
                 self.answer_waiting(now, actions);
             }
@@ -320,7 +322,8 @@ impl Control {
             }
             Store::ClientFailed { role, message, action } => {
                 actions.push(Action::Log(format!("client {role}: {message}. {action}")));
-                // A client that never came to be is asked for anew by its board's next DISCOVER.
+                // A client that never came to be: its board's next DISCOVER asks for it anew
+                // in a batch, and after another press otherwise.
                 if self.members.get(&role).is_some_and(|member| member.trees.is_none()) {
                     self.members.remove(&role);
                 }
@@ -376,10 +379,14 @@ impl Control {
     }
 
     /// Takes the store's clients in; what was known of their boots stays.
-    fn opened(&mut self, clients: Vec<store::OpenClient>) {
+    fn opened(&mut self, clients: Vec<store::OpenClient>, actions: &mut Vec<Action>) {
         let mut before = std::mem::take(&mut self.members);
         for open in clients {
             let boot = before.remove(&open.client.role).map(|member| member.boot).unwrap_or_default();
+            // A store that was opened anew watches nobody.
+            if matches!(boot.stage(), Stage::RootMounted | Stage::Stalled { .. }) {
+                actions.push(Action::Store(store::Command::WatchUp(open.client.role.clone(), true)));
+            }
             let trees = Some(Trees { root: open.root, boot: open.boot });
             self.members.insert(open.client.role.clone(), Member { client: open.client, trees, boot });
         }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::problems::Topic;
 use super::{Action, Control, MAX_STRANGERS, Member, publish};
-use crate::client::{Client, MacAddr, Mode, Role};
+use crate::client::{Client, ImageId, MacAddr, Mode, Role};
 use crate::dhcp::{self, Decision, Kind, Request};
 use crate::enrol;
 use crate::stage::{Boot, Sign};
@@ -25,6 +25,10 @@ const MAX_WAITING: usize = 64;
 /// How long a waiting DISCOVER is worth an answer: a Pi repeats within 5 s.
 const WAITING_LIFETIME: Duration = Duration::from_secs(5);
 
+/// A probe without an answer after this time is lost, and asked for anew: the
+/// network answers within `net::PROBE_TIME`, 0.3 s.
+const PROBE_PATIENCE: Duration = Duration::from_secs(2);
+
 #[derive(Debug, Default)]
 pub struct Requests {
     /// By MAC, the latest unanswered DISCOVER and when it came.
@@ -34,9 +38,16 @@ pub struct Requests {
     conflicts: dhcp::Conflicts,
 }
 
+impl Requests {
+    fn waits(&self, now: Duration, mac: MacAddr) -> bool {
+        self.waiting.get(&mac).is_some_and(|(came, _)| now < *came + WAITING_LIFETIME)
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Probe {
-    Asked,
+    /// Since when it is under way.
+    Asked(Duration),
     Free,
 }
 
@@ -67,19 +78,27 @@ impl Control {
         }
         // A probe before the first use since our start. A client that says it holds the address is believed.
         let holds = request.ciaddr == address || request.requested == Some(address);
-        match self.requests.probes.get(&address) {
-            Some(Probe::Free) => {}
-            _ if holds && request.kind == Kind::Request => {
-                self.requests.probes.insert(address, Probe::Free);
-            }
-            Some(Probe::Asked) => return self.wait(now, request),
-            None => {
-                self.requests.probes.insert(address, Probe::Asked);
-                actions.push(Action::Probe(address, request.mac));
-                return self.wait(now, request);
-            }
+        if holds && request.kind == Kind::Request {
+            self.requests.probes.insert(address, Probe::Free);
+        }
+        if !self.is_free(now, address, request.mac, actions) {
+            return self.wait(now, request);
         }
         self.answer(now, role, &request, actions);
+    }
+
+    /// Whether nobody else uses the address, as far as we know; asks the wire if
+    /// that is not under way.
+    fn is_free(&mut self, now: Duration, address: Ipv4Addr, owner: MacAddr, actions: &mut Vec<Action>) -> bool {
+        match self.requests.probes.get(&address) {
+            Some(Probe::Free) => return true,
+            Some(Probe::Asked(at)) if now < *at + PROBE_PATIENCE => {}
+            Some(Probe::Asked(_)) | None => {
+                self.requests.probes.insert(address, Probe::Asked(now));
+                actions.push(Action::Probe(address, owner));
+            }
+        }
+        false
     }
 
     /// Decides by RFC 2131 and sends.
@@ -109,10 +128,10 @@ impl Control {
     }
 
     fn unknown(&mut self, now: Duration, request: Request, actions: &mut Vec<Action>) {
-        if !self.window.is_open(now) {
-            return self.remember_stranger(now, &request, actions);
-        }
-        let Some(client) = self.new_client(now, &request) else {
+        // The stick may have been pulled, or another put in, while the window is open.
+        let image = self.images.last().filter(|_| self.window.is_open(now) && self.store_open);
+        let Some(image) = image.cloned() else { return self.remember_stranger(now, &request, actions) };
+        let Some(client) = self.new_client(now, &request, image) else {
             self.problems.set(
                 Topic::Network,
                 format!("no address left for {}", request.mac),
@@ -131,13 +150,11 @@ impl Control {
         self.members.insert(role.clone(), Member { client, trees: None, boot: Boot::default() });
         self.sign_role(now, &role, Sign::BootloaderAsks, actions);
         // The probe runs while the root is made.
-        if self.requests.probes.insert(address, Probe::Asked).is_none() {
-            actions.push(Action::Probe(address, request.mac));
-        }
+        self.is_free(now, address, request.mac, actions);
         self.wait(now, request);
     }
 
-    fn new_client(&self, now: Duration, request: &Request) -> Option<Client> {
+    fn new_client(&self, now: Duration, request: &Request, image: ImageId) -> Option<Client> {
         let members = || self.members.values().map(|member| &member.client);
         let role = enrol::next_role(members().map(|client| &client.role).chain(&self.taken_roles))?;
         let address = self.free_address(now, request.mac)?;
@@ -149,10 +166,27 @@ impl Control {
             revision: request.identity.revision,
             model: request.identity.model,
             address,
-            image: self.images.last()?.clone(),
+            image,
             mode: Mode::default(),
             export_id,
         })
+    }
+
+    /// Gives clients that this wire cannot reach another address: the appliance's
+    /// own network was changed since they were enrolled.
+    pub(super) fn readdress(&mut self, now: Duration, actions: &mut Vec<Action>) {
+        let network = &self.config.network;
+        let fits = |address| network.address.has_host(address) && address != network.address.address;
+        let lost = self.members.values().filter(|member| !fits(member.client.address));
+        let roles: Vec<Role> = lost.map(|member| member.client.role.clone()).collect();
+        for role in roles {
+            let Some(mac) = self.members.get(&role).map(|member| member.client.mac) else { continue };
+            let Some(free) = self.free_address(now, mac) else { continue };
+            let Some(member) = self.members.get_mut(&role) else { continue };
+            actions.push(Action::Log(format!("client {role} moves from {} to {free}", member.client.address)));
+            member.client.address = free;
+            actions.push(Action::Store(store::Command::SaveClient(Box::new(member.client.clone()))));
+        }
     }
 
     fn free_address(&self, now: Duration, mac: MacAddr) -> Option<Ipv4Addr> {
@@ -204,7 +238,7 @@ impl Control {
             let ready = |member: &&Member| {
                 self.store_open
                     && member.trees.is_some()
-                    && self.requests.probes.get(&member.client.address) != Some(&Probe::Asked)
+                    && !matches!(self.requests.probes.get(&member.client.address), Some(Probe::Asked(_)))
             };
             match member.filter(ready).map(|member| member.client.role.clone()) {
                 Some(role) => self.known(now, &role, request, actions),
@@ -223,8 +257,11 @@ impl Control {
         match conflict {
             Some(mac) => self.conflict(now, address, Some(mac), actions),
             None => {
-                self.requests.probes.insert(address, Probe::Free);
-                self.answer_waiting(now, actions);
+                // Only what was asked for, so that the table grows with the clients alone.
+                if let Some(probe) = self.requests.probes.get_mut(&address) {
+                    *probe = Probe::Free;
+                    self.answer_waiting(now, actions);
+                }
             }
         }
     }
@@ -256,8 +293,13 @@ impl Control {
         member.client.address = free;
         actions.push(Action::Log(format!("client {role} moves to {free}")));
         actions.push(Action::Store(store::Command::SaveClient(Box::new(member.client.clone()))));
-        actions.push(Action::Probe(free, mac));
-        self.requests.probes.insert(free, Probe::Asked);
+        // What we send to that address is the other device's from now on.
+        actions.push(Action::ForgetNeighbour(address));
+        // Only while the board asks: a device that answers for every address
+        // would otherwise lead us through the pool for ever.
+        if self.requests.waits(now, mac) {
+            self.is_free(now, free, mac, actions);
+        }
         self.publish(actions);
     }
 }

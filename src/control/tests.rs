@@ -295,3 +295,82 @@ fn a_flood_of_unknown_boards_keeps_every_table_bounded() {
     }
     assert_eq!(bench.control.strangers.len(), MAX_STRANGERS);
 }
+
+fn failed(client: &Client) -> Event {
+    let (message, action) = ("full".to_owned(), "empty it".to_owned());
+    Event::Store(store::Event::ClientFailed { role: client.role.clone(), message, action })
+}
+
+#[test]
+fn a_client_that_could_not_be_made_is_made_anew_and_answered() {
+    let mut bench = Bench::with_store(Vec::new());
+    bench.press(Gesture::Long(Button::Enroll)).asks(discover(MAC, Asker::PiEeprom)).probed(None);
+    let first = bench.created[0].clone();
+    bench.event(failed(&first)).asks(discover(MAC, Asker::PiEeprom)).ready();
+    assert_eq!(bench.created, [first.clone(), first]);
+    assert_eq!(bench.sent, [Answer::Offer], "the address was probed already");
+}
+
+#[test]
+fn a_probe_without_an_answer_is_asked_for_again() {
+    let mut bench = Bench::with_store(vec![enrolled()]);
+    bench.asks(discover(MAC, Asker::PiEeprom)).pass(1).asks(discover(MAC, Asker::PiEeprom));
+    assert_eq!(bench.probes.len(), 1, "it is under way");
+    bench.pass(3).asks(discover(MAC, Asker::PiEeprom));
+    assert_eq!(bench.probes.len(), 2);
+    bench.probed(None);
+    assert_eq!(bench.sent, [Answer::Offer]);
+}
+
+#[test]
+fn a_device_that_answers_every_probe_does_not_keep_us_busy_without_a_board_that_asks() {
+    let mut bench = Bench::with_store(vec![enrolled()]);
+    bench.asks(discover(MAC, Asker::PiEeprom)).pass(6).probed(Some(MacAddr([2; 6])));
+    assert_eq!((bench.saved.len(), bench.probes.len()), (1, 1));
+    bench.asks(discover(MAC, Asker::PiEeprom)).probed(None);
+    assert_eq!(bench.sent, [Answer::Offer]);
+}
+
+#[test]
+fn what_we_send_to_an_address_in_conflict_goes_to_its_other_holder() {
+    let client = enrolled();
+    let mut bench = Bench::with_store(vec![client.clone()]);
+    bench.asks(discover(MAC, Asker::PiEeprom)).probed(None);
+    let decline = Request { kind: Kind::Decline, ..request(MAC, client.address) };
+    let event = Event::Dhcp(dhcp::Event::Request(Box::new(decline)));
+    let actions = bench.control.handle(bench.now, event);
+    let forgets = |action: &Action| matches!(action, Action::ForgetNeighbour(address) if *address == client.address);
+    assert!(actions.iter().any(forgets));
+}
+
+#[test]
+fn nobody_is_enrolled_while_the_stick_is_away_and_the_window_stays() {
+    let mut bench = Bench::with_store(Vec::new());
+    bench.press(Gesture::Short(Button::Enroll));
+    bench.event(Event::Store(store::Event::Closed { name: "Stick".to_owned() }));
+    bench.asks(discover(MAC, Asker::PiEeprom));
+    assert!(bench.created.is_empty());
+    bench.event(Event::Store(opened(Vec::new()))).asks(discover(MAC, Asker::PiEeprom));
+    assert_eq!(bench.created.len(), 1);
+}
+
+#[test]
+fn a_client_that_was_starting_is_watched_again_when_the_stick_is_back() {
+    let client = enrolled();
+    let mut bench = Bench::with_store(vec![client.clone()]);
+    bench.event(Event::Nfs(nfs::Event::Mounted { address: client.address, tree: Tree::Root }));
+    bench.event(Event::Store(store::Event::Closed { name: "Stick".to_owned() }));
+    let actions = bench.control.handle(bench.now, Event::Store(opened(vec![client])));
+    let watches = |action: &Action| matches!(action, Action::Store(store::Command::WatchUp(_, true)));
+    assert!(actions.iter().any(watches));
+}
+
+#[test]
+fn a_client_of_another_subnet_gets_an_address_of_this_one() {
+    for address in [Ipv4Addr::new(10, 0, 0, 9), Config::default().network.address.address] {
+        let bench = Bench::with_store(vec![Client { address, ..enrolled() }]);
+        let moved = bench.saved[0].address;
+        assert!(Config::default().network.address.has_host(moved));
+        assert_eq!(bench.directory.clients[0].address, moved);
+    }
+}
