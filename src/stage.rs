@@ -108,13 +108,14 @@ impl Boot {
                 Some(Stage::Loading { bytes: loaded + bytes, file: file.clone() })
             }
             (_, Sign::FileSent { .. }) => None,
-            // A server that restarted under a running client sees its mounts or its traffic first.
             (Stage::Up { .. }, Sign::RootMounted) => None,
             (_, Sign::RootMounted) => Some(Stage::RootMounted),
-            (Stage::Off | Stage::Stalled { .. }, Sign::Traffic) => Some(Stage::RootMounted),
+            // It uses its root, and its boot was not seen: it ran before this server did.
+            (Stage::Off, Sign::Traffic) => Some(Stage::Up { after: None }),
+            (Stage::Stalled { .. }, Sign::Traffic) => Some(Stage::RootMounted),
             (_, Sign::Traffic) => None,
             (Stage::Up { .. }, Sign::Up) => None,
-            (_, Sign::Up) => Some(Stage::Up { after: self.took(now).unwrap_or_default() }),
+            (_, Sign::Up) => Some(Stage::Up { after: self.took(now) }),
         }
     }
 
@@ -187,7 +188,7 @@ mod tests {
             Stage::Loading { bytes: 100, file: "kernel8.img".to_owned() },
         );
         let rest = [(10, SystemAsks), (10, Leased), (12, RootMounted), (13, Traffic), (31, Up), (99, SystemAsks)];
-        check(loading.into_iter().chain(more).chain(rest), Stage::Up { after: at(30) });
+        check(loading.into_iter().chain(more).chain(rest), Stage::Up { after: Some(at(30)) });
     }
 
     #[test]
@@ -195,7 +196,7 @@ mod tests {
         use Sign::*;
         check(
             [(1, BootloaderAsks), (6, BootloaderAsks), (7, Leased), (8, BootloaderAsks), (9, Up)],
-            Stage::Up { after: at(8) },
+            Stage::Up { after: Some(at(8)) },
         );
     }
 
@@ -203,13 +204,13 @@ mod tests {
     fn bootcode_asking_again_is_the_same_boot() {
         use Sign::*;
         let first = [(1, BootloaderAsks), (2, Leased), (3, file("bootcode.bin")), (4, BootloaderAsks), (5, Leased)];
-        check(first.into_iter().chain([(41, Up)]), Stage::Up { after: at(40) });
+        check(first.into_iter().chain([(41, Up)]), Stage::Up { after: Some(at(40)) });
     }
 
     #[test]
     fn a_reboot_starts_over() {
         use Sign::*;
-        check([(1, BootloaderAsks), (5, Up), (100, BootloaderAsks), (110, Up)], Stage::Up { after: at(10) });
+        check([(1, BootloaderAsks), (5, Up), (100, BootloaderAsks), (110, Up)], Stage::Up { after: Some(at(10)) });
     }
 
     #[test]
@@ -224,6 +225,7 @@ mod tests {
 
     #[test]
     fn a_running_client_is_recognised_after_a_restart_of_the_server() {
-        check([(1, Sign::Traffic)], Stage::RootMounted);
+        check([(1, Sign::Traffic)], Stage::Up { after: None });
+        check([(1, Sign::RootMounted), (2, Sign::Traffic)], Stage::RootMounted);
     }
 }

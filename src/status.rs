@@ -107,8 +107,9 @@ pub enum Stage {
     Kernel,
     /// MNT of the root was answered.
     RootMounted,
-    /// The client wrote that its start is complete.
-    Up { after: Duration },
+    /// The client wrote that its start is complete, so long after it first
+    /// asked; `None` when it ran already before the server started.
+    Up { after: Option<Duration> },
     /// Nothing came for too long: where, and what to try.
     Stalled { at: &'static str, hint: &'static str },
 }

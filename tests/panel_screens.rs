@@ -97,7 +97,7 @@ fn gallery() -> Vec<(String, Screen)> {
     overview("import-start", import(3, None));
     overview("import", import(470, Some(170)));
     overview("ready-first", ready());
-    overview("ready", with_client(Stage::Up { after: SECOND * 41 }, 900));
+    overview("ready", with_client(Stage::Up { after: Some(SECOND * 41) }, 900));
     overview("window", Status { enrolment: Enrolment::Open { left: SECOND * 107 }, ..ready() });
     overview("stranger", Status { strangers: vec![stranger()], ..ready() });
     overview("client-asks", with_client(Stage::Discovered, 1));
@@ -105,7 +105,7 @@ fn gallery() -> Vec<(String, Screen)> {
     overview("client-loading", with_client(loading, 8));
     overview("client-kernel", with_client(Stage::Kernel, 6));
     overview("client-root", with_client(Stage::RootMounted, 14));
-    overview("client-up", with_client(Stage::Up { after: SECOND * 41 }, 3));
+    overview("client-up", with_client(Stage::Up { after: Some(SECOND * 41) }, 3));
     overview("client-stalled", with_client(Stage::Stalled { at: "kernel", hint }, 90));
     overview("problem", problem("The stick is full.", "Delete an image, or use a larger stick."));
     // What NEXT turns to.
@@ -116,7 +116,7 @@ fn gallery() -> Vec<(String, Screen)> {
     };
     let many = (0..6).map(|n| format!("raspios-{n}").parse().unwrap()).collect();
     let status = with_client(Stage::Off, 11_520);
-    let running = with_client(Stage::Up { after: SECOND * 41 }, 7500);
+    let running = with_client(Stage::Up { after: Some(SECOND * 41) }, 7500);
     page("page-client-off", &status, View::Client(Role::numbered(1)), 1);
     page("page-client-up", &running, View::Client(Role::numbered(1)), 1);
     page("page-images", &status, View::Images, 2);
@@ -257,7 +257,7 @@ fn wide_table() -> Vec<Status> {
             Stage::Loading { bytes: u64::MAX, file: long.clone() },
             Stage::Kernel,
             Stage::RootMounted,
-            Stage::Up { after: Duration::from_secs(time) },
+            Stage::Up { after: Some(Duration::from_secs(time)) },
             Stage::Stalled { at: "loading its files", hint },
         ];
         for stage in stages {

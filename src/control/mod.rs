@@ -468,11 +468,7 @@ impl Control {
             memory_mib: member.client.revision.and_then(Revision::memory_mib),
             image: member.client.image.clone(),
             stage: member.boot.stage().clone(),
-            since: match member.boot.stage() {
-                // Nothing moves there: a time would only redraw the panel.
-                Stage::Off | Stage::Up { .. } => Duration::ZERO,
-                _ => whole(member.boot.since(now)),
-            },
+            since: whole(member.boot.since(now)),
         };
         Status {
             uptime: whole(self.last_tick),

@@ -246,7 +246,7 @@ mod tests {
     fn a_problem_comes_first_then_the_window_the_import_and_a_booting_client() {
         let mut status = ready();
         assert_eq!(views(&status), [View::Ready]);
-        status.clients = vec![client(1, Stage::Kernel, 5), client(2, Stage::Up { after: SECOND }, 3600)];
+        status.clients = vec![client(1, Stage::Kernel, 5), client(2, Stage::Up { after: Some(SECOND) }, 3600)];
         assert_eq!(views(&status), [pi(1)]);
         status.import = Some(Import { file: String::new(), per_mille: 0, left: None });
         status.enrolment = Enrolment::Open { left: SECOND };
@@ -314,7 +314,7 @@ mod tests {
     #[test]
     fn next_turns_through_every_page_and_back_to_the_overview() {
         let mut pages = Pages::default();
-        let status = Status { clients: vec![client(1, Stage::Up { after: SECOND }, 99)], ..ready() };
+        let status = Status { clients: vec![client(1, Stage::Up { after: Some(SECOND) }, 99)], ..ready() };
         let mut seen = Vec::new();
         for _ in 0..6 {
             pages.update(SECOND, &status);

@@ -215,9 +215,10 @@ fn client_screen(client: &ClientStatus, shown: Duration) -> (Screen, usize) {
         Stage::Kernel => boots(3, "Its kernel starts", &since),
         Stage::RootMounted => boots(5, "Its system starts", &since),
         Stage::Up { after } => {
-            let after = match client.since.as_secs() {
-                0..60 => format!("Up after {}", words::duration(*after)),
-                _ => format!("Up for {since}"),
+            let after = match (client.since.as_secs(), after) {
+                (0..60, Some(after)) => format!("Up after {}", words::duration(*after)),
+                (_, Some(_)) => format!("Up for {since}"),
+                (_, None) => "Running".to_owned(),
             };
             let body = vec![line(&board), Element::Big(shorten(&address, BIG)), line(after)];
             (Screen::new(name, body), 1)
