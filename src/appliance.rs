@@ -165,6 +165,7 @@ pub fn run(options: Options, started: impl FnOnce(Inbox)) -> Result<End, Error> 
             minimum_store_bytes: MINIMUM_STORE_BYTES,
             appliance: listen,
             dns: config.network.dns.clone(),
+            plain_writes: false,
         },
         sink(&inbox, Event::Store),
     )?;

@@ -169,8 +169,13 @@ fn an_ext4_without_a_system_is_refused() {
     assert!(running.import_failed().contains("holds no Linux system"));
 }
 
-/// A stick of 100 MiB that holds a store and one image file.
+/// Both ways to write.
 fn check_no_room(name: &str) {
+    [false, true].into_iter().for_each(|plain_writes| check_no_room_by(name, plain_writes));
+}
+
+/// A stick of 100 MiB that holds a store and one image file.
+fn check_no_room_by(name: &str, plain_writes: bool) {
     let bench = Bench::new();
     let (root, plain) = (bench.path("root"), bench.path("a.img"));
     fs::create_dir(&root).unwrap();
@@ -187,7 +192,7 @@ fn check_no_room(name: &str) {
     fs::copy(bench.path(name), point.join(name)).unwrap();
     run("umount", &[point.to_str().unwrap()]);
 
-    let mut running = Running::start(Options { extra_devices: vec![stick.name()], ..bench.options() });
+    let mut running = Running::start(Options { extra_devices: vec![stick.name()], plain_writes, ..bench.options() });
     running.opened();
     let message = running.import_failed();
     assert!(message.contains("no room on the stick") && message.contains("MiB more"), "{message}");

@@ -67,6 +67,8 @@ pub struct Options {
     pub appliance: Ipv4Addr,
     /// Name servers for new clients.
     pub dns: Vec<Ipv4Addr>,
+    /// Imports write without io_uring, as where there is none: for tests.
+    pub plain_writes: bool,
 }
 
 impl Default for Options {
@@ -79,6 +81,7 @@ impl Default for Options {
             minimum_store_bytes: 1 << 30,
             appliance: Ipv4Addr::new(192, 168, 77, 1),
             dns: Vec::new(),
+            plain_writes: false,
         }
     }
 }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use super::devices::{self, Disk, Reading, Wanted};
 use super::identify::{Content, STORE_LABEL};
-use super::import::{self, ImportError, Imported, Job};
+use super::import::{self, ImportError, Imported, Job, Method};
 use super::manifest::{ClientPaths, ImageManifest, SourceFile};
 use super::mounts::MountError;
 use super::personalise::Tree;
@@ -548,6 +548,7 @@ impl Worker {
             packing,
             store: store.folder.clone(),
             check_point: self.options.run.join("check"),
+            method: if self.options.plain_writes { Method::Plain } else { Method::Uring },
         };
         tracing::info!(file = source.file, bytes = source.bytes, "import begins");
         let stop = Arc::new(AtomicBool::new(false));

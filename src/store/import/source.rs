@@ -29,6 +29,8 @@ pub struct HashingFile {
 impl HashingFile {
     pub fn new(mut file: File) -> io::Result<Self> {
         file.seek(SeekFrom::Start(0))?;
+        // Twice the read-ahead; only a hint, so a refusal is no error.
+        let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::Sequential);
         Ok(Self { file, position: 0, hashed: 0, hash: Sha256::new(), progress: Arc::default() })
     }
 
