@@ -120,7 +120,11 @@ impl Roots {
         let written = |source| RootError::Write { path: finished.folder.clone(), source };
         fs::rename(&made.folder, &finished.folder).map_err(written)?;
         atomic::sync_folder(&self.store.join(CLIENTS)).map_err(written)?;
-        Ok((self.mount(client)?, warnings))
+        // Nothing of a client's is in it yet; left there it would block its role.
+        let open = self.mount(client).inspect_err(|_| {
+            let _ = fs::remove_dir_all(&finished.folder);
+        })?;
+        Ok((open, warnings))
     }
 
     fn make(&self, client: &Client, made: &ClientPaths, around: &Surroundings) -> Result<Vec<String>, RootError> {

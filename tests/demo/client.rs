@@ -9,7 +9,7 @@ use crate::lab::Lab;
 use crate::show::Show;
 use crate::support::command::run;
 use crate::support::netns::Netns;
-use crate::support::qemu::Machine;
+use crate::support::qemu::{Machine, Start, virt};
 use crate::support::virtual_pi::{Board, Fetched, VirtualPi};
 
 /// A real Pi 4 gives up a boot attempt after 45 s of DHCP and 30 s a file.
@@ -69,30 +69,9 @@ impl Client {
         if !lab.wire.ip("-o link show").contains(tap) {
             lab.wire.tap(tap, "br0");
         }
-        let mut command = lab.wire.command("qemu-system-aarch64");
-        command
-            .args([
-                "-M",
-                "virt",
-                "-cpu",
-                "cortex-a72",
-                "-smp",
-                "2",
-                "-m",
-                "1024",
-                "-nodefaults",
-                "-display",
-                "none",
-                "-no-reboot",
-            ])
-            .args(["-serial", "stdio", "-monitor", "none", "-device", "virtio-rng-pci"])
-            .arg("-kernel")
-            .arg(kernel)
-            .arg("-initrd")
-            .arg(initramfs)
-            .args(["-append", &words])
-            .args(["-netdev", &format!("tap,id=wire,ifname={tap},script=no,downscript=no")])
-            .args(["-device", &format!("virtio-net-pci,netdev=wire,mac={mac},romfile=")]);
+        let start = Start { kernel: &kernel, initramfs: &initramfs, words: &words };
+        let mut command = virt(&lab.wire, tap, &mac, &start);
+        command.args(["-monitor", "none"]);
         self.machine = Some(Machine::start("client", &mut command, &lab.folder)?);
         Ok(())
     }

@@ -12,7 +12,7 @@ use crate::show::Show;
 use crate::support::command::run;
 use crate::support::netns::Netns;
 use crate::support::panel_tty::PanelTty;
-use crate::support::qemu::Machine;
+use crate::support::qemu::{Machine, Start, virt};
 use crate::support::sd_image;
 use crate::support::stick::{self, Content};
 
@@ -93,38 +93,18 @@ impl Lab {
         self.wire.tap("tap-pi0", "br0");
         let socket = self.folder.join("panel.sock");
         let monitor = self.folder.join("monitor.sock");
-        let mut command = self.wire.command("qemu-system-aarch64");
+        let start = Start { kernel: &boot.kernel, initramfs: &boot.initramfs, words: &words };
+        let mut command = virt(&self.wire, "tap-pi0", "52:54:00:77:00:01", &start);
         command
-            .args([
-                "-M",
-                "virt",
-                "-cpu",
-                "cortex-a72",
-                "-smp",
-                "2",
-                "-m",
-                "1024",
-                "-nodefaults",
-                "-display",
-                "none",
-                "-no-reboot",
-            ])
-            .args(["-chardev", "stdio,id=serial", "-serial", "chardev:serial"])
             .arg("-monitor")
             .arg(format!("unix:{},server=on,wait=off", monitor.display()))
-            .arg("-kernel")
-            .arg(boot.kernel)
-            .arg("-initrd")
-            .arg(boot.initramfs)
-            .args(["-append", &words])
             .arg("-drive")
             .arg(format!("if=none,id=sd,format=raw,readonly=on,file={}", self.sd.display()))
             .args(["-device", "virtio-blk-pci,drive=sd,romfile=", "-device", "qemu-xhci"])
             .arg("-drive")
             .arg(format!("if=none,id=stick,format=raw,cache=writeback,file={}", self.stick.display()))
-            .args(["-device", "usb-storage,id=stick,drive=stick,removable=on", "-device", "virtio-rng-pci"])
-            .args(["-netdev", "tap,id=wire,ifname=tap-pi0,script=no,downscript=no"])
-            .args(["-device", "virtio-net-pci,netdev=wire,mac=52:54:00:77:00:01,romfile=", "-device", "i6300esb"])
+            .args(["-device", "usb-storage,id=stick,drive=stick,removable=on"])
+            .args(["-device", "i6300esb"])
             .arg("-chardev")
             .arg(format!("socket,id=panel,path={},server=on,wait=off", socket.display()))
             .args(["-device", "virtio-serial-pci", "-device", "virtconsole,chardev=panel"]);

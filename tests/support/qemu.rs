@@ -8,6 +8,8 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::netns::Netns;
+
 /// How often a waiting test looks at what came.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -43,6 +45,30 @@ impl Console {
         });
         Ok(())
     }
+}
+
+/// What a machine's firmware would start.
+pub struct Start<'s> {
+    pub kernel: &'s Path,
+    pub initramfs: &'s Path,
+    pub words: &'s str,
+}
+
+/// A `-M virt` machine with a network card on a tap of the namespace; its console is standard output.
+pub fn virt(wire: &Netns, tap: &str, mac: &str, start: &Start<'_>) -> Command {
+    let mut command = wire.command("qemu-system-aarch64");
+    command
+        .args(["-M", "virt", "-cpu", "cortex-a72", "-smp", "2", "-m", "1024"])
+        .args(["-nodefaults", "-display", "none", "-no-reboot"])
+        .args(["-chardev", "stdio,id=serial", "-serial", "chardev:serial", "-device", "virtio-rng-pci"])
+        .args(["-netdev", &format!("tap,id=wire,ifname={tap},script=no,downscript=no")])
+        .args(["-device", &format!("virtio-net-pci,netdev=wire,mac={mac},romfile=")])
+        .arg("-kernel")
+        .arg(start.kernel)
+        .arg("-initrd")
+        .arg(start.initramfs)
+        .args(["-append", start.words]);
+    command
 }
 
 /// A running machine; dropping it ends it.
