@@ -258,7 +258,10 @@ impl Control {
     fn store(&mut self, now: Duration, event: store::Event, actions: &mut Vec<Action>) {
         use store::Event as Store;
         match event {
-            Store::StickAbsent => self.stick = Stick::Absent,
+            Store::StickAbsent => {
+                self.stick = Stick::Absent;
+                self.problems.clear_imports();
+            }
             Store::StickReading { .. } => self.stick = Stick::Reading,
             Store::NeedsConfirmation { name, free_bytes } => {
                 actions
@@ -299,18 +302,22 @@ impl Control {
                     *free_bytes = now_free;
                 }
             }
-            Store::ImportProgress { file, per_mille, left } => self.import = Some(Import { file, per_mille, left }),
+            Store::ImportProgress { file, per_mille, left } => {
+                // A file of that name is tried once more: what was wrong with the former is past.
+                self.problems.clear(&Topic::Import(file.clone()));
+                self.import = Some(Import { file, per_mille, left });
+            }
             Store::Imported { image } => {
                 actions.push(Action::Log(format!("image {} imported", image.id)));
                 self.import = None;
                 self.images.retain(|id| *id != image.id);
                 self.images.push(image.id);
-                self.problems.clear(&Topic::Import);
             }
             Store::ImportFailed { file, message, action } => {
                 actions.push(Action::Log(format!("import of {file} failed: {message}. {action}")));
                 self.import = None;
-                self.problems.set(Topic::Import, format!("{file}: {message}"), action);
+                let message = format!("{file}: {message}");
+                self.problems.set(Topic::Import(file), message, action);
             }
             Store::ClientReady(open) => {
                 actions.push(Action::Log(format!("client {} ready", open.client.role)));

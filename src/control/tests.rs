@@ -286,6 +286,30 @@ fn the_window_closes_and_a_silent_client_stalls_by_time_alone() {
     assert_eq!(bench.control.poll_timeout(bench.now), None, "nothing is under way any more");
 }
 
+fn failed(file: &str) -> Event {
+    let (message, action) = ("is cut short".to_owned(), "Copy it again".to_owned());
+    Event::Store(store::Event::ImportFailed { file: file.to_owned(), message, action })
+}
+
+#[test]
+fn each_broken_image_is_told_until_it_is_tried_again_or_its_stick_is_gone() {
+    let mut bench = Bench::with_store(Vec::new());
+    let check = |bench: &Bench, expected: &[&str]| {
+        let problems = bench.control.status(bench.now).problems;
+        assert_eq!(problems.iter().map(|problem| problem.message.as_str()).collect::<Vec<_>>(), expected);
+    };
+    bench.event(failed("a.img")).event(failed("b.img"));
+    check(&bench, &["a.img: is cut short", "b.img: is cut short"]);
+    // Another file that is good mends neither.
+    bench.event(Event::Store(store::Event::Imported { image: image() }));
+    check(&bench, &["a.img: is cut short", "b.img: is cut short"]);
+    let again = store::Event::ImportProgress { file: "a.img".to_owned(), per_mille: 0, left: None };
+    bench.event(Event::Store(again));
+    check(&bench, &["b.img: is cut short"]);
+    bench.event(Event::Store(store::Event::StickAbsent));
+    check(&bench, &[]);
+}
+
 #[test]
 fn a_flood_of_unknown_boards_keeps_every_table_bounded() {
     let mut bench = Bench::with_store(Vec::new());
