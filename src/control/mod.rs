@@ -6,6 +6,7 @@
 //! so an offer never waits for a slow stick, and a test runs a whole boot in
 //! microseconds. `requests` decides about DHCP, `publish` what is served.
 
+mod noise;
 mod problems;
 mod publish;
 mod requests;
@@ -24,6 +25,7 @@ use crate::stage::{Boot, Sign};
 use crate::status::{self, ClientStatus, Import, Stage, Status, Stick, Stranger};
 use crate::{dhcp, net, nfs, panel, store, tftp};
 
+use noise::Noise;
 use problems::{Problems, Topic};
 pub use publish::Trees;
 use requests::Requests;
@@ -92,6 +94,10 @@ pub struct Control {
     strangers: VecDeque<(Duration, Stranger)>,
     import: Option<Import>,
     problems: Problems,
+    /// About requests that were refused or failed.
+    refusals: Noise,
+    /// About unknown boards.
+    arrivals: Noise,
     requests: Requests,
     shown: Status,
     last_tick: Duration,
@@ -126,6 +132,8 @@ impl Control {
             strangers: VecDeque::new(),
             import: None,
             problems,
+            refusals: Noise::default(),
+            arrivals: Noise::default(),
             requests: Requests::default(),
             shown: Status::default(),
             last_tick: Duration::ZERO,
@@ -221,17 +229,21 @@ impl Control {
                 self.sign(now, address, Sign::FileSent { bytes }, actions);
             }
             tftp::Event::Refused { address, path, reason } => {
-                actions.push(Action::Log(format!("tftp: {address} asked for {path:?}: {reason}")));
+                self.refusals.log(now, format!("tftp: {address} asked for {path:?}: {reason}"), actions);
             }
             // When all of it was sent, perhaps only the last ACK is missing.
             tftp::Event::TimedOut { address, sent, size, .. } if sent == size => {
                 self.sign(now, address, Sign::FileSent { bytes: sent }, actions);
             }
             tftp::Event::TimedOut { address, path, bytes, size, .. } => {
-                actions.push(Action::Log(format!("tftp: {address} fell silent at byte {bytes} of {size} of {path}")));
+                self.refusals.log(
+                    now,
+                    format!("tftp: {address} fell silent at byte {bytes} of {size} of {path}"),
+                    actions,
+                );
             }
             tftp::Event::Failed { address, path, error } => {
-                actions.push(Action::Log(format!("tftp: {path} for {address}: {error}")));
+                self.refusals.log(now, format!("tftp: {path} for {address}: {error}"), actions);
             }
             tftp::Event::CommandLineShortened { address, left_out } => {
                 actions.push(Action::Log(format!("tftp: cmdline.txt of {address} is too long by {left_out} words")));
@@ -247,10 +259,10 @@ impl Control {
             nfs::Event::Mounted { tree: Tree::Boot, .. } | nfs::Event::Unmounted { .. } => {}
             nfs::Event::Traffic { address, .. } => self.sign(now, address, Sign::Traffic, actions),
             nfs::Event::MountRefused { address, path, reason } => {
-                actions.push(Action::Log(format!("nfs: {address} may not mount {path:?}: {reason}")));
+                self.refusals.log(now, format!("nfs: {address} may not mount {path:?}: {reason}"), actions);
             }
             nfs::Event::BadHandle { address, .. } => {
-                actions.push(Action::Log(format!("nfs: {address} used a file handle that is not its own")));
+                self.refusals.log(now, format!("nfs: {address} used a file handle that is not its own"), actions);
             }
         }
     }

@@ -311,6 +311,34 @@ fn each_broken_image_is_told_until_it_is_tried_again_or_its_stick_is_gone() {
 }
 
 #[test]
+fn packets_of_anybody_cannot_flood_the_log() {
+    let address = Ipv4Addr::new(192, 168, 77, 99);
+    let refused = || tftp::Event::Refused { address, path: "../x".to_owned(), reason: "it leaves the tree" };
+    let mut bench = Bench::with_store(Vec::new());
+    let before = bench.log.len();
+    for _ in 0..10_000 {
+        bench.event(Event::Tftp(refused()));
+        let path = "/etc".to_owned();
+        bench.event(Event::Nfs(nfs::Event::MountRefused { address, path, reason: "no such export" }));
+    }
+    let told = bench.log.len() - before;
+    assert!((10..=50).contains(&told), "{told} lines");
+    // Later ones are told again, and how many were not.
+    bench.now += Duration::from_secs(60);
+    bench.event(Event::Tftp(refused()));
+    let last = &bench.log[bench.log.len() - 2..];
+    assert!(last[0].contains(&format!("{} more", 20_000 - told)) && last[1].contains("../x"), "{last:?}");
+    // A flood of refusals does not hide who asks to be let in.
+    bench.asks(discover(MAC, Asker::PiEeprom));
+    assert!(bench.log.iter().any(|line| line.contains("press ENROLL")));
+    for n in 0..10_000u32 {
+        let [_, a, b, c] = n.to_be_bytes();
+        bench.asks(discover(MacAddr([0xdc, 0xa6, 0x32, a, b, c]), Asker::PiEeprom));
+    }
+    assert!(bench.log.len() < before + 100, "{} lines", bench.log.len());
+}
+
+#[test]
 fn a_flood_of_unknown_boards_keeps_every_table_bounded() {
     let mut bench = Bench::with_store(Vec::new());
     for n in 0..10_000u32 {
