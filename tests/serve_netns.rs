@@ -20,6 +20,7 @@ use nfs3_client::nfs3_types::rpc::{auth_unix, opaque_auth};
 use nfs3_client::nfs3_types::xdr_codec::Opaque;
 use nfs3_client::tokio::{TokioConnector, TokioIo};
 use nfs3_client::{Nfs3Client, net::Connector};
+use rustix::process::Signal;
 use serve_lab::*;
 use support::tftp::rrq;
 use support::virtual_pi::session::Session;
@@ -209,7 +210,7 @@ fn the_address_is_kept_when_only_the_clients_own_file_is_left() {
     lab.enrolled(Board::Pi3B, 1);
     let (pi, address) = lab.enrolled(Board::Pi4B, 2);
     pi.netns.ip("address flush dev eth0");
-    assert!(lab.terminate().success());
+    assert!(lab.end_by(Signal::TERM).success());
     fs::remove_dir_all(lab.run_folder()).unwrap();
     for entry in fs::read_dir(lab.stick("")).unwrap().map(|entry| entry.unwrap()) {
         if entry.path().is_file() {
@@ -242,14 +243,14 @@ fn a_clients_root_is_for_its_own_address_and_keeps_what_is_written() {
             "{refused:?}"
         );
     }
-    lab.logged(&format!("nfs: {} may not mount", "192.168.77.240"), 0);
+    lab.logged("nfs: 192.168.77.240 may not mount", 0);
 
     one.net(async || {
         let mut client = mount("/clients/pi-1/root").await.unwrap();
         assert_eq!(read_file(&mut client, "etc/hostname").await, "pi-1\n");
         write_file(&mut client, "kept", b"by the stick").await;
     });
-    assert!(lab.terminate().success());
+    assert!(lab.end_by(Signal::TERM).success());
     lab.start();
     lab.logged("1 images, 2 clients", 0);
     let kept = one.net(async || read_file(&mut mount("/clients/pi-1/root").await.unwrap(), "kept").await);
@@ -418,7 +419,8 @@ fn a_broken_image_is_told_once_and_the_earlier_one_goes_on_serving() {
     lab.enrolled(Board::Pi4B, 1);
     let log = lab.log();
     for name in ["short.img", "lying.img", "sum.img"] {
-        assert_eq!(log.matches(&format!("import of {name} failed")).count(), 1, "{log}");
+        let told = log.lines().filter(|line| line.contains(name) && line.contains("failed"));
+        assert_eq!(told.count(), 1, "{log}");
     }
     assert_eq!(fs::read_dir(lab.stick("images")).unwrap().count(), 1);
 }
@@ -448,10 +450,38 @@ fn a_file_that_is_not_there_is_told_at_once() {
 }
 
 #[test]
+fn a_second_server_says_what_is_taken_and_leaves_the_first_alone() {
+    let mut lab = Lab::ready();
+    let (pi, _) = lab.enrolled(Board::Pi4B, 1);
+    let mounts = lab.mounts();
+    let output = lab.second();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    let last = said.lines().last().unwrap_or_default();
+    let taken = "rootstock: tftp: cannot listen for TFTP on 192.168.77.1:69: Address already in use";
+    assert!(last.starts_with(taken), "{said}");
+    assert_eq!(lab.mounts(), mounts);
+    let hostname = pi.net(async || read_file(&mut mount("/clients/pi-1/root").await.unwrap(), "etc/hostname").await);
+    assert_eq!(hostname, "pi-1\n");
+}
+
+#[test]
+fn under_nohup_a_closed_terminal_does_not_end_it() {
+    let mut lab = Lab::new();
+    lab.start_under_nohup();
+    lab.logged("store open on", 0);
+    lab.signal(Signal::HUP);
+    std::thread::sleep(support::tftp::QUIET);
+    assert!(lab.runs(), "{}", lab.log());
+    assert_eq!(lab.end_by(Signal::TERM).code(), Some(0));
+}
+
+#[test]
 fn a_signal_or_a_held_next_unmounts_everything_and_ends_with_its_own_code() {
     let mut lab = Lab::ready();
     let (pi, _) = lab.enrolled(Board::Pi4B, 1);
-    for (by_panel, code) in [(false, 0), (true, 64)] {
+    // SIGHUP: the terminal that it was started from was closed.
+    for (signal, code) in [(Some(Signal::TERM), 0), (Some(Signal::HUP), 0), (Some(Signal::INT), 0), (None, 64)] {
         // A client that is busy, with an open connection, does not keep the stick.
         let busy = pi.net(async || {
             let mut client = mount("/clients/pi-1/root").await.unwrap();
@@ -460,20 +490,22 @@ fn a_signal_or_a_held_next_unmounts_everything_and_ends_with_its_own_code() {
         });
         assert!(lab.mounts().len() >= 3 && !lab.loops().is_empty(), "{:?} {:?}", lab.mounts(), lab.loops());
         let asked = Instant::now();
-        let status = if by_panel {
-            lab.press('N');
-            lab.ended()
-        } else {
-            lab.terminate()
+        let status = match signal {
+            Some(signal) => lab.end_by(signal),
+            None => {
+                lab.press('N');
+                lab.ended()
+            }
         };
         assert_eq!(status.code(), Some(code), "{}", lab.log());
         assert!(asked.elapsed() < Duration::from_secs(8), "{:?}\n{}", asked.elapsed(), lab.log());
         println!("ended after {:?}", asked.elapsed());
         assert_eq!((lab.mounts(), lab.loops()), (Vec::new(), Vec::new()), "{}", lab.log());
         drop(busy);
-        if !by_panel {
+        if signal.is_some() {
+            let from = lab.log().len();
             lab.start();
-            lab.logged("1 images, 1 clients", 0);
+            lab.logged("1 images, 1 clients", from);
         }
     }
 }

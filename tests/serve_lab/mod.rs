@@ -9,7 +9,7 @@ use std::fs::{self, File, OpenOptions};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus};
+use std::process::{Command, ExitStatus, Output};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -153,9 +153,32 @@ impl Lab {
 
     /// Starts the server and waits for nothing.
     pub fn start(&mut self) {
+        let command = self.command(Command::new(env!("CARGO_BIN_EXE_rootstock")));
+        self.spawn(command);
+    }
+
+    /// Starts it as a person does who goes away.
+    pub fn start_under_nohup(&mut self) {
+        let mut command = Command::new("nohup");
+        command.arg(env!("CARGO_BIN_EXE_rootstock"));
+        let command = self.command(command);
+        self.spawn(command);
+    }
+
+    fn spawn(&mut self, mut command: Command) {
         assert!(self.serve.is_none());
         let log = OpenOptions::new().append(true).create(true).open(self.bench.path("log")).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_rootstock"));
+        command.stderr(log);
+        self.serve = Some(Child(self.server.run(|| command.spawn()).unwrap()));
+    }
+
+    /// Another one with the same arguments, to its end.
+    pub fn second(&self) -> Output {
+        let mut command = self.command(Command::new(env!("CARGO_BIN_EXE_rootstock")));
+        self.server.run(move || command.output()).unwrap()
+    }
+
+    fn command(&self, mut command: Command) -> Command {
         let arguments = [
             ("--stick", self.bench.store()),
             ("--run", self.run_folder()),
@@ -166,8 +189,7 @@ impl Lab {
         command
             .args(["serve", "--interface", "eth0"])
             .args(arguments.iter().flat_map(|(name, value)| [OsStr::new(*name), value.as_os_str()]));
-        command.stderr(log);
-        self.serve = Some(Child(self.server.run(|| command.spawn()).unwrap()));
+        command
     }
 
     fn pid(&self) -> Pid {
@@ -179,9 +201,17 @@ impl Lab {
         drop(self.serve.take().expect("a server runs"));
     }
 
-    pub fn terminate(&mut self) -> ExitStatus {
-        kill_process(self.pid(), Signal::TERM).unwrap();
+    pub fn end_by(&mut self, signal: Signal) -> ExitStatus {
+        self.signal(signal);
         self.ended()
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill_process(self.pid(), signal).unwrap();
+    }
+
+    pub fn runs(&mut self) -> bool {
+        self.serve.as_mut().is_some_and(|serve| serve.0.try_wait().unwrap().is_none())
     }
 
     /// Waits for the server's own end.
