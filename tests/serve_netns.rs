@@ -345,9 +345,9 @@ fn hostile_tftp() {
     }
 }
 
-/// RPC calls by number, with a credential of `AUTH_NONE`.
-fn call(program: u32, procedure: u32, rest: &[u32]) -> Vec<u8> {
-    let words = [&[1, 0, 2, program, 3, procedure], rest].concat();
+/// An RPC call up to its procedure; `rest` goes on with the credential.
+fn call(program: u32, version: u32, procedure: u32, rest: &[u32]) -> Vec<u8> {
+    let words = [&[1, 0, 2, program, version, procedure], rest].concat();
     let body: Vec<u8> = words.iter().flat_map(|word| word.to_be_bytes()).collect();
     [&(0x8000_0000 | body.len() as u32).to_be_bytes()[..], &body].concat()
 }
@@ -357,10 +357,10 @@ fn hostile_rpc() {
     let records = [
         (2049, vec![0xff; 4096]),
         (2049, [&[0x7f, 0xff, 0xff, 0xff][..], &[0; 4096]].concat()),
-        (2049, call(100_003, 1, &[1, LYING, 0, 0])),
-        (2049, call(100_003, 1, &[0, 0, 0, 0, LYING, 0])),
-        (20048, call(100_005, 1, &[0, 0, 0, 0, LYING, 0])),
-        (111, call(100_000, 3, &[0, LYING, 0, 0])),
+        (2049, call(100_003, 3, 1, &[1, LYING, 0, 0])),
+        (2049, call(100_003, 3, 1, &[0, 0, 0, 0, LYING, 0])),
+        (20048, call(100_005, 3, 1, &[0, 0, 0, 0, LYING, 0])),
+        (111, call(100_000, 2, 3, &[0, LYING, 0, 0])),
     ];
     for (port, record) in records.iter().cycle().take(120) {
         // One that is refused at once is no worse.

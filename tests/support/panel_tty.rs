@@ -29,8 +29,8 @@ impl Shown {
         let cell = self.rows.get(y / 2).and_then(|row| row.chars().nth(x)).unwrap_or(' ');
         match cell {
             '█' => true,
-            '▀' => y % 2 == 0,
-            '▄' => y % 2 == 1,
+            '▀' => y.is_multiple_of(2),
+            '▄' => !y.is_multiple_of(2),
             _ => false,
         }
     }
