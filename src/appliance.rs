@@ -49,13 +49,13 @@ pub struct Options {
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("network: {0}")]
+    #[error("network")]
     Net(#[from] net::Error),
-    #[error("store: {0}")]
+    #[error("store")]
     Store(#[from] store::Error),
-    #[error("nfs: {0}")]
+    #[error("nfs")]
     Nfs(#[from] nfs::Error),
-    #[error("tftp: {0}")]
+    #[error("tftp")]
     Tftp(#[from] tftp::Error),
 }
 

@@ -108,7 +108,15 @@ fn level(word: Option<&str>) -> tracing::Level {
     word.and_then(|word| word.parse().ok()).unwrap_or(tracing::Level::INFO)
 }
 
-/// SIGTERM and SIGINT, taken by a thread instead of a handler.
+fn is_ignored(signal: libc::c_int) -> bool {
+    // SAFETY: sigaction is plain data, nothing is set, and the former action is written to a valid place.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        libc::sigaction(signal, std::ptr::null(), &raw mut action) == 0 && action.sa_sigaction == libc::SIG_IGN
+    }
+}
+
+/// SIGTERM, SIGINT and SIGHUP (a closed terminal), taken by a thread instead of a handler.
 struct Signals(libc::sigset_t);
 
 impl Signals {
@@ -119,6 +127,10 @@ impl Signals {
             libc::sigemptyset(&raw mut set);
             libc::sigaddset(&raw mut set, libc::SIGTERM);
             libc::sigaddset(&raw mut set, libc::SIGINT);
+            // `nohup` has it ignored, and a blocked signal would come all the same.
+            if !is_ignored(libc::SIGHUP) {
+                libc::sigaddset(&raw mut set, libc::SIGHUP);
+            }
             set
         };
         // SAFETY: `set` is a valid set, and the former mask is not asked for.

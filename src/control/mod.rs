@@ -6,6 +6,7 @@
 //! so an offer never waits for a slow stick, and a test runs a whole boot in
 //! microseconds. `requests` decides about DHCP, `publish` what is served.
 
+mod noise;
 mod problems;
 mod publish;
 mod requests;
@@ -24,6 +25,7 @@ use crate::stage::{Boot, Sign};
 use crate::status::{self, ClientStatus, Import, Stage, Status, Stick, Stranger};
 use crate::{dhcp, net, nfs, panel, store, tftp};
 
+use noise::Noise;
 use problems::{Problems, Topic};
 pub use publish::Trees;
 use requests::Requests;
@@ -93,6 +95,10 @@ pub struct Control {
     strangers: VecDeque<(Duration, Stranger)>,
     import: Option<Import>,
     problems: Problems,
+    /// About requests that were refused or failed.
+    refusals: Noise,
+    /// About unknown boards.
+    arrivals: Noise,
     requests: Requests,
     shown: Status,
     last_tick: Duration,
@@ -127,6 +133,8 @@ impl Control {
             strangers: VecDeque::new(),
             import: None,
             problems,
+            refusals: Noise::default(),
+            arrivals: Noise::default(),
             requests: Requests::default(),
             shown: Status::default(),
             last_tick: Duration::ZERO,
@@ -222,17 +230,21 @@ impl Control {
                 self.sign(now, address, Sign::FileSent { bytes }, actions);
             }
             tftp::Event::Refused { address, path, reason } => {
-                actions.push(Action::Log(format!("tftp: {address} asked for {path:?}: {reason}")));
+                self.refusals.log(now, format!("tftp: {address} asked for {path:?}: {reason}"), actions);
             }
             // When all of it was sent, perhaps only the last ACK is missing.
             tftp::Event::TimedOut { address, sent, size, .. } if sent == size => {
                 self.sign(now, address, Sign::FileSent { bytes: sent }, actions);
             }
             tftp::Event::TimedOut { address, path, bytes, size, .. } => {
-                actions.push(Action::Log(format!("tftp: {address} fell silent at byte {bytes} of {size} of {path}")));
+                self.refusals.log(
+                    now,
+                    format!("tftp: {address} fell silent at byte {bytes} of {size} of {path}"),
+                    actions,
+                );
             }
             tftp::Event::Failed { address, path, error } => {
-                actions.push(Action::Log(format!("tftp: {path} for {address}: {error}")));
+                self.refusals.log(now, format!("tftp: {path} for {address}: {error}"), actions);
             }
             tftp::Event::CommandLineShortened { address, left_out } => {
                 actions.push(Action::Log(format!("tftp: cmdline.txt of {address} is too long by {left_out} words")));
@@ -248,10 +260,10 @@ impl Control {
             nfs::Event::Mounted { tree: Tree::Boot, .. } | nfs::Event::Unmounted { .. } => {}
             nfs::Event::Traffic { address, .. } => self.sign(now, address, Sign::Traffic, actions),
             nfs::Event::MountRefused { address, path, reason } => {
-                actions.push(Action::Log(format!("nfs: {address} may not mount {path:?}: {reason}")));
+                self.refusals.log(now, format!("nfs: {address} may not mount {path:?}: {reason}"), actions);
             }
             nfs::Event::BadHandle { address, .. } => {
-                actions.push(Action::Log(format!("nfs: {address} used a file handle that is not its own")));
+                self.refusals.log(now, format!("nfs: {address} used a file handle that is not its own"), actions);
             }
         }
     }
@@ -259,7 +271,10 @@ impl Control {
     fn store(&mut self, now: Duration, event: store::Event, actions: &mut Vec<Action>) {
         use store::Event as Store;
         match event {
-            Store::StickAbsent => self.stick = Stick::Absent,
+            Store::StickAbsent => {
+                self.stick = Stick::Absent;
+                self.problems.clear_imports();
+            }
             Store::StickReading { .. } => self.stick = Stick::Reading,
             Store::NeedsConfirmation { name, free_bytes } => {
                 actions
@@ -301,18 +316,22 @@ impl Control {
                     *free_bytes = now_free;
                 }
             }
-            Store::ImportProgress { file, per_mille, left } => self.import = Some(Import { file, per_mille, left }),
+            Store::ImportProgress { file, per_mille, left } => {
+                // A file of that name is tried once more: what was wrong with the former is past.
+                self.problems.clear(&Topic::Import(file.clone()));
+                self.import = Some(Import { file, per_mille, left });
+            }
             Store::Imported { image } => {
                 actions.push(Action::Log(format!("image {} imported", image.id)));
                 self.import = None;
                 self.images.retain(|id| *id != image.id);
                 self.images.push(image.id);
-                self.problems.clear(&Topic::Import);
             }
             Store::ImportFailed { file, message, action } => {
                 actions.push(Action::Log(format!("import of {file} failed: {message}. {action}")));
                 self.import = None;
-                self.problems.set(Topic::Import, format!("{file}: {message}"), action);
+                let message = format!("{file}: {message}");
+                self.problems.set(Topic::Import(file), message, action);
             }
             Store::ClientReady(open) => {
                 actions.push(Action::Log(format!("client {} ready", open.client.role)));

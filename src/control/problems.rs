@@ -13,7 +13,8 @@ const MAX_PROBLEMS: usize = 16;
 pub enum Topic {
     Network,
     Stick,
-    Import,
+    /// By the image file's name.
+    Import(String),
     Client(Role),
     Config,
 }
@@ -32,6 +33,11 @@ impl Problems {
 
     pub fn clear(&mut self, topic: &Topic) {
         self.0.retain(|(other, _)| other != topic);
+    }
+
+    /// The files that were broken are out of reach.
+    pub fn clear_imports(&mut self) {
+        self.0.retain(|(topic, _)| !matches!(topic, Topic::Import(_)));
     }
 
     pub fn list(&self) -> Vec<Problem> {

@@ -207,7 +207,7 @@ impl Control {
         self.strangers.retain(|(_, stranger)| stranger.mac != request.mac);
         if self.strangers.len() == before {
             let (model, mac) = (identity.model, request.mac);
-            actions.push(Action::Log(format!("unknown {model} {mac} asks; press ENROLL to take it")));
+            self.arrivals.log(now, format!("unknown {model} {mac} asks; press ENROLL to take it"), actions);
         }
         let stranger = Stranger {
             mac: request.mac,

@@ -286,6 +286,58 @@ fn the_window_closes_and_a_silent_client_stalls_by_time_alone() {
     assert_eq!(bench.control.poll_timeout(bench.now), None, "nothing is under way any more");
 }
 
+fn failed(file: &str) -> Event {
+    let (message, action) = ("is cut short".to_owned(), "Copy it again".to_owned());
+    Event::Store(store::Event::ImportFailed { file: file.to_owned(), message, action })
+}
+
+#[test]
+fn each_broken_image_is_told_until_it_is_tried_again_or_its_stick_is_gone() {
+    let mut bench = Bench::with_store(Vec::new());
+    let check = |bench: &Bench, expected: &[&str]| {
+        let problems = bench.control.status(bench.now).problems;
+        assert_eq!(problems.iter().map(|problem| problem.message.as_str()).collect::<Vec<_>>(), expected);
+    };
+    bench.event(failed("a.img")).event(failed("b.img"));
+    check(&bench, &["a.img: is cut short", "b.img: is cut short"]);
+    // Another file that is good mends neither.
+    bench.event(Event::Store(store::Event::Imported { image: image() }));
+    check(&bench, &["a.img: is cut short", "b.img: is cut short"]);
+    let again = store::Event::ImportProgress { file: "a.img".to_owned(), per_mille: 0, left: None };
+    bench.event(Event::Store(again));
+    check(&bench, &["b.img: is cut short"]);
+    bench.event(Event::Store(store::Event::StickAbsent));
+    check(&bench, &[]);
+}
+
+#[test]
+fn packets_of_anybody_cannot_flood_the_log() {
+    let address = Ipv4Addr::new(192, 168, 77, 99);
+    let refused = || tftp::Event::Refused { address, path: "../x".to_owned(), reason: "it leaves the tree" };
+    let mut bench = Bench::with_store(Vec::new());
+    let before = bench.log.len();
+    for _ in 0..10_000 {
+        bench.event(Event::Tftp(refused()));
+        let path = "/etc".to_owned();
+        bench.event(Event::Nfs(nfs::Event::MountRefused { address, path, reason: "no such export" }));
+    }
+    let told = bench.log.len() - before;
+    assert!((10..=50).contains(&told), "{told} lines");
+    // Later ones are told again, and how many were not.
+    bench.now += Duration::from_secs(60);
+    bench.event(Event::Tftp(refused()));
+    let last = &bench.log[bench.log.len() - 2..];
+    assert!(last[0].contains(&format!("{} more", 20_000 - told)) && last[1].contains("../x"), "{last:?}");
+    // A flood of refusals does not hide who asks to be let in.
+    bench.asks(discover(MAC, Asker::PiEeprom));
+    assert!(bench.log.iter().any(|line| line.contains("press ENROLL")));
+    for n in 0..10_000u32 {
+        let [_, a, b, c] = n.to_be_bytes();
+        bench.asks(discover(MacAddr([0xdc, 0xa6, 0x32, a, b, c]), Asker::PiEeprom));
+    }
+    assert!(bench.log.len() < before + 100, "{} lines", bench.log.len());
+}
+
 #[test]
 fn a_flood_of_unknown_boards_keeps_every_table_bounded() {
     let mut bench = Bench::with_store(Vec::new());

@@ -143,7 +143,6 @@ impl Worker {
     }
 
     fn problem(&self, message: String, action: &str) {
-        tracing::warn!(message, "store");
         self.tell(Event::Problem { message, action: action.to_owned() });
     }
 
@@ -586,7 +585,6 @@ impl Worker {
                 // The stick was pulled: whatever failed, failed by that.
                 let error = if stopped { ImportError::Stopped } else { error };
                 let (message, action) = (chain(&error), error.action().to_owned());
-                tracing::warn!(file = source.file, message, "import failed");
                 self.tell(Event::ImportFailed { file: source.file.clone(), message, action });
                 if !stopped {
                     self.refused.insert(source);

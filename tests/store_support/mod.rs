@@ -209,22 +209,30 @@ const BOOT_BYTES: u64 = 4 * MIB;
 pub const ROOT_START: u64 = BOOT_START + BOOT_BYTES;
 pub const ROOT_BYTES: u64 = 32 * MIB;
 
-/// An image in Raspberry Pi OS's layout: MBR, FAT with boot files, ext4 made
-/// of `root`.
+/// An image in Raspberry Pi OS's layout: MBR, FAT with a few boot files, ext4
+/// made of `root`.
 pub fn make_image(image: &Path, root: &Path) {
+    let boot = tempfile::tempdir().unwrap();
+    for (name, content) in
+        [("config.txt", "arm_64bit=1\n"), ("cmdline.txt", "root=PARTUUID=a-02\n"), ("kernel8.img", "kernel")]
+    {
+        fs::write(boot.path().join(name), content).unwrap();
+    }
+    fs::create_dir(boot.path().join("overlays")).unwrap();
+    make_image_of(image, boot.path(), root);
+}
+
+/// The same, with a FAT made of `boot`, which may have 3 MiB.
+pub fn make_image_of(image: &Path, boot: &Path, root: &Path) {
     let scratch = tempfile::tempdir().unwrap();
     let (fat, ext4) = (scratch.path().join("fat"), scratch.path().join("ext4"));
     File::create(&fat).unwrap().set_len(BOOT_BYTES).unwrap();
     File::create(&ext4).unwrap().set_len(ROOT_BYTES).unwrap();
     let text = |path: &Path| path.to_str().unwrap().to_owned();
     run("mformat", &["-i", &text(&fat), "-v", "bootfs", "::"]);
-    for (name, content) in
-        [("config.txt", "arm_64bit=1\n"), ("cmdline.txt", "root=PARTUUID=a-02\n"), ("kernel8.img", "kernel")]
-    {
-        fs::write(scratch.path().join(name), content).unwrap();
-        run("mcopy", &["-i", &text(&fat), &text(&scratch.path().join(name)), "::"]);
+    for entry in fs::read_dir(boot).unwrap() {
+        run("mcopy", &["-s", "-i", &text(&fat), &text(&entry.unwrap().path()), "::"]);
     }
-    run("mmd", &["-i", &text(&fat), "::overlays"]);
     run("mke2fs", &["-q", "-t", "ext4", "-L", "rootfs", "-d", &text(root), &text(&ext4)]);
 
     let disk = File::create(image).unwrap();

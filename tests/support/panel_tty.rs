@@ -50,7 +50,7 @@ impl Shown {
 
 /// A connection to the panel.
 pub struct PanelTty {
-    keys: UnixStream,
+    keys: Box<dyn Write + Send>,
     shown: Arc<Mutex<Shown>>,
 }
 
@@ -66,10 +66,19 @@ impl PanelTty {
             }
         };
         let keys = stream.try_clone().map_err(|e| format!("{}: {e}", socket.display()))?;
+        Ok(Self::on(stream, keys, each))
+    }
+
+    /// Follows a panel whose bytes come from `screen`, and whose keys are `keys`.
+    pub fn on(
+        screen: impl Read + Send + 'static,
+        keys: impl Write + Send + 'static,
+        each: impl Fn(&Shown) + Send + 'static,
+    ) -> Self {
         let shown = Arc::new(Mutex::new(Shown::default()));
         let latest = shown.clone();
-        thread::spawn(move || read_frames(stream, &latest, each));
-        Ok(Self { keys, shown })
+        thread::spawn(move || read_frames(screen, &latest, each));
+        Self { keys: Box::new(keys), shown }
     }
 
     pub fn shown(&self) -> Shown {
@@ -96,7 +105,7 @@ impl PanelTty {
     }
 }
 
-fn read_frames(mut stream: UnixStream, latest: &Mutex<Shown>, each: impl Fn(&Shown)) {
+fn read_frames(mut stream: impl Read, latest: &Mutex<Shown>, each: impl Fn(&Shown)) {
     let mut screen = Shown::default();
     let mut text = String::new();
     let mut partial = Vec::new();
