@@ -35,6 +35,7 @@
 //! | [`store`] | finding the stick, its store, import, clients' roots, adaptation | partly |
 //! | [`panel`] | gestures, pages, screens, drawing; GPIO, OLED, terminal | partly |
 //! | [`init`] | PID 1: plan, supervision, modules, boot configuration, power | partly |
+//! | [`memory`] | what the allocator gives back to the kernel | I/O |
 //! | [`log`] | one line an event, with the time since the machine's start | I/O |
 //!
 //! Pure means: no sockets, files, clocks, threads or environment; time and
@@ -60,6 +61,7 @@ pub mod directory;
 pub mod enrol;
 pub mod init;
 pub mod log;
+pub mod memory;
 pub mod net;
 pub mod nfs;
 pub mod panel;

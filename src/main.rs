@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use rootstock::appliance::{self, End};
-use rootstock::{init, log, panel};
+use rootstock::{init, log, memory, panel};
 
 #[derive(Parser)]
 #[command(version, about = "Turns a Raspberry Pi into a netboot appliance")]
@@ -66,6 +66,7 @@ fn main() -> ExitCode {
 fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     match arguments.command {
         Command::Serve(serve) => {
+            memory::settle();
             log::start(level(std::env::var("ROOTSTOCK_LOG").ok().as_deref()));
             // Before any thread starts, since threads inherit what is blocked.
             let signals = Signals::block().context("cannot take signals")?;

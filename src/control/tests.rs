@@ -348,7 +348,7 @@ fn a_flood_of_unknown_boards_keeps_every_table_bounded() {
     assert_eq!(bench.control.strangers.len(), MAX_STRANGERS);
 }
 
-fn failed(client: &Client) -> Event {
+fn client_failed(client: &Client) -> Event {
     let (message, action) = ("full".to_owned(), "empty it".to_owned());
     Event::Store(store::Event::ClientFailed { role: client.role.clone(), message, action })
 }
@@ -358,7 +358,7 @@ fn a_client_that_could_not_be_made_is_made_anew_and_answered() {
     let mut bench = Bench::with_store(Vec::new());
     bench.press(Gesture::Long(Button::Enroll)).asks(discover(MAC, Asker::PiEeprom)).probed(None);
     let first = bench.created[0].clone();
-    bench.event(failed(&first)).asks(discover(MAC, Asker::PiEeprom)).ready();
+    bench.event(client_failed(&first)).asks(discover(MAC, Asker::PiEeprom)).ready();
     assert_eq!(bench.created, [first.clone(), first]);
     assert_eq!(bench.sent, [Answer::Offer], "the address was probed already");
 }

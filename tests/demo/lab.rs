@@ -151,11 +151,12 @@ impl Lab {
     }
 
     /// The server's resident memory, from its log.
-    pub fn memory(&mut self) -> Result<String, String> {
+    pub fn memory_kib(&mut self) -> Result<u64, String> {
         self.appliance()?.wait_for("resident memory", 0, Duration::from_secs(10))?;
         let text = self.appliance()?.console.text();
         let told = text.lines().rev().find_map(|line| line.split_once("resident memory "));
-        told.map(|(_, kib)| kib.trim().to_owned()).ok_or_else(|| "the log tells no memory".to_owned())
+        let kib = told.and_then(|(_, kib)| kib.split_whitespace().next()?.parse().ok());
+        kib.ok_or_else(|| "the log tells no memory".to_owned())
     }
 
     fn tell_monitor(&self, line: &str) -> Result<(), String> {
