@@ -34,7 +34,8 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
 /// What the command line chose.
 #[derive(Debug, Clone)]
 pub struct Options {
-    pub config: PathBuf,
+    /// May be absent, as may its file: then all defaults hold.
+    pub config: Option<PathBuf>,
     /// Why there is no configuration, when the SD card could not be read.
     pub boot_problem: Option<String>,
     /// A folder that stands for the stick.
@@ -262,13 +263,14 @@ fn sink<E: 'static>(inbox: &Inbox, wrap: fn(E) -> Event) -> Arc<dyn Fn(E) + Send
 /// The configuration file; an absent one is no problem, an unreadable one is told.
 fn read_config(options: &Options) -> (Config, Vec<config::Problem>) {
     let whole_file = |message| vec![config::Problem { line: 0, key: String::new(), message }];
-    match std::fs::read(&options.config) {
+    let Some(path) = &options.config else { return Default::default() };
+    match std::fs::read(path) {
         Ok(bytes) => config::parse(&bytes),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             (Config::default(), options.boot_problem.clone().map(whole_file).unwrap_or_default())
         }
         Err(error) => {
-            let message = format!("{}: {error}", options.config.display());
+            let message = format!("{}: {error}", path.display());
             (Config::default(), whole_file(message))
         }
     }

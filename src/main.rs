@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::{Parser, Subcommand};
 use rootstock::appliance::{self, End};
 use rootstock::{init, log, memory, panel};
@@ -26,16 +26,17 @@ struct Serve {
     /// Take what PID 1 left in the folder of --run: configuration, devices
     #[arg(long)]
     appliance: bool,
-    /// Configuration file; absent means all defaults
-    #[arg(long, default_value = "rootstock.toml")]
-    config: PathBuf,
-    /// A folder that stands for the stick
+    /// Configuration file; without it all defaults
+    #[arg(long)]
+    config: Option<PathBuf>,
+    /// A folder that stands for the stick: images lie in it, and the store is made in it
     #[arg(long)]
     stick: Option<PathBuf>,
     /// The wired interface, instead of the first one
     #[arg(long)]
     interface: Option<String>,
-    /// auto, hardware, none, or the path of a terminal such as /dev/tty
+    /// auto, hardware, none, or the path of a terminal such as /dev/tty: keys e and n are
+    /// ENROLL and NEXT, E and N the same held; the log goes to standard error, so redirect it
     #[arg(long)]
     panel: Option<String>,
     /// Where trees are mounted
@@ -70,6 +71,7 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             log::start(level(std::env::var("ROOTSTOCK_LOG").ok().as_deref()));
             // Before any thread starts, since threads inherit what is blocked.
             let signals = Signals::block().context("cannot take signals")?;
+            serve.check()?;
             let end = appliance::run(serve.options(), |inbox| signals.forward(inbox))?;
             Ok(match end {
                 End::Stopped => ExitCode::SUCCESS,
@@ -80,6 +82,23 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
 }
 
 impl Serve {
+    /// What a person got wrong on the command line ends the server; on the appliance nothing may.
+    fn check(&self) -> anyhow::Result<()> {
+        if self.appliance {
+            return Ok(());
+        }
+        if let Some(stick) = self.stick.as_ref().filter(|stick| !stick.is_dir()) {
+            bail!("--stick {}: is no folder", stick.display());
+        }
+        if let Some(config) = self.config.as_ref().filter(|config| !config.is_file()) {
+            bail!("--config {}: is no file", config.display());
+        }
+        if !rustix::process::geteuid().is_root() {
+            bail!("serve needs root: it takes ports below 1024, mounts trees, and acts as the clients' users");
+        }
+        Ok(())
+    }
+
     fn options(self) -> appliance::Options {
         let panel = self.panel.or_else(|| std::env::var("ROOTSTOCK_PANEL").ok()).unwrap_or_default();
         let panel = match panel.as_str() {
@@ -94,7 +113,7 @@ impl Serve {
             false => String::new(),
         };
         appliance::Options {
-            config: if self.appliance { self.run.join("rootstock.toml") } else { self.config },
+            config: if self.appliance { Some(self.run.join("rootstock.toml")) } else { self.config },
             boot_problem: Some(found("boot-problem").trim().to_owned()).filter(|problem| !problem.is_empty()),
             stick: self.stick,
             interface: self.interface,

@@ -179,16 +179,12 @@ impl Lab {
     }
 
     fn command(&self, mut command: Command) -> Command {
-        let arguments = [
-            ("--stick", self.bench.store()),
-            ("--run", self.run_folder()),
-            ("--panel", self.tty.clone()),
-            ("--config", self.config()),
-        ];
+        let config = Some(("--config", self.config())).filter(|(_, file)| file.exists());
+        let arguments = [("--stick", self.bench.store()), ("--run", self.run_folder()), ("--panel", self.tty.clone())];
         // Named, or a wire of software would wait for hardware to appear.
         command
             .args(["serve", "--interface", "eth0"])
-            .args(arguments.iter().flat_map(|(name, value)| [OsStr::new(*name), value.as_os_str()]));
+            .args(arguments.iter().chain(&config).flat_map(|(name, value)| [OsStr::new(*name), value.as_os_str()]));
         command
     }
 
