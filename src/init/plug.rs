@@ -54,6 +54,8 @@ pub fn run() -> Result<std::convert::Infallible, Error> {
     // What guards the start and what `serve` waits for: twice, since a bus brings the disk.
     let mut loaded: usize = (0..2).map(|_| walk_once(&mut loader, devices, URGENT)).sum();
     say!("plug", "watchdog and card done, {loaded} modules loaded");
+    // A stick takes a second or two to be found by itself: meanwhile the network is set up.
+    loaded += walk_once(&mut loader, devices, USB);
     // A PHY's driver must be there before the network card's, which takes the generic one otherwise.
     let (network, others): (Vec<String>, Vec<String>) = loader::read_list(Path::new(LIST))
         .unwrap_or_else(|error| {
@@ -114,10 +116,11 @@ fn walk_once(loader: &mut Loader, devices: &Path, up_to: usize) -> usize {
 
 /// What comes first, by the directory below `drivers/`: the watchdog guards the rest of the start, the SD card
 /// (a virtio disk in an emulated machine) holds the configuration that `serve` waits for, then comes what leads to
-/// the network, then to the stick.
-const RANKS: [&str; 7] = ["watchdog", "mmc", "virtio", "block", "net", "usb", "pci"];
+/// the stick, then to the network.
+const RANKS: [&str; 7] = ["watchdog", "mmc", "virtio", "block", "usb", "net", "pci"];
 const URGENT: usize = 3;
-const NETWORK: usize = 4;
+const USB: usize = 4;
+const NETWORK: usize = 5;
 
 fn rank(path: &Path) -> usize {
     let mut parts = path.components().map(|part| part.as_os_str());
@@ -234,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn the_watchdog_then_the_card_then_the_network_come_first() {
+    fn the_watchdog_then_the_card_then_usb_then_the_network_come_first() {
         let mut paths = [
             "kernel/fs/ext4/ext4.ko",
             "kernel/drivers/usb/dwc2/dwc2.ko",
@@ -244,7 +247,7 @@ mod tests {
         ];
         paths.sort_by_key(|path| rank(Path::new(path)));
         let names: Vec<&str> = paths.iter().filter_map(|path| path.rsplit('/').next()).collect();
-        assert_eq!(names, ["bcm2835_wdt.ko", "bcm2835.ko", "genet.ko", "dwc2.ko", "ext4.ko"]);
+        assert_eq!(names, ["bcm2835_wdt.ko", "bcm2835.ko", "dwc2.ko", "genet.ko", "ext4.ko"]);
     }
 
     #[test]
