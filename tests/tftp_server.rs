@@ -349,12 +349,23 @@ fn a_window_of_blocks_is_sent_for_those_who_ask() {
 }
 
 #[test]
-fn an_address_that_is_not_ours_is_an_error_with_the_address() {
+fn an_address_that_the_interface_gets_later_can_be_listened_on() {
     let tree = boot_tree();
     let (sink, _events) = events();
     let listen = std::net::Ipv4Addr::new(192, 0, 2, 1);
-    let error = start(Options { listen, port: 0 }, directory(tree.path()), sink).err().unwrap();
-    assert_eq!(error.to_string(), "cannot listen for TFTP on 192.0.2.1:0");
+    let server = start(Options { listen, port: 0 }, directory(tree.path()), sink).unwrap();
+    assert_eq!(server.address().ip(), listen);
+}
+
+#[test]
+fn a_port_that_is_taken_is_an_error_with_the_address() {
+    let tree = boot_tree();
+    let (sink, _events) = events();
+    let taken = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let options = Options { listen: std::net::Ipv4Addr::LOCALHOST, port: address.port() };
+    let error = start(options, directory(tree.path()), sink).err().unwrap();
+    assert_eq!(error.to_string(), format!("cannot listen for TFTP on {address}"));
 }
 
 #[test]
