@@ -7,10 +7,11 @@
 //! a driver's probe. If it dies it is started again, and its first walk over
 //! `/sys/devices` finds what was missed.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::loader::{self, Loader};
 use super::log::say;
@@ -22,8 +23,8 @@ pub const LIST: &str = "/etc/rootstock/modules";
 const MAX_DEPTH: usize = 32;
 /// Most devices that one walk takes; a Pi has about 300.
 const MAX_DEVICES: usize = 20_000;
-/// A loaded bus driver brings devices, whose drivers bring devices: USB host, hub, network card is three.
-const MAX_WALKS: usize = 8;
+/// Where the kernel shows its devices.
+const DEVICES: &str = "/sys/devices";
 /// Room for events while a module is loading, so that none is lost.
 const SOCKET_BYTES: libc::c_int = 4 << 20;
 
@@ -45,17 +46,18 @@ pub fn run() -> Result<std::convert::Infallible, Error> {
             // A kernel with everything built in. Another try would change nothing.
             say!("plug", "no modules are loaded: {}", super::chain(&error));
             loop {
-                receive(&socket, |_| {})?;
+                receive(&socket, 0, |_| {})?;
             }
         }
     };
-    let devices = Path::new("/sys/devices");
     say!("plug", "coldplug starts, {} modules in the image", loader.available());
-    // What guards the start and what `serve` waits for: twice, since a bus brings the disk.
-    let mut loaded: usize = (0..2).map(|_| walk_once(&mut loader, devices, URGENT)).sum();
+    let mut queue = Queue::default();
+    queue.add_all(&loader);
+    // What guards the start and what `serve` waits for.
+    let mut loaded = queue.load(&mut loader, &socket, URGENT)?;
     say!("plug", "watchdog and card done, {loaded} modules loaded");
     // A stick takes a second or two to be found by itself: meanwhile the network is set up.
-    loaded += walk_once(&mut loader, devices, USB);
+    loaded += queue.load(&mut loader, &socket, USB)?;
     // A PHY's driver must be there before the network card's, which takes the generic one otherwise.
     let (network, others): (Vec<String>, Vec<String>) = loader::read_list(Path::new(LIST))
         .unwrap_or_else(|error| {
@@ -65,53 +67,87 @@ pub fn run() -> Result<std::convert::Infallible, Error> {
         .into_iter()
         .partition(|name| loader.path_of(name).is_some_and(|path| rank(&path) <= NETWORK));
     loaded += network.iter().map(|name| loader.load(name)).sum::<usize>();
-    loaded += settle(&mut loader, devices);
+    loaded += queue.load(&mut loader, &socket, usize::MAX)?;
     say!("plug", "devices done, {loaded} modules loaded");
     loaded += others.iter().map(|name| loader.load(name)).sum::<usize>();
-    loaded += settle(&mut loader, devices);
+    loaded += queue.load(&mut loader, &socket, usize::MAX)?;
     say!("plug", "coldplug done, {loaded} modules loaded");
     loop {
-        let lost = receive(&socket, |event| {
+        queue.wait(&loader, &socket)?;
+        for (name, devpath) in queue.take_all() {
+            if loader.load(&name) > 0 {
+                say!("plug", "{name} loaded for {devpath}");
+            }
+        }
+    }
+}
+
+/// The modules that devices ask for and that are still to be loaded, the urgent ones first.
+///
+/// `/sys/devices` is walked once: from then on the kernel tells of each new device. (A walk costs a quarter of a
+/// second in an emulated machine, and a bus driver brings devices whose drivers bring devices.)
+#[derive(Debug, Default)]
+struct Queue {
+    /// By rank and name, with the device that asked first.
+    wanted: BTreeMap<(usize, String), String>,
+}
+
+impl Queue {
+    fn add(&mut self, loader: &Loader, modalias: &str, devpath: &str) {
+        for (name, path) in loader.wanted(modalias) {
+            self.wanted.entry((rank(&path), name)).or_insert_with(|| devpath.to_owned());
+        }
+    }
+
+    /// What all devices of this moment ask for.
+    fn add_all(&mut self, loader: &Loader) {
+        for alias in modaliases(Path::new(DEVICES)) {
+            self.add(loader, &alias, DEVICES);
+        }
+    }
+
+    /// Loads what is wanted up to a rank, and what the devices ask for that appear by it. A module that fails is not
+    /// tried again until its device announces itself anew, so this ends. Returns how many modules are new.
+    fn load(&mut self, loader: &mut Loader, socket: &OwnedFd, up_to: usize) -> Result<usize, Error> {
+        let mut new = 0;
+        loop {
+            while self.receive(loader, socket, libc::MSG_DONTWAIT)? {}
+            match self.wanted.pop_first() {
+                Some(((rank, name), _)) if rank <= up_to => new += loader.load(&name),
+                Some((key, devpath)) => {
+                    self.wanted.insert(key, devpath);
+                    return Ok(new);
+                }
+                None => return Ok(new),
+            }
+        }
+    }
+
+    /// Waits for a device that asks for something.
+    fn wait(&mut self, loader: &Loader, socket: &OwnedFd) -> Result<(), Error> {
+        while self.wanted.is_empty() {
+            self.receive(loader, socket, 0)?;
+        }
+        Ok(())
+    }
+
+    fn take_all(&mut self) -> Vec<(String, String)> {
+        std::mem::take(&mut self.wanted).into_iter().map(|((_, name), devpath)| (name, devpath)).collect()
+    }
+
+    /// Takes one event of the kernel; false when there is none just now.
+    fn receive(&mut self, loader: &Loader, socket: &OwnedFd, flags: libc::c_int) -> Result<bool, Error> {
+        let received = receive(socket, flags, |event| {
             if let ("add" | "change", Some(modalias)) = (event.action, event.modalias) {
-                load_for(&mut loader, event.devpath, modalias);
+                self.add(loader, modalias, event.devpath);
             }
         })?;
-        if lost {
+        if received == Received::Lost {
             say!("plug", "device events were lost, so all devices are looked at again");
-            settle(&mut loader, devices);
+            self.add_all(loader);
         }
+        Ok(received != Received::Nothing)
     }
-}
-
-fn load_for(loader: &mut Loader, devpath: &str, modalias: &str) {
-    for (name, _) in loader.wanted(modalias) {
-        if loader.load(&name) > 0 {
-            say!("plug", "{name} loaded for {devpath}");
-        }
-    }
-}
-
-/// Walks until a walk brings nothing new.
-fn settle(loader: &mut Loader, devices: &Path) -> usize {
-    let mut total = 0;
-    for _ in 0..MAX_WALKS {
-        let new = walk_once(loader, devices, usize::MAX);
-        total += new;
-        if new == 0 {
-            break;
-        }
-    }
-    total
-}
-
-/// Loads what the devices of this moment ask for up to a rank, the urgent ones first.
-fn walk_once(loader: &mut Loader, devices: &Path, up_to: usize) -> usize {
-    let aliases = modaliases(devices);
-    let mut wanted: Vec<(String, PathBuf)> = aliases.iter().flat_map(|alias| loader.wanted(alias)).collect();
-    wanted.sort_by(|a, b| (rank(&a.1), &a.0).cmp(&(rank(&b.1), &b.0)));
-    wanted.dedup();
-    wanted.retain(|(_, path)| rank(path) <= up_to);
-    wanted.iter().map(|(name, _)| loader.load(name)).sum()
 }
 
 /// What comes first, by the directory below `drivers/`: the watchdog guards the rest of the start, the SD card
@@ -183,8 +219,18 @@ fn listen() -> io::Result<OwnedFd> {
     }
 }
 
-/// Waits for one event of the kernel. Returns whether events were lost.
-fn receive(socket: &OwnedFd, mut take: impl FnMut(Uevent<'_>)) -> Result<bool, Error> {
+/// What came of asking the socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Received {
+    Event,
+    /// The socket overflowed: events are missing.
+    Lost,
+    /// With `MSG_DONTWAIT`: none is there.
+    Nothing,
+}
+
+/// Takes one event of the kernel; waits for it unless `flags` has `MSG_DONTWAIT`.
+fn receive(socket: &OwnedFd, flags: libc::c_int, mut take: impl FnMut(Uevent<'_>)) -> Result<Received, Error> {
     let mut buffer = [0_u8; uevent::MAX_BYTES];
     // SAFETY: an all-zero address is a valid one.
     let mut sender: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
@@ -192,7 +238,8 @@ fn receive(socket: &OwnedFd, mut take: impl FnMut(Uevent<'_>)) -> Result<bool, E
     // SAFETY: both buffers are valid for the lengths given with them.
     let received = unsafe {
         let address = (&raw mut sender).cast();
-        libc::recvfrom(socket.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), 0, address, &raw mut sender_bytes)
+        let fd = socket.as_raw_fd();
+        libc::recvfrom(fd, buffer.as_mut_ptr().cast(), buffer.len(), flags, address, &raw mut sender_bytes)
     };
     match usize::try_from(received) {
         Ok(length) => {
@@ -202,13 +249,14 @@ fn receive(socket: &OwnedFd, mut take: impl FnMut(Uevent<'_>)) -> Result<bool, E
             {
                 take(event);
             }
-            Ok(false)
+            Ok(Received::Event)
         }
         Err(_) => {
             let error = io::Error::last_os_error();
             match error.raw_os_error() {
-                Some(libc::ENOBUFS) => Ok(true),
-                Some(libc::EINTR) => Ok(false),
+                Some(libc::ENOBUFS) => Ok(Received::Lost),
+                Some(libc::EAGAIN) => Ok(Received::Nothing),
+                Some(libc::EINTR) => Ok(Received::Event),
                 _ => Err(Error::Receive(error)),
             }
         }
@@ -251,6 +299,25 @@ mod tests {
     }
 
     #[test]
+    fn what_is_wanted_up_to_a_rank_is_taken_and_the_rest_waits() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
+        write("modules.dep", "kernel/drivers/watchdog/dog.ko:\nkernel/drivers/net/card.ko:\n");
+        write("modules.alias", "alias of:card card\nalias of:dog dog\n");
+        let mut loader = Loader::open(dir.path()).unwrap();
+        let mut queue = Queue::default();
+        for alias in ["of:card", "of:dog", "of:card", "of:other"] {
+            queue.add(&loader, alias, "/devices/platform");
+        }
+        assert_eq!(queue.wanted.len(), 2);
+        // There are no such files: what cannot be loaded must not be tried for ever.
+        assert_eq!(queue.load(&mut loader, &listen().unwrap(), URGENT).unwrap(), 0);
+        assert_eq!(queue.wanted.keys().map(|(_, name)| name.as_str()).collect::<Vec<_>>(), ["card"]);
+        assert_eq!(queue.load(&mut loader, &listen().unwrap(), usize::MAX).unwrap(), 0);
+        assert!(queue.wanted.is_empty());
+    }
+
+    #[test]
     fn a_message_of_another_process_is_not_taken() {
         // Every kernel has the socket; in a network namespace of its own a test would need root.
         let socket = listen().unwrap();
@@ -275,7 +342,7 @@ mod tests {
         };
         assert_eq!(sent, message.len() as isize, "{}", io::Error::last_os_error());
         let mut taken = Vec::new();
-        receive(&socket, |event| taken.push(event.devpath.to_owned())).unwrap();
+        receive(&socket, 0, |event| taken.push(event.devpath.to_owned())).unwrap();
         assert!(!taken.iter().any(|path| path == "/forged"), "{taken:?}");
     }
 }
