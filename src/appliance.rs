@@ -16,7 +16,7 @@ use tracing::{info, warn};
 use crate::config::{self, Config};
 use crate::control::{Action, Control, Event};
 use crate::directory::{Directory, Published};
-use crate::{dhcp, net, nfs, panel, store, tftp};
+use crate::{dhcp, memory, net, nfs, panel, store, tftp};
 
 /// Events of packets that may wait for control; more are dropped, as a full
 /// socket would drop them. Control handles about a million a second.
@@ -188,8 +188,13 @@ pub fn run(options: Options, started: impl FnOnce(Inbox)) -> Result<End, Error> 
                 if let Event::Net(net::Event::Lost) = &event {
                     shells.dhcp = None;
                 }
-                if let Event::Store(store::Event::Up { .. }) = &event {
-                    log_memory();
+                match &event {
+                    Event::Store(store::Event::Up { .. }) => log_memory(),
+                    // The decoders and the writer are gone by now.
+                    Event::Store(store::Event::Imported { .. } | store::Event::ImportFailed { .. }) => {
+                        memory::give_back();
+                    }
+                    _ => {}
                 }
                 control.handle(clock.elapsed(), event)
             }

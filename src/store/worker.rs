@@ -24,7 +24,6 @@ use super::sources::{self, Found};
 use super::words::{no_room, open_action, root_action, unusable};
 use super::{Command, Event, ImageInfo, Options, Sink, chain, library, mounts};
 use crate::client::{Client, ImageId, Role};
-use crate::memory;
 
 /// What the worker is told.
 pub enum Message {
@@ -560,7 +559,6 @@ impl Worker {
             let result = import::import(&job, &stopped, &mut |now| {
                 sink(Event::ImportProgress { file: file.clone(), per_mille: now.per_mille, left: now.left });
             });
-            memory::give_back();
             tracing::info!(file, ok = result.is_ok(), ms = started.elapsed().as_millis() as u64, "import ended");
             let _ = messages.send(Message::ImportEnded { source: job.source, result });
         });

@@ -83,14 +83,14 @@ impl Show {
                 return;
             }
             *last = (shown.words.clone(), Instant::now());
+            // One write, since the demo's own lines come from another thread.
+            let mut text = String::new();
             if pictures {
-                println!("    ┌{}┐", "─".repeat(64));
-                for row in shown.braille() {
-                    println!("    │{row}│");
-                }
-                println!("    └{}┘", "─".repeat(64));
+                let rows: Vec<String> = shown.braille().iter().map(|row| format!("    │{row}│\n")).collect();
+                let edge = "─".repeat(64);
+                text = format!("    ┌{edge}┐\n{}    └{edge}┘\n", rows.concat());
             }
-            println!("    OLED: {}", shown.words);
+            print!("{text}    OLED: {}\n", shown.words);
         }
     }
 }
