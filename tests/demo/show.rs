@@ -90,7 +90,7 @@ impl Show {
                 let edge = "─".repeat(64);
                 text = format!("    ┌{edge}┐\n{}    └{edge}┘\n", rows.concat());
             }
-            print!("{text}    OLED: {}\n", shown.words);
+            println!("{text}    OLED: {}", shown.words);
         }
     }
 }
