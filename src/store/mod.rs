@@ -6,13 +6,15 @@
 //!
 //! - `devices`, `hotplug`, `identify`, `table`: what is plugged in
 //! - `place`, `prepare`: where the store lies, opening and making it
+//! - [`shop`]: the store as a file of an exFAT or FAT32 file system
 //! - `library`, `manifest`, `atomic`: what it holds, as small text files
 //! - `sources`, `import`: image files on sticks, and making images of them
 //! - `root`, `mounts`, `personalise`: clients' trees
 //! - `words`: what people are told
 //!
-//! The rule about people's files: a stick is written only where a file system
-//! labelled ROOTSTOCK is, or where nothing is and a person confirmed it.
+//! The rule about people's files: a stick is written only after a person pressed
+//! ENROLL, and only where nothing is: a partition in unpartitioned space after a
+//! held press, or one more file in free clusters, which a laptop can delete.
 
 mod atomic;
 mod crc32;
@@ -27,6 +29,7 @@ mod personalise;
 mod place;
 mod prepare;
 mod root;
+pub mod shop;
 mod sources;
 mod table;
 mod tools;
