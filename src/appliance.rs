@@ -164,6 +164,8 @@ pub fn run(options: Options, started: impl FnOnce(Inbox)) -> Result<End, Error> 
             ignore_devices: options.ignore_devices.clone(),
             extra_devices: Vec::new(),
             minimum_store_bytes: MINIMUM_STORE_BYTES,
+            store_bytes: config.store.size_gib.map(|gib| u64::from(gib) << 30),
+            make_store: config.store.write,
             appliance: listen,
             dns: config.network.dns.clone(),
             plain_writes: false,

@@ -22,6 +22,7 @@ pub struct Config {
     pub dhcp: Dhcp,
     pub nfs: Nfs,
     pub enrol: Enrol,
+    pub store: Store,
     pub panel: Panel,
 }
 
@@ -120,6 +121,22 @@ pub struct Enrol {
 impl Default for Enrol {
     fn default() -> Self {
         Self { window: Duration::from_secs(120) }
+    }
+}
+
+/// `[store]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Store {
+    /// `write`: whether a store may be made on a stick that has none.
+    pub write: bool,
+    /// `size_gib`: of the file that is made on an exFAT or FAT32 stick, 1 to
+    /// 2048; without it what fits.
+    pub size_gib: Option<u16>,
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Self { write: true, size_gib: None }
     }
 }
 
@@ -225,6 +242,8 @@ impl Reader<'_> {
             "dhcp.lease" => set(&mut config.dhcp.lease, seconds(value_of, 120..31_536_001)),
             "nfs.allow_unprivileged_ports" => set(&mut config.nfs.allow_unprivileged_ports, boolean(value_of)),
             "enrol.window" => set(&mut config.enrol.window, seconds(value_of, 10..3601)),
+            "store.write" => set(&mut config.store.write, boolean(value_of)),
+            "store.size_gib" => set(&mut config.store.size_gib, gib(value_of).map(Some)),
             "panel.enroll_gpio" => set(&mut config.panel.enroll_gpio, byte(value_of, 0..28)),
             "panel.next_gpio" => set(&mut config.panel.next_gpio, byte(value_of, 0..28)),
             "panel.i2c_bus" => set(&mut config.panel.i2c_bus, byte(value_of, 0..32)),
@@ -350,6 +369,11 @@ fn byte(value: &DeValue<'_>, range: Range<i64>) -> Result<u8, Expected> {
     number.and_then(|number| u8::try_from(number).ok()).ok_or("a whole number in the key's range")
 }
 
+fn gib(value: &DeValue<'_>) -> Result<u16, Expected> {
+    let number = integer(value).filter(|number| (1..2049).contains(number));
+    number.and_then(|number| u16::try_from(number).ok()).ok_or("a whole number of GiB, 1 to 2048")
+}
+
 fn boolean(value: &DeValue<'_>) -> Result<bool, Expected> {
     match value {
         DeValue::Boolean(value) => Ok(*value),
@@ -379,7 +403,7 @@ mod tests {
         let config = check(
             "[network]\ninterface = 'eth1'\naddress = '10.0.0.1/16'\ngateway = '10.0.0.254'\ndns = ['9.9.9.9']\n\
              [dhcp]\nfirst = '10.0.1.1'\nlast = '10.0.1.99'\nlease = 600\n\
-             [nfs]\nallow_unprivileged_ports = true\n[enrol]\nwindow = 60\n\
+             [nfs]\nallow_unprivileged_ports = true\n[enrol]\nwindow = 60\n[store]\nwrite = false\nsize_gib = 16\n\
              [panel]\nenroll_gpio = 5\nnext_gpio = 6\ni2c_bus = 3\ni2c_address = 0x3d\n",
             &[],
         );
@@ -388,6 +412,7 @@ mod tests {
         assert_eq!(config.dhcp.last, Ipv4Addr::new(10, 0, 1, 99));
         assert_eq!(config.panel, Panel { enroll_gpio: 5, next_gpio: 6, i2c_bus: 3, i2c_address: 0x3d });
         assert!(config.nfs.allow_unprivileged_ports);
+        assert_eq!(config.store, Store { write: false, size_gib: Some(16) });
     }
 
     #[test]
@@ -404,7 +429,8 @@ mod tests {
             dns: vec![gateway],
             ..Network::default()
         };
-        assert_eq!(check(&set, &[]), Config { network, ..Config::default() });
+        let store = Store { size_gib: Some(16), ..Store::default() };
+        assert_eq!(check(&set, &[]), Config { network, store, ..Config::default() });
     }
 
     #[test]

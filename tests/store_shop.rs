@@ -8,7 +8,6 @@
 
 mod store_support;
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
@@ -16,8 +15,10 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command as Process;
 
+use rootstock::status::NewPlace;
 use rootstock::store::shop::{self, Media, Plan, Refusal, Rule, Step};
-use store_support::{Bench, MIB, run};
+use rootstock::store::{Command, Event, Options};
+use store_support::*;
 
 const NOW: u64 = 1_795_371_758;
 const RULE: Rule = Rule { minimum_bytes: 16 * MIB, wanted_bytes: None };
@@ -278,4 +279,101 @@ fn a_store_is_made_beside_files_that_stay_and_fsck_finds_nothing() {
         volume.apply(&plan.steps);
         check_whole(&bench, &volume, shape, &plan, &files);
     }
+}
+
+/// A stick whose one partition, or all of it, is this volume.
+fn stick(bench: &Bench, volume: &Volume, name: &str, table: bool) -> LoopDisk {
+    let file = bench.path(name);
+    let start = if table { MIB } else { 0 };
+    let bytes = volume.bytes();
+    drop(disk(&file, start + bytes, ""));
+    if table {
+        let script = bench.path("table");
+        fs::write(&script, format!("label: dos\nstart=2048, size={}, type=7\n", bytes / 512)).unwrap();
+        run("sh", &["-c", &format!("sfdisk -q {} < {}", file.display(), script.display())]);
+    }
+    let seek = format!("seek={}", start / MIB);
+    let (from, to) = (format!("if={}", volume.name()), format!("of={}", file.display()));
+    run("dd", &[&from, &to, "bs=1M", &seek, "conv=notrunc,sparse", "status=none"]);
+    LoopDisk::attach(&file)
+}
+
+/// The volume as it lies on the stick now.
+fn volume_of(bench: &Bench, stick: &LoopDisk, kind: Kind, table: bool) -> Volume {
+    let path = bench.path("volume");
+    let skip = format!("skip={}", u64::from(table));
+    let (from, to) = (format!("if={}", stick.file.display()), format!("of={}", path.display()));
+    run("dd", &[&from, &to, "bs=1M", &skip, "conv=sparse", "status=none"]);
+    let file = File::options().read(true).write(true).open(&path).unwrap();
+    Volume { path, file, kind }
+}
+
+#[test]
+fn a_stick_from_the_shop_serves_after_one_press_and_again_after_a_restart() {
+    for (kind, table) in [(Kind::ExFat, true), (Kind::ExFat, false), (Kind::Fat, true), (Kind::Fat, false)] {
+        let bench = Bench::new();
+        let shape = Shape { kind, bytes: 300 * MIB, sector: 512, cluster: 4096 };
+        let (volume, files) = lived_in(&bench, shape, 11);
+        let shop = stick(&bench, &volume, "stick", table);
+        // This kernel reads neither file system: the image comes from a second stick.
+        let second = disk(&bench.path("second"), 64 * MIB, "");
+        run("mke2fs", &["-q", "-t", "ext4", second.node.to_str().unwrap()]);
+        let point = bench.path("mounted");
+        fs::create_dir(&point).unwrap();
+        run("mount", &[second.node.to_str().unwrap(), point.to_str().unwrap()]);
+        pi_image(&point, "a.img");
+        run("umount", &[point.to_str().unwrap()]);
+
+        let options = Options {
+            extra_devices: vec![shop.name(), second.name()],
+            minimum_store_bytes: 64 * MIB,
+            ..bench.options()
+        };
+        let mut running = Running::start(options.clone());
+        let (free_bytes, place) = running.wait("NeedsConfirmation", |event| match event {
+            Event::NeedsConfirmation { free_bytes, place, .. } => Some((*free_bytes, *place)),
+            _ => None,
+        });
+        assert!(place == NewPlace::File && (200 * MIB..280 * MIB).contains(&free_bytes), "{place:?} {free_bytes}");
+        running.send(Command::Prepare);
+        running.opened();
+        let image = running.imported().id;
+        let open = running.create(&client(1, &image));
+        fs::write(open.root.join("kept"), "kept").unwrap();
+        running.stop();
+
+        let volume = volume_of(&bench, &shop, kind, table);
+        let span = shop::find(&volume).unwrap().unwrap();
+        let plan = Plan { span, steps: Vec::new() };
+        check_whole(&bench, &volume, shape, &plan, &files);
+        let mut running = Running::start(options);
+        let (_, clients) = running.opened();
+        assert_eq!(clients, [open.clone()]);
+        assert_eq!(fs::read_to_string(open.root.join("kept")).unwrap(), "kept");
+        running.stop();
+    }
+}
+
+#[test]
+fn without_the_wish_to_write_nothing_is_offered() {
+    let bench = Bench::new();
+    let volume = Volume::format(&bench, SHAPES[1]);
+    let shop = stick(&bench, &volume, "stick", true);
+    let before = fs::read(&shop.file).unwrap();
+    let options = Options {
+        extra_devices: vec![shop.name()],
+        minimum_store_bytes: 32 * MIB,
+        make_store: false,
+        ..bench.options()
+    };
+    let mut running = Running::start(options);
+    let message = running.wait("StickUnusable", |event| match event {
+        Event::StickUnusable { message, .. } => Some(message.clone()),
+        _ => None,
+    });
+    assert!(message.contains("store.write is false"), "{message}");
+    running.send(Command::Prepare);
+    running.wait("Problem", |event| matches!(event, Event::Problem { .. }).then_some(()));
+    running.stop();
+    assert!(fs::read(&shop.file).unwrap() == before, "the stick was written");
 }

@@ -47,6 +47,7 @@ use std::time::{Duration, Instant};
 
 use crate::client::{Client, ImageId, Role};
 use crate::directory::HandleKey;
+use crate::status::NewPlace;
 
 pub use self::personalise::RULES;
 
@@ -64,8 +65,12 @@ pub struct Options {
     pub ignore_devices: Vec<String>,
     /// Disks that may be a stick though they are not on USB: for tests.
     pub extra_devices: Vec<String>,
-    /// Smallest unpartitioned space in which a store is offered, in bytes.
+    /// Smallest space in which a store is offered, in bytes.
     pub minimum_store_bytes: u64,
+    /// Size of a store that is made in a file system; without it what fits.
+    pub store_bytes: Option<u64>,
+    /// Whether a store may be made on a stick that has none.
+    pub make_store: bool,
     /// Where clients mount from.
     pub appliance: Ipv4Addr,
     /// Name servers for new clients.
@@ -82,6 +87,8 @@ impl Default for Options {
             ignore_devices: Vec::new(),
             extra_devices: Vec::new(),
             minimum_store_bytes: 1 << 30,
+            store_bytes: None,
+            make_store: true,
             appliance: Ipv4Addr::new(192, 168, 77, 1),
             dns: Vec::new(),
             plain_writes: false,
@@ -114,6 +121,7 @@ pub enum Event {
     NeedsConfirmation {
         name: String,
         free_bytes: u64,
+        place: NewPlace,
     },
     Preparing {
         name: String,

@@ -10,16 +10,18 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use super::mounts::{self, MountError};
+use super::mounts::{self, MountError, Window};
+use super::shop::Span;
 use super::tools::{self, ToolError};
 
-/// Where a store can lie. Two places are to come and have their slot here:
-/// a run of clusters inside an exFAT or FAT32 partition (`mounts::loop_device`
-/// with a `Window` over the partition, then as `Partition`), and memory.
+/// Where a store can lie. One place is to come and has its slot here: memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Place {
     /// An ext4 partition (or a whole disk) labelled ROOTSTOCK; its device node.
     Partition(PathBuf),
+    /// A run of clusters inside an exFAT or FAT32 partition (`shop`), which may
+    /// be mounted read-only at the same time: no byte belongs to both.
+    Run { partition: PathBuf, span: Span },
     /// A folder of this machine: for development on a PC.
     Folder(PathBuf),
 }
@@ -49,14 +51,23 @@ impl Place {
     /// Checks what needs checking and mounts the store at `point`.
     pub fn open(&self, point: &Path, stop: &AtomicBool) -> Result<(), OpenError> {
         match self {
-            Self::Partition(device) => {
-                check(device, stop)?;
-                // `discard` is not asked for: cheap sticks stall on it.
-                Ok(mounts::device(device, point, "ext4", false, "errors=remount-ro")?)
+            Self::Partition(device) => open_device(device, point, stop),
+            Self::Run { partition, span } => {
+                let window = Window { offset: span.at, bytes: span.bytes };
+                // Its blocks are kept in ext4's memory, and not a second time in the partition's.
+                let device = mounts::loop_device_direct(partition, window)?;
+                // The mount keeps the loop device when this handle goes.
+                open_device(&device.path, point, stop)
             }
             Self::Folder(folder) => Ok(mounts::bind(folder, point)?),
         }
     }
+}
+
+fn open_device(device: &Path, point: &Path, stop: &AtomicBool) -> Result<(), OpenError> {
+    check(device, stop)?;
+    // `discard` is not asked for: cheap sticks stall on it.
+    Ok(mounts::device(device, point, "ext4", false, "errors=remount-ro")?)
 }
 
 /// Runs `e2fsck -p`: always, because on a clean file system it looks at the
@@ -80,7 +91,7 @@ fn check(device: &Path, stop: &AtomicBool) -> Result<(), OpenError> {
 }
 
 /// An exclusive open fails while the device is mounted anywhere.
-fn wait_until_free(device: &Path) -> Result<(), OpenError> {
+pub(super) fn wait_until_free(device: &Path) -> Result<(), OpenError> {
     for _ in 0..BUSY_ATTEMPTS {
         match OpenOptions::new().read(true).custom_flags(libc::O_EXCL).open(device) {
             Err(error) if error.kind() == io::ErrorKind::ResourceBusy => std::thread::sleep(BUSY_PAUSE),

@@ -198,7 +198,7 @@ fn long(name: &str, short: &[u8; 11]) -> Vec<u8> {
     for (index, part) in units.chunks(13).enumerate().rev() {
         let mut slot = [0; SLOT];
         let last = if index + 1 == count { 0x40 } else { 0 };
-        slot[0] = index as u8 + 1 | last;
+        slot[0] = (index as u8 + 1) | last;
         slot[11] = LONG_NAME;
         slot[13] = short_checksum(short);
         for (&place, unit) in LONG_PLACES.iter().zip(part) {

@@ -116,7 +116,7 @@ mod tests {
     #[test]
     fn too_little_room_is_told_with_both_figures() {
         check(1, &[0], None, Err((1024, 1023)));
-        check(3, &[1, 2], None, Err((1024, 1023)));
+        check(3, &[0, 1, 2], None, Err((1024, 1023)));
         check(20, &[10], Some(16), Err((16 * 1024, 10 * 1024)));
         check(20, &[10], Some(4), Ok(4 * 1024));
     }

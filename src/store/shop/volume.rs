@@ -266,12 +266,9 @@ pub fn dos_time(unix: u64) -> u32 {
         days -= length;
         month += 1;
     }
-    let packed = (year - 1980) << 25
-        | month << 21
-        | (days + 1) << 16
-        | second / 3600 << 11
-        | second / 60 % 60 << 5
-        | second % 60 / 2;
+    let date = (year - 1980) << 9 | month << 5 | (days + 1);
+    let clock = (second / 3600) << 11 | (second / 60 % 60) << 5 | (second % 60 / 2);
+    let packed = date << 16 | clock;
     packed as u32
 }
 
