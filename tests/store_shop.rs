@@ -14,6 +14,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command as Process;
+use std::time::Duration;
 
 use rootstock::status::NewPlace;
 use rootstock::store::shop::{self, Media, Plan, Refusal, Rule, Step};
@@ -120,7 +121,15 @@ impl Volume {
         fs::create_dir_all(&point).unwrap();
         run("mount.exfat-fuse", &[&device.0, point.to_str().unwrap()]);
         let result = work(&point);
-        run("umount", &[point.to_str().unwrap()]);
+        // A child of another test may hold a descriptor of ours between its fork and its exec.
+        let unmount = || Process::new("umount").arg(&point).output().unwrap().status.success();
+        assert!(
+            (0..100).any(|_| unmount() || {
+                std::thread::sleep(Duration::from_millis(20));
+                false
+            }),
+            "umount"
+        );
         result
     }
 
@@ -163,10 +172,48 @@ impl Volume {
             Kind::ExFat => self.in_folder(bench, sector, |point| collect(point)),
             Kind::Fat => {
                 fs::create_dir_all(&out).unwrap();
-                run("mcopy", &["-s", "-n", "-m", "-i", self.name(), "::*", out.to_str().unwrap()]);
-                collect(&out)
+                let (mut sizes, listed) = (Vec::new(), run("mdir", &["-b", "-i", self.name(), "::"]));
+                for path in listed.lines() {
+                    match path.strip_prefix("::/") {
+                        Some(name) if name.starts_with(shop::STORE_NAME) => sizes = self.parts(),
+                        _ => drop(run("mcopy", &["-s", "-n", "-m", "-i", self.name(), path, out.to_str().unwrap()])),
+                    }
+                }
+                (collect(&out).0, sizes)
             }
         }
+    }
+
+    /// The sizes of the store's parts on FAT32, as mtools lists them.
+    fn parts(&self) -> Vec<u64> {
+        let listed = run("mdir", &["-i", self.name(), &format!("::/{}", shop::STORE_NAME)]);
+        let part = |line: &str| line.strip_prefix("part-")?.split_whitespace().nth(2)?.parse().ok();
+        listed.lines().filter_map(part).collect()
+    }
+
+    /// Bytes that a foreign reader counts as free.
+    fn free_bytes(&self, bench: &Bench, sector: u64) -> u64 {
+        match self.kind {
+            Kind::ExFat => self.in_folder(bench, sector, |point| {
+                let vfs = rustix::fs::statvfs(point).unwrap();
+                vfs.f_bfree * vfs.f_frsize
+            }),
+            Kind::Fat => {
+                let (_, text) = self.fsck();
+                let counts = text.lines().last().and_then(|line| line.split(", ").nth(1)?.split_once(' '));
+                let (used, all) = counts.and_then(|(counts, _)| counts.split_once('/')).unwrap();
+                let cluster = text.lines().find(|line| line.contains("bytes per cluster")).unwrap();
+                let cluster: u64 = cluster.split_whitespace().next().unwrap().parse().unwrap();
+                (all.parse::<u64>().unwrap() - used.parse::<u64>().unwrap()) * cluster
+            }
+        }
+    }
+
+    fn copy(&self, bench: &Bench) -> Self {
+        let path = bench.path("copy");
+        run("cp", &["--sparse=always", self.name(), path.to_str().unwrap()]);
+        let file = File::options().read(true).write(true).open(&path).unwrap();
+        Self { path, file, kind: self.kind }
     }
 
     fn plan(&self, rule: Rule) -> Result<Plan, Refusal> {
@@ -376,4 +423,327 @@ fn without_the_wish_to_write_nothing_is_offered() {
     running.wait("Problem", |event| matches!(event, Event::Problem { .. }).then_some(()));
     running.stop();
     assert!(fs::read(&shop.file).unwrap() == before, "the stick was written");
+}
+
+/// What each checker may say of a volume that was cut: marks, counts, and
+/// clusters that nobody owns. Anything about a file or a folder is a fault.
+fn assert_only_leaks(volume: &Volume, when: &str) {
+    let (code, text) = volume.fsck();
+    assert!(code <= 1, "{when}: {text}");
+    for word in ["corrupt file", "ERROR", "Start does point", "Bad", "orphaned", "share clusters", "Renam", "truncat"] {
+        assert!(!text.contains(word), "{when}: {text}");
+    }
+}
+
+#[test]
+fn a_cut_at_any_barrier_or_inside_a_step_leaks_at_most_and_the_next_attempt_takes_it_back() {
+    let bench = Bench::new();
+    for (shape, seed) in [SHAPES[0], SHAPES[2], SHAPES[4]].into_iter().zip(21..) {
+        let (volume, files) = lived_in(&bench, shape, seed);
+        let plan = volume.plan(RULE).unwrap();
+        volume.make_ext4(&plan);
+        let whole = volume.copy(&bench);
+        whole.apply(&plan.steps);
+        let free_bytes = whole.free_bytes(&bench, shape.sector);
+        let mut random = Random(seed);
+        // Every barrier; then steps of which the stick took any sectors it liked.
+        let torn = (0..plan.steps.len()).flat_map(|step| [(step, 1), (step, 2)]);
+        for (done, share) in (0..=plan.steps.len()).map(|done| (done, 0)).chain(torn) {
+            let when = format!("{shape:?}, {done} steps of {} and {share}/3", plan.steps.len());
+            let cut = volume.copy(&bench);
+            cut.apply(&plan.steps[..done]);
+            if share > 0 {
+                tear(&cut, &plan.steps[done], share, &mut random);
+            }
+            assert_only_leaks(&cut, &when);
+            let found = shop::find(&cut).unwrap_or_else(|refusal| panic!("{when}: {refusal}"));
+            if let Some(span) = found {
+                assert_eq!(span, plan.span, "{when}");
+                assert!(cut.read_back(&bench, shape.sector).0 == files, "{when}: files were changed");
+                continue;
+            }
+            assert_eq!(shop::offer(&cut, RULE), shop::offer(&volume, RULE), "{when}");
+            // Another size than the first attempt's, so that not everything is overwritten alike.
+            let rule = if share == 1 { RULE } else { Rule { wanted_bytes: Some(20 * MIB), ..RULE } };
+            let again = cut.plan(rule).unwrap_or_else(|refusal| panic!("{when}: {refusal}"));
+            cut.make_ext4(&again);
+            cut.apply(&again.steps);
+            check_whole(&bench, &cut, shape, &again, &files);
+            let expected = free_bytes + plan.span.bytes - again.span.bytes;
+            assert_eq!(cut.free_bytes(&bench, shape.sector), expected, "{when}: clusters stay lost");
+        }
+    }
+}
+
+/// Writes about `share` thirds of the step's sectors.
+fn tear(volume: &Volume, step: &Step, share: u64, random: &mut Random) {
+    for write in step {
+        let (mut at, mut bytes) = (write.at, write.bytes.as_slice());
+        while !bytes.is_empty() {
+            let (sector, rest) = bytes.split_at(bytes.len().min((512 - at % 512) as usize));
+            if random.below(3) < share {
+                volume.file.write_all_at(sector, at).unwrap();
+            }
+            at += sector.len() as u64;
+            bytes = rest;
+        }
+    }
+}
+
+#[test]
+fn a_full_root_directory_grows_by_a_cluster() {
+    let bench = Bench::new();
+    for (shape, count) in [(SHAPES[2], 4), (SHAPES[4], 16)] {
+        let volume = Volume::format(&bench, shape);
+        let files: BTreeMap<String, Vec<u8>> = (0..count).map(|n| (format!("F{n}"), vec![n; 700])).collect();
+        volume.fill(&bench, shape.sector, &files);
+        let plan = volume.plan(RULE).unwrap();
+        volume.make_ext4(&plan);
+        assert!(plan.steps.len() >= 7, "the directory was not full: {} steps", plan.steps.len());
+        for step in &plan.steps {
+            assert_only_leaks(&volume, "while the directory grows");
+            volume.apply(std::slice::from_ref(step));
+        }
+        check_whole(&bench, &volume, shape, &plan, &files);
+    }
+}
+
+#[test]
+fn a_store_above_four_gib_is_several_files_on_fat32() {
+    let bench = Bench::new();
+    let volume = Volume::format(&bench, Shape { kind: Kind::Fat, bytes: 12 << 30, sector: 512, cluster: 32768 });
+    let plan = volume.plan(RULE).unwrap();
+    volume.make_ext4(&plan);
+    volume.apply(&plan.steps);
+    assert_eq!(shop::find(&volume), Ok(Some(plan.span)));
+    volume.assert_clean("three parts");
+    let parts = volume.parts();
+    assert_eq!(parts[..2], [(4u64 << 30) - 32768; 2]);
+    assert_eq!((parts.len(), parts.iter().sum::<u64>()), (3, plan.span.bytes));
+}
+
+#[test]
+fn too_little_room_is_told_with_its_figures() {
+    let bench = Bench::new();
+    let volume = Volume::format(&bench, SHAPES[0]);
+    let rule = Rule { minimum_bytes: 1 << 30, wanted_bytes: None };
+    let said = volume.plan(rule).unwrap_err().to_string();
+    assert!(said.contains("61 MiB free in one piece") && said.contains("1024 MiB are needed"), "{said}");
+    assert_eq!(shop::offer(&volume, rule), volume.plan(rule).map(|plan| plan.span.bytes));
+}
+
+#[test]
+fn an_exfat_entry_is_what_a_foreign_driver_writes() {
+    let bench = Bench::new();
+    // Attributes, name length and hash, and the name: all that is not the file's own.
+    let entry = |volume: &Volume| {
+        let bytes = fs::read(&volume.path).unwrap();
+        let name: Vec<u8> = "rootstock.store".encode_utf16().flat_map(u16::to_le_bytes).collect();
+        let at = bytes.windows(name.len()).position(|window| window == name).unwrap() - 66;
+        let set = &bytes[at..at + 96];
+        (set[..2].to_vec(), set[4..6].to_vec(), set[32], set[35..38].to_vec(), set[64..].to_vec())
+    };
+    let theirs = Volume::format(&bench, SHAPES[0]);
+    theirs.in_folder(&bench, 512, |point| fs::write(point.join("rootstock.store"), vec![1; 9000]).unwrap());
+    let theirs = entry(&theirs);
+    let ours = Volume::format(&bench, SHAPES[0]);
+    let plan = ours.plan(RULE).unwrap();
+    ours.apply(&plan.steps);
+    assert_eq!(entry(&ours), theirs);
+}
+
+/// A store as it was made, for what a laptop may do to it.
+fn with_store(bench: &Bench, shape: Shape) -> (Volume, Plan) {
+    let volume = Volume::format(bench, shape);
+    let plan = volume.plan(Rule { wanted_bytes: Some(20 * MIB), ..RULE }).unwrap();
+    volume.make_ext4(&plan);
+    volume.apply(&plan.steps);
+    (volume, plan)
+}
+
+#[test]
+fn a_store_that_a_laptop_copied_back_is_found_and_one_in_pieces_or_cut_is_refused() {
+    let bench = Bench::new();
+    let (volume, plan) = with_store(&bench, SHAPES[0]);
+    let backup = bench.path("backup");
+    volume.in_folder(&bench, 512, |point| {
+        fs::copy(point.join("rootstock.store"), &backup).unwrap();
+        fs::remove_file(point.join("rootstock.store")).unwrap();
+    });
+    assert_eq!(shop::find(&volume), Ok(None));
+    volume.in_folder(&bench, 512, |point| assert!(fs::copy(&backup, point.join("Rootstock.Store")).is_ok()));
+    assert_eq!(shop::find(&volume).unwrap().unwrap().bytes, plan.span.bytes);
+
+    // Holes of one cluster each, and nothing else free.
+    let volume = Volume::format(&bench, SHAPES[1]);
+    volume.in_folder(&bench, 512, |point| {
+        let full = (0..).find(|n| fs::write(point.join(format!("{n}")), vec![0; 131_072]).is_err()).unwrap();
+        for n in (0..full).step_by(2) {
+            fs::remove_file(point.join(format!("{n}"))).unwrap();
+        }
+    });
+    let copied = volume.in_folder(&bench, 512, |point| fs::copy(&backup, point.join("rootstock.store")));
+    copied.unwrap();
+    assert!(matches!(shop::find(&volume), Err(Refusal::Fragmented(2..))), "{:?}", shop::find(&volume));
+
+    let (volume, _) = with_store(&bench, SHAPES[0]);
+    volume.in_folder(&bench, 512, |point| {
+        let file = File::options().write(true).open(point.join("rootstock.store")).unwrap();
+        file.set_len(10 * MIB).unwrap();
+    });
+    assert!(matches!(shop::find(&volume), Err(Refusal::Cut { .. })), "{:?}", shop::find(&volume));
+
+    let volume = Volume::format(&bench, SHAPES[0]);
+    volume.in_folder(&bench, 512, |point| fs::write(point.join("rootstock.store"), "my own notes").unwrap());
+    assert_eq!(shop::find(&volume), Err(Refusal::NotAStore));
+    let volume = Volume::format(&bench, SHAPES[0]);
+    volume.in_folder(&bench, 512, |point| {
+        fs::create_dir(point.join("backups")).unwrap();
+        fs::write(point.join("backups/rootstock.store"), "x").unwrap();
+    });
+    assert_eq!(volume.plan(RULE), Err(Refusal::Elsewhere));
+}
+
+#[test]
+fn a_fat32_store_that_was_copied_back_is_found_also_as_one_file() {
+    let bench = Bench::new();
+    let (volume, plan) = with_store(&bench, SHAPES[5]);
+    let (out, name) = (bench.path("backup"), format!("::/{}", shop::STORE_NAME));
+    fs::create_dir(&out).unwrap();
+    run("mcopy", &["-s", "-i", volume.name(), &name, out.to_str().unwrap()]);
+    run("mdeltree", &["-i", volume.name(), &name]);
+    assert_eq!(shop::find(&volume), Ok(None));
+    let folder = out.join(shop::STORE_NAME);
+    run("mcopy", &["-s", "-i", volume.name(), folder.to_str().unwrap(), "::"]);
+    assert_eq!(shop::find(&volume).unwrap().unwrap().bytes, plan.span.bytes);
+    run("mdeltree", &["-i", volume.name(), &name]);
+    let file = folder.join("part-001.bin");
+    run("mcopy", &["-i", volume.name(), file.to_str().unwrap(), &name]);
+    assert_eq!(shop::find(&volume).unwrap().unwrap().bytes, plan.span.bytes);
+}
+
+#[test]
+fn fat16_is_refused_by_name() {
+    let bench = Bench::new();
+    let volume = Volume::format(&bench, SHAPES[5]);
+    run("mkfs.fat", &["-F", "16", volume.name()]);
+    assert!(volume.plan(RULE).unwrap_err().to_string().contains("FAT16"));
+}
+
+/// A volume in memory, for bytes that no formatter writes.
+#[derive(Clone)]
+struct Memory(Vec<u8>);
+
+impl Media for Memory {
+    fn bytes(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    fn read_at(&self, at: u64, buffer: &mut [u8]) -> io::Result<()> {
+        let at = usize::try_from(at).unwrap();
+        buffer.copy_from_slice(self.0.get(at..at + buffer.len()).ok_or(io::ErrorKind::UnexpectedEof)?);
+        Ok(())
+    }
+}
+
+impl Memory {
+    /// exFAT's boot checksum, so that a lie in the boot sector is believed.
+    fn sign(&mut self) {
+        let sum = self.0[..11 * 512].iter().enumerate().filter(|(index, _)| ![106, 107, 112].contains(index));
+        let sum = sum.fold(0u32, |sum, (_, &byte)| sum.rotate_right(1).wrapping_add(byte.into()));
+        self.0[11 * 512..12 * 512].chunks_exact_mut(4).for_each(|word| word.copy_from_slice(&sum.to_le_bytes()));
+    }
+}
+
+#[test]
+fn a_hostile_boot_sector_or_chain_is_refused() {
+    let bench = Bench::new();
+    let (exfat, fat) = (SHAPES[0], SHAPES[4]);
+    let memory = |shape| Memory(fs::read(&lived_in(&bench, shape, 5).0.path).unwrap());
+    let (on_exfat, on_fat) = (memory(exfat), memory(fat));
+    let check = |shape: Shape, patches: &[(usize, &[u8])], expected: &str| {
+        let mut memory = if shape.kind == Kind::ExFat { on_exfat.clone() } else { on_fat.clone() };
+        for (at, bytes) in patches {
+            memory.0[*at..at + bytes.len()].copy_from_slice(bytes);
+        }
+        if shape.kind == Kind::ExFat {
+            memory.sign();
+        }
+        let said = shop::plan(&memory, RULE, NOW).map(|plan| plan.span).unwrap_err().to_string();
+        assert!(said.contains(expected), "{patches:?}: {said:?}");
+        let _ = (shop::find(&memory), shop::offer(&memory, RULE));
+    };
+    let table = 32 * 512;
+    let huge = u32::MAX.to_le_bytes();
+    check(exfat, &[(92, &huge)], "boot sector");
+    check(exfat, &[(88, &[0; 4])], "boot sector");
+    check(exfat, &[(108, &[0])], "boot sector");
+    check(exfat, &[(108, &[255])], "boot sector");
+    check(exfat, &[(109, &[40])], "boot sector");
+    check(exfat, &[(96, &huge)], "breaks off");
+    check(exfat, &[(96, &[0; 4])], "breaks off");
+    check(exfat, &[(110, &[2])], "kind of exFAT");
+    check(exfat, &[(106, &[4])], "failing");
+    check(fat, &[(13, &[0])], "boot sector");
+    check(fat, &[(13, &[3])], "boot sector");
+    check(fat, &[(11, &[0, 0])], "boot sector");
+    check(fat, &[(32, &huge)], "boot sector");
+    check(fat, &[(36, &huge)], "boot sector");
+    check(fat, &[(36, &[1, 0, 0, 0])], "boot sector");
+    check(fat, &[(44, &huge)], "breaks off");
+    // The root directory's chain: to itself, to a free cluster, to nowhere.
+    check(fat, &[(table + 8, &[2, 0, 0, 0])], "entries in one folder");
+    check(fat, &[(table + 8, &[0xff, 0xff, 0, 0])], "breaks off");
+    check(fat, &[(table + 8, &[0xff, 0xff, 0xff, 0])], "breaks off");
+    // Two files in one cluster, and a folder that is its own parent's.
+    let bytes = &on_fat.0;
+    let number = |at: usize| bytes[at] as usize | (bytes[at + 1] as usize) << 8;
+    let root = (number(14) + 2 * number(36)) * 512;
+    let slots = (root..root + 512).step_by(32);
+    let files: Vec<usize> =
+        slots.filter(|at| bytes[at + 11] == 0x20 && bytes[*at] != 0xe5 && bytes[at + 26] > 0).collect();
+    let first = bytes[files[0] + 26..files[0] + 28].to_vec();
+    check(fat, &[(files[1] + 26, &first)], "claim the same cluster");
+    check(fat, &[(files[0] + 11, &[0x10]), (files[0] + 26, &[2, 0])], "claim the same cluster");
+}
+
+#[test]
+fn a_volume_with_random_damage_never_panics_and_a_plan_stays_inside() {
+    let bench = Bench::new();
+    for (shape, seed) in [SHAPES[0], SHAPES[4]].into_iter().zip(31..) {
+        let (volume, _) = lived_in(&bench, shape, seed);
+        let whole = Memory(fs::read(&volume.path).unwrap());
+        let mut memory = whole.clone();
+        let mut random = Random(seed);
+        // Where there is something to damage: the sectors that are not empty.
+        let places: Vec<usize> =
+            (0..whole.0.len()).step_by(512).filter(|&at| whole.0[at..at + 512].iter().any(|&byte| byte != 0)).collect();
+        for _ in 0..100 {
+            let mut changed = Vec::new();
+            for _ in 0..=random.below(6) {
+                let sector = if random.below(4) == 0 { 0 } else { places[random.below(places.len() as u64) as usize] };
+                let at = sector + random.below(512) as usize;
+                memory.0[at] = [0, 0xff, 0xe5, random.next() as u8][random.below(4) as usize];
+                changed.push(at);
+            }
+            if shape.kind == Kind::ExFat && random.below(2) == 0 {
+                memory.sign();
+            }
+            let _ = (shop::find(&memory), shop::offer(&memory, RULE));
+            if let Ok(plan) = shop::plan(&memory, RULE, random.next()) {
+                let inside = |at: u64, bytes: u64| at.checked_add(bytes).is_some_and(|end| end <= memory.bytes());
+                assert!(inside(plan.span.at, plan.span.bytes));
+                for write in plan.steps.iter().flatten() {
+                    assert!(inside(write.at, write.bytes.len() as u64));
+                    let apart = write.at >= plan.span.at + plan.span.bytes
+                        || write.at + write.bytes.len() as u64 <= plan.span.at;
+                    assert!(apart, "the file system and ext4 share bytes");
+                }
+            }
+            memory.0[..12 * 512].copy_from_slice(&whole.0[..12 * 512]);
+            for at in changed {
+                memory.0[at] = whole.0[at];
+            }
+        }
+    }
 }

@@ -28,7 +28,7 @@ pub fn offer(media: &dyn Media, rule: Rule) -> Result<u64, Refusal> {
     let mut used = volume.used()?;
     let root = directory(&*volume, volume.root())?;
     if let Some(intent) = intent(&*volume, &root.bytes) {
-        for cluster in leaked(&used, &census(&*volume)?, intent) {
+        for cluster in leaked(&census(&*volume)?, intent) {
             used.remove(cluster);
         }
     }
@@ -46,27 +46,27 @@ pub fn plan(media: &dyn Media, rule: Rule, now: u64) -> Result<Plan, Refusal> {
     if marked_free > 0 {
         return Err(Refusal::MarkedFree(u32::try_from(marked_free).unwrap_or(u32::MAX)));
     }
-    let intent = intent(volume, &root.bytes);
-    let clean = volume.is_clean()? || intent.is_some_and(|intent| intent.was_clean);
-    let mut steps = vec![volume.mark_dirty()?];
-
-    let leaked = intent.map(|intent| leaked(&used, &reached, intent)).unwrap_or_default();
+    let before = intent(volume, &root.bytes);
+    let clean = volume.is_clean()? || before.is_some_and(|intent| intent.was_clean);
+    let leaked = before.map(|intent| leaked(&reached, intent)).unwrap_or_default();
     for &cluster in &leaked {
         used.remove(cluster);
     }
-    steps.push(volume.release(&leaked, &used)?);
+    let release = volume.release(&leaked, &used)?;
 
     let kind = volume.slots();
     let found = slots::find(&root.bytes, volume.sector_bytes(), SLOTS, kind);
     let folder = volume.folder_clusters(room::size(&used, grid, rule)?);
     let data = room::choose(&used, grid, rule, folder, u32::from(found.is_none()))?;
     let store = StoreClusters { folder, data };
+    let mut steps = Vec::new();
     let slots = match found {
         Some(slots) => slots,
         None => {
             // The root directory is full: one more cluster, just behind the store's.
             let (last, new) = (root.clusters.last().copied().unwrap_or(FIRST), data.end());
             used.insert(new);
+            steps.push(volume.mark_dirty()?);
             steps.push(volume.take_for_root(new, &used)?);
             steps.push(volume.link(last, new)?);
             root.clusters.push(new);
@@ -79,12 +79,18 @@ pub fn plan(media: &dyn Media, rule: Rule, now: u64) -> Result<Plan, Refusal> {
         steps.push(sectors.into_iter().map(|(at, bytes)| Write { at: root.at(grid, at), bytes }).collect());
     }
     let slot_at = root.at(grid, slots.at);
-    // An older note that lies elsewhere would go on claiming what is ours from now on.
-    let old = intents(&root.bytes, kind).filter(|(at, _)| *at != slots.at);
-    let old = old.map(|(at, _)| Write { at: root.at(grid, at) + 1, bytes: vec![0; 11] });
-    steps.push(old.collect());
     let intent = Intent { run: store.whole(), was_clean: clean };
-    steps.push(vec![Write { at: slot_at, bytes: intent.encode(kind.deleted()).to_vec() }]);
+    let note = vec![Write { at: slot_at, bytes: intent.encode(kind.deleted()).to_vec() }];
+    // The note comes before the dirty mark, which is then known to be ours. An
+    // older note is replaced when what it names has been given back.
+    match before {
+        None => steps.extend([note, volume.mark_dirty()?]),
+        Some(_) => {
+            let old = intents(&root.bytes, kind).filter(|(at, _)| *at != slots.at);
+            let old = old.map(|(at, _)| Write { at: root.at(grid, at) + 1, bytes: vec![0; 11] });
+            steps.extend([volume.mark_dirty()?, release, note, old.collect()]);
+        }
+    }
 
     for cluster in store.whole().first..store.whole().end() {
         used.insert(cluster);
@@ -106,8 +112,8 @@ fn intent(volume: &dyn Volume, root: &[u8]) -> Option<Intent> {
     found.into_iter().find(|intent| volume.grid().has_run(intent.run))
 }
 
-/// What the intent took and nobody owns.
-fn leaked(used: &Clusters, reached: &Clusters, intent: Intent) -> Vec<u32> {
-    let lost = |cluster: &u32| used.contains(*cluster) && !reached.contains(*cluster);
-    (intent.run.first..intent.run.end()).filter(lost).collect()
+/// What the intent may have taken and nobody owns. Also what the first table
+/// says is free: a cut between the two tables leaves it in the second.
+fn leaked(reached: &Clusters, intent: Intent) -> Vec<u32> {
+    (intent.run.first..intent.run.end()).filter(|&cluster| !reached.contains(cluster)).collect()
 }
