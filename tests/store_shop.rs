@@ -658,7 +658,7 @@ impl Memory {
 #[test]
 fn a_hostile_boot_sector_or_chain_is_refused() {
     let bench = Bench::new();
-    let (exfat, fat) = (SHAPES[0], SHAPES[4]);
+    let (exfat, fat) = (SHAPES[0], Shape { cluster: 2048, ..SHAPES[4] });
     let memory = |shape| Memory(fs::read(&lived_in(&bench, shape, 5).0.path).unwrap());
     let (on_exfat, on_fat) = (memory(exfat), memory(fat));
     let check = |shape: Shape, patches: &[(usize, &[u8])], expected: &str| {
@@ -699,7 +699,7 @@ fn a_hostile_boot_sector_or_chain_is_refused() {
     let bytes = &on_fat.0;
     let number = |at: usize| bytes[at] as usize | (bytes[at + 1] as usize) << 8;
     let root = (number(14) + 2 * number(36)) * 512;
-    let slots = (root..root + 512).step_by(32);
+    let slots = (root..root + 2048).step_by(32);
     let files: Vec<usize> =
         slots.filter(|at| bytes[at + 11] == 0x20 && bytes[*at] != 0xe5 && bytes[at + 26] > 0).collect();
     let first = bytes[files[0] + 26..files[0] + 28].to_vec();
