@@ -35,7 +35,7 @@ pub enum Error {
 }
 
 /// Loads modules, each at most once.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Loader {
     dir: PathBuf,
     modules: Modules,
