@@ -58,6 +58,7 @@ pub mod config;
 pub mod control;
 pub mod dhcp;
 pub mod directory;
+pub mod eeprom;
 pub mod enrol;
 pub mod init;
 pub mod log;
