@@ -21,6 +21,8 @@
 
 pub mod bootconf;
 pub mod card;
+pub mod command;
+pub mod device;
 pub mod image;
 pub mod order;
 pub mod signature;
@@ -47,6 +49,14 @@ impl Soc {
     pub fn boards(self) -> &'static str {
         match self {
             Self::Bcm2711 => "Pi 4, 400, CM4",
+            Self::Bcm2712 => "Pi 5, 500, CM5",
+        }
+    }
+
+    /// Those of them whose ROM looks for `recovery.bin` on a card. A CM4's does not: it takes the same files by rpiboot.
+    pub fn boards_with_card(self) -> &'static str {
+        match self {
+            Self::Bcm2711 => "Pi 4, 400",
             Self::Bcm2712 => "Pi 5, 500, CM5",
         }
     }

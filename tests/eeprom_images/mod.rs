@@ -35,9 +35,7 @@ impl Flash {
 
     pub fn section(&mut self, magic: u32, data: &[u8]) -> &mut Self {
         self.header(magic, data.len() as u32).put(data);
-        while self.at % 8 != 0 {
-            self.at += 1;
-        }
+        self.at = self.at.next_multiple_of(8);
         self
     }
 
