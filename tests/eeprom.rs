@@ -192,8 +192,12 @@ fn show_says_what_stands_in_a_loader() {
     ] {
         assert!(report.contains(said), "{report} lacks {said:?}");
     }
-    let desk = Desk::new(&images::pi4(images::PI4_CONFIG));
+    let mut old = images::pi4(images::PI4_CONFIG);
+    old[1000..1026].copy_from_slice(b"BUILD_TIMESTAMP=1571400000");
+    let desk = Desk::new(&old);
     let report = told(&desk.run(&["show", "from/pieeprom.bin"]));
+    assert!(report.contains("Pi 4, 400, CM4 (BCM2711), built 2019-10-18, 512 KiB"), "{report}");
+    assert!(report.contains("take a newer one"), "{report}");
     assert!(report.contains("the loader's own counts, 0xf41: SD card, then USB"), "{report}");
 }
 

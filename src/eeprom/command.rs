@@ -10,10 +10,10 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::bootconf::{self, Change};
-use super::card;
 use super::image::{Image, ImageError};
 use super::order::BootOrder;
 use super::signature;
+use super::{Soc, card};
 use crate::store::atomic;
 
 /// The boot order in the EEPROM of a Pi 4 or 5: whether it ever tries the network
@@ -99,6 +99,9 @@ const MAX_NAMES: usize = 4096;
 /// 2025-01-01: a clock before this was never set.
 const FIRST_SENSIBLE_TIME: u64 = 1_735_689_600;
 
+/// 2020-04-16, when a Pi 4's loader first had netboot outside of tests.
+const FIRST_NETBOOT: u32 = 1_586_995_200;
+
 /// Does it, and tells the person on `out`.
 pub fn run(command: &Command, out: &mut dyn Write) -> Result<(), Error> {
     let told = match command {
@@ -114,10 +117,9 @@ fn show(file: &Path) -> Result<String, Error> {
     let layout = if image.has_two_systems() { ", with place for two systems" } else { "" };
     let text = image.config();
     let mut told = format!(
-        "{}: loader of {} ({}), {} KiB{layout}\n\nbootconf.txt, {} bytes:\n",
+        "{}: {}, {} KiB{layout}\n\nbootconf.txt, {} bytes:\n",
         file.display(),
-        image.soc().boards(),
-        image.soc(),
+        name(&image),
         image.bytes().len() >> 10,
         text.len()
     );
@@ -154,7 +156,8 @@ fn make_card(source: &Source, out: &Path) -> Result<String, Error> {
     Ok(format!(
         "{}{warning}\n{} is made: {} MiB. Write it to an SD card (Raspberry Pi Imager: Use custom), put the card into \
          the Pi ({boards}), give it power, and wait for the green light to blink fast and steadily (a screen turns \
-         green): some ten seconds. Take the card out. It can go into the next Pi.\n",
+         green): some ten seconds. Take the card out; it can go into the next Pi. All other settings in the EEPROM \
+         become the ones of this file.\n",
         made.report(),
         out.display(),
         disk.len() >> 20,
@@ -218,10 +221,9 @@ impl Made {
     /// What was changed, and what that means.
     fn report(&self) -> String {
         let mut told = format!(
-            "{}: loader of {} ({})\nsha256 {}\n\nbootconf.txt in it:\n",
+            "{}: {}\nsha256 {}\n\nbootconf.txt in it:\n",
             self.path.display(),
-            self.image.soc().boards(),
-            self.image.soc(),
+            name(&self.image),
             signature::sha256(self.image.bytes())
         );
         for change in &self.edited.changes {
@@ -245,9 +247,32 @@ impl Made {
     }
 }
 
-/// What else in the settings bears on netbooting.
+/// Which boards the image is for, and from which day.
+fn name(image: &Image) -> String {
+    let built = image.built().map(|built| format!(", built {}", date(built))).unwrap_or_default();
+    format!("loader of {} ({}){built}", image.soc().boards(), image.soc())
+}
+
+/// The day in the Gregorian calendar.
+fn date(seconds: u32) -> String {
+    // Years from March on, so that the leap day is a year's last: 400 of them have 146,097 days, 719,468 of which
+    // (from the year 0 on) lie before 1970.
+    let days = seconds / 86_400 + 719_468;
+    let (era, day) = (days / 146_097, days % 146_097);
+    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let day = day - (153 * month + 2) / 5 + 1;
+    let (year, month) = if month < 10 { (year, month + 3) } else { (year + 1, month - 9) };
+    format!("{:04}-{month:02}-{day:02}", era * 400 + year)
+}
+
+/// What else in the image bears on netbooting.
 fn notes(image: &Image, text: &[u8]) -> String {
     let mut told = String::new();
+    if image.soc() == Soc::Bcm2711 && image.built().is_some_and(|built| built < FIRST_NETBOOT) {
+        told += "It is older than 2020-04-16, the first release for a Pi 4 that netboots: take a newer one.\n";
+    }
     for filter in bootconf::filtered_orders(text) {
         told += &format!("Under {filter} stands a boot order of its own, for the boards it names; it is left.\n");
     }
@@ -326,4 +351,34 @@ fn write(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     // A bare name has an empty parent, which cannot be opened.
     let whole = Path::new(".").join(path);
     atomic::write(&whole, bytes, 0o644).map_err(|source| Error::Write { path: path.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_day_is_told_as_the_calendar_has_it() {
+        // By `date -u -d @…`.
+        for (seconds, day) in [
+            (0, "1970-01-01"),
+            (951_782_400, "2000-02-29"),
+            (951_868_799, "2000-02-29"),
+            (951_868_800, "2000-03-01"),
+            (FIRST_NETBOOT, "2020-04-16"),
+            (1_735_689_599, "2024-12-31"),
+            (1_785_801_600, "2026-08-04"),
+            (u32::MAX, "2106-02-07"),
+        ] {
+            assert_eq!(date(seconds), day, "{seconds}");
+        }
+    }
+
+    #[test]
+    fn only_the_official_names_have_a_date() {
+        assert!(is_dated("pieeprom-2026-08-04.bin"));
+        for name in ["pieeprom-.bin", "pieeprom-2026-08-4.bin", "pieeprom-2026x08x04.bin", "pieeprom-2026-08-04.sig"] {
+            assert!(!is_dated(name), "{name}");
+        }
+    }
 }

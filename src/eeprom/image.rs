@@ -34,6 +34,8 @@ const FILE_HEADER_BYTES: usize = NAME_BYTES + 4;
 const CONFIG: &[u8] = b"bootconf.txt";
 const SIGNATURE: &[u8] = b"bootconf.sig";
 const BOOTSYS: &[u8] = b"bootsys";
+/// Stands before a number among the loader's own texts.
+const BUILT: &[u8] = b"BUILD_TIMESTAMP=";
 
 /// What the first system of the newer Pi 5 layout takes up, from and to.
 const FIRST_SYSTEM: std::ops::Range<usize> = 64 << 10..(64 + 988) << 10;
@@ -127,6 +129,13 @@ impl Image {
     /// Whether it has the newer Pi 5 layout, with place for a second system.
     pub fn has_two_systems(&self) -> bool {
         self.two_systems
+    }
+
+    /// When the loader was built, in seconds since 1970, where it says so in clear.
+    pub fn built(&self) -> Option<u32> {
+        let at = self.bytes.windows(BUILT.len()).position(|window| window == BUILT)? + BUILT.len();
+        let digits = self.bytes[at..].iter().take(10).take_while(|b| b.is_ascii_digit()).count();
+        std::str::from_utf8(&self.bytes[at..at + digits]).ok()?.parse().ok()
     }
 
     pub fn bytes(&self) -> &[u8] {

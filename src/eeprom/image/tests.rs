@@ -106,6 +106,24 @@ fn a_signed_configuration_is_told() {
 }
 
 #[test]
+fn the_day_it_was_built_is_read_where_it_says_so() {
+    let built = |text: &[u8]| {
+        let mut flash = Flash::new(PI4_BYTES);
+        let bytes = flash.section(LOADER, text).block("bootconf.txt", b"A=1\n").done();
+        Image::parse(bytes).unwrap().built()
+    };
+    assert_eq!(built(b"..BUILD_TIMESTAMP=1785801600\0.."), Some(1_785_801_600));
+    assert_eq!(built(b"BUILD_TIMESTAMP=17858016009\0"), Some(1_785_801_600));
+    assert_eq!(built(b"BUILD_TIMESTAMP=9999999999"), None);
+    assert_eq!(built(b"BUILD_TIMESTAMP="), None);
+    assert_eq!(built(b"BUILD"), None);
+    // At the very end of the flash.
+    let mut bytes = images::pi4(PI4_CONFIG);
+    bytes[PI4_BYTES - 18..].copy_from_slice(b"BUILD_TIMESTAMP=12");
+    assert_eq!(Image::parse(bytes).unwrap().built(), Some(12));
+}
+
+#[test]
 fn a_configuration_filled_up_to_its_block_is_read_without_the_filling() {
     let mut flash = Flash::new(PI4_BYTES);
     flash.section(LOADER, &[1; 100]).block("bootconf.txt", b"A=1\n\0\0\0");
