@@ -72,6 +72,7 @@ pub fn run() -> Result<std::convert::Infallible, Error> {
     loaded += others.iter().map(|name| loader.load(name)).sum::<usize>();
     loaded += queue.load(&mut loader, &socket, usize::MAX)?;
     say!("plug", "coldplug done, {loaded} modules loaded");
+    loader.settle();
     loop {
         queue.wait(&loader, &socket)?;
         for (name, devpath) in queue.take_all() {
