@@ -14,7 +14,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use store_support::{LoopDisk, MIB, disk, pi_image, run};
+use store_support::{LoopDisk, disk, pi_image, run};
 use support::netns::Netns;
 use support::panel_tty::PanelTty;
 use support::qemu::{Machine, Start, virt};

@@ -16,7 +16,7 @@
 //! ENROLL, and only where nothing is: a partition in unpartitioned space after a
 //! held press, or one more file in free clusters, which a laptop can delete.
 
-mod atomic;
+pub(crate) mod atomic;
 mod crc32;
 mod devices;
 mod hotplug;
