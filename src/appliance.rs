@@ -166,6 +166,7 @@ pub fn run(options: Options, started: impl FnOnce(Inbox)) -> Result<End, Error> 
             minimum_store_bytes: MINIMUM_STORE_BYTES,
             store_bytes: config.store.size_gib.map(|gib| u64::from(gib) << 30),
             make_store: config.store.write,
+            memory_bytes: None,
             appliance: listen,
             dns: config.network.dns.clone(),
             plain_writes: false,

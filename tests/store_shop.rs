@@ -402,27 +402,60 @@ fn a_stick_from_the_shop_serves_after_one_press_and_again_after_a_restart() {
 }
 
 #[test]
-fn without_the_wish_to_write_nothing_is_offered() {
+fn without_the_wish_to_write_clients_live_in_memory_and_the_stick_stays_as_it_is() {
     let bench = Bench::new();
-    let volume = Volume::format(&bench, SHAPES[1]);
-    let shop = stick(&bench, &volume, "stick", true);
+    // ext4 stands for a file system that this kernel reads.
+    let shop = disk(&bench.path("stick"), 200 * MIB, "");
+    run("mke2fs", &["-q", "-t", "ext4", shop.node.to_str().unwrap()]);
+    let point = bench.path("mounted");
+    fs::create_dir(&point).unwrap();
+    run("mount", &[shop.node.to_str().unwrap(), point.to_str().unwrap()]);
+    pi_image(&point, "a.img");
+    run("umount", &[point.to_str().unwrap()]);
     let before = fs::read(&shop.file).unwrap();
-    let options = Options {
+    let options = |bytes| Options {
         extra_devices: vec![shop.name()],
         minimum_store_bytes: 32 * MIB,
         make_store: false,
+        memory_bytes: Some(bytes),
         ..bench.options()
     };
-    let mut running = Running::start(options);
-    let message = running.wait("StickUnusable", |event| match event {
-        Event::StickUnusable { message, .. } => Some(message.clone()),
+    let mut running = Running::start(options(128 * MIB));
+    running.opened();
+    let told = running.wait("Problem", |event| match event {
+        Event::Problem { message, .. } => Some(message.clone()),
         _ => None,
     });
-    assert!(message.contains("store.write is false"), "{message}");
+    assert!(told.contains("Nothing is kept") && told.contains("128 MiB"), "{told}");
     running.send(Command::Prepare);
-    running.wait("Problem", |event| matches!(event, Event::Problem { .. }).then_some(()));
+    let image = running.imported().id;
+    let open = running.create(&client(1, &image));
+    fs::write(open.root.join("gone"), "gone").unwrap();
+    // It is bounded: a client cannot take the machine's memory.
+    let filled = fs::write(open.root.join("large"), vec![1; 200 << 20]).unwrap_err();
+    assert_eq!(filled.kind(), io::ErrorKind::StorageFull);
+    running.stop();
+    assert!(!bench.path("run/memory/store.ext4").exists());
+
+    let mut running = Running::start(options(128 * MIB));
+    assert_eq!(running.opened().1, []);
+    running.imported();
+    shop.pull();
+    running.wait("Closed", |event| matches!(event, Event::Closed { .. }).then_some(()));
+    running.stop();
+    shop_again(&shop, &before);
+    // An image that does not fit is refused with the figure.
+    let mut running = Running::start(options(20 * MIB));
+    let said = running.import_failed();
+    assert!(said.contains("MiB"), "{said}");
     running.stop();
     assert!(fs::read(&shop.file).unwrap() == before, "the stick was written");
+}
+
+/// Puts the medium back with what was on it.
+fn shop_again(stick: &LoopDisk, bytes: &[u8]) {
+    fs::write(&stick.file, bytes).unwrap();
+    run("losetup", &["-c", stick.node.to_str().unwrap()]);
 }
 
 /// What each checker may say of a volume that was cut: marks, counts, and

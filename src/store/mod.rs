@@ -71,6 +71,8 @@ pub struct Options {
     pub store_bytes: Option<u64>,
     /// Whether a store may be made on a stick that has none.
     pub make_store: bool,
+    /// Size of a store in memory; without it half of the machine's.
+    pub memory_bytes: Option<u64>,
     /// Where clients mount from.
     pub appliance: Ipv4Addr,
     /// Name servers for new clients.
@@ -89,6 +91,7 @@ impl Default for Options {
             minimum_store_bytes: 1 << 30,
             store_bytes: None,
             make_store: true,
+            memory_bytes: None,
             appliance: Ipv4Addr::new(192, 168, 77, 1),
             dns: Vec::new(),
             plain_writes: false,

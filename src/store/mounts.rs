@@ -48,6 +48,17 @@ pub fn device(device: &Path, point: &Path, kind: &str, read_only: bool, options:
     })
 }
 
+/// Mounts memory, at most so many bytes.
+pub fn memory(point: &Path, bytes: u64) -> Result<(), MountError> {
+    make_point(point)?;
+    let options = CString::new(format!("size={bytes},mode=700,nr_inodes=64")).unwrap_or_default();
+    rustix::mount::mount("tmpfs", point, "tmpfs", SAFE, &*options).map_err(|source| MountError::Mount {
+        what: "memory".into(),
+        path: point.to_owned(),
+        source: source.into(),
+    })
+}
+
 /// Mounts a folder a second time.
 pub fn bind(folder: &Path, point: &Path) -> Result<(), MountError> {
     make_point(point)?;

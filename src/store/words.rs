@@ -66,6 +66,7 @@ pub fn open_action(error: &OpenError) -> &'static str {
     match error {
         OpenError::Damaged { .. } => "Run `e2fsck -f` on it at a computer; nothing was changed",
         OpenError::Busy { .. } => "Pull the stick and plug it in again",
+        OpenError::Memory { .. } => "Use a stick that may be written",
         OpenError::Check { .. } | OpenError::Tool(_) | OpenError::Mount(_) => "Check the stick on a computer",
     }
 }

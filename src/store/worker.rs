@@ -197,6 +197,7 @@ impl Worker {
             }
         }
         self.open_store();
+        self.open_in_memory();
         self.mount_sources();
         self.say_what_is_missing();
         self.schedule_import();
@@ -253,7 +254,7 @@ impl Worker {
     /// Everything of the store, at once: the stick is not there any more.
     fn take_down_store(&self) {
         let run = &self.options.run;
-        for folder in ["check", "clients", "images", "store"] {
+        for folder in ["check", "clients", "images", "store", "memory"] {
             if let Err(error) = mounts::unmount_below(&run.join(folder), true) {
                 tracing::warn!(error = chain(&error), "unmounting");
             }
@@ -293,6 +294,34 @@ impl Worker {
                     if let Some(stick) = self.sticks.get_mut(name) {
                         stick.unusable = Some(event);
                     }
+                }
+            }
+        }
+    }
+
+    /// Where a stick with files must not be written: clients that live until
+    /// the power goes or the stick does.
+    fn open_in_memory(&mut self) {
+        if self.store.is_some() || self.sticks.values().any(|stick| stick.unusable.is_some()) {
+            return;
+        }
+        let kept = |stick: &&Stick| !self.options.make_store || stick.disk.read_only;
+        let has_files = |stick: &&Stick| {
+            stick.reading.as_ref().is_ok_and(|reading| parts(reading).iter().any(|(_, content)| holds_files(content)))
+        };
+        let Some(stick) = self.sticks.values().filter(kept).find(has_files) else { return };
+        let (title, name) = (stick.disk.title.clone(), stick.disk.name.clone());
+        let bytes = self.options.memory_bytes.unwrap_or_else(half_of_memory);
+        let place = Place::Memory { folder: self.options.run.join("memory"), bytes };
+        match self.open(&place, &format!("memory, {title}"), Some(name.clone())) {
+            Ok(()) => self.problem(
+                format!("Nothing is kept: {title} is not written, so clients live in {} MiB of memory", bytes >> 20),
+                "To keep them, use a stick that may be written",
+            ),
+            Err((message, action)) => {
+                self.take_down_store();
+                if let Some(stick) = self.sticks.get_mut(&name) {
+                    stick.unusable = Some(unusable(message, action));
                 }
             }
         }
@@ -672,6 +701,17 @@ fn parts(reading: &Reading) -> Vec<(String, &Content)> {
     let partitions = reading.disk.partitions.iter().map(|partition| partition.name.clone()).zip(&reading.contents);
     let whole = reading.disk.partitions.is_empty().then(|| (reading.disk.name.clone(), &reading.whole));
     partitions.chain(whole).collect()
+}
+
+fn holds_files(content: &Content) -> bool {
+    matches!(content, Content::ExFat | Content::Fat | Content::Ext4(_)) && !is_store(content)
+}
+
+/// The other half is for the kernel, which keeps there what it reads of images.
+fn half_of_memory() -> u64 {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let kib = text.lines().find_map(|line| line.strip_prefix("MemTotal:")?.split_whitespace().next()?.parse().ok());
+    kib.unwrap_or(0u64) / 2 * 1024
 }
 
 fn is_store(content: &Content) -> bool {

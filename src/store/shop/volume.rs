@@ -279,7 +279,7 @@ mod tests {
     #[test]
     fn times_are_packed_as_dos_did() {
         let check = |unix, (y, mo, d, h, mi, s): (u32, u32, u32, u32, u32, u32)| {
-            let expected = (y - 1980) << 25 | mo << 21 | d << 16 | h << 11 | mi << 5 | s / 2;
+            let expected = (y - 1980) << 25 | mo << 21 | d << 16 | h << 11 | mi << 5 | (s / 2);
             assert_eq!(dos_time(unix), expected, "{unix}");
         };
         check(0, (1980, 1, 1, 0, 0, 0));
