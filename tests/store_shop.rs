@@ -691,7 +691,7 @@ impl Memory {
 #[test]
 fn a_hostile_boot_sector_or_chain_is_refused() {
     let bench = Bench::new();
-    let (exfat, fat) = (SHAPES[0], Shape { cluster: 2048, ..SHAPES[4] });
+    let (exfat, fat) = (SHAPES[0], Shape { cluster: 2048, bytes: 160 * MIB, ..SHAPES[4] });
     let memory = |shape| Memory(fs::read(&lived_in(&bench, shape, 5).0.path).unwrap());
     let (on_exfat, on_fat) = (memory(exfat), memory(fat));
     let check = |shape: Shape, patches: &[(usize, &[u8])], expected: &str| {
