@@ -7,7 +7,7 @@
 //! - `devices`, `hotplug`, `identify`, `table`: what is plugged in
 //! - `place`, `prepare`: where the store lies, opening and making it
 //! - `library`, `manifest`, `atomic`: what it holds, as small text files
-//! - `sources`, `import`: image files on sticks, and making images of them
+//! - `sources`, `packing`, `import`: image files on sticks, and making images of them
 //! - `root`, `mounts`, `personalise`: clients' trees
 //! - `words`: what people are told
 //!
@@ -23,6 +23,7 @@ mod import;
 mod library;
 mod manifest;
 mod mounts;
+mod packing;
 mod personalise;
 mod place;
 mod prepare;
