@@ -29,6 +29,13 @@ pub struct Packing {
     pub compression: Compression,
 }
 
+impl Packing {
+    /// Whether the file's bytes are not those of what is inside.
+    pub fn is_packed(self) -> bool {
+        self.compression != Compression::None
+    }
+}
+
 /// The endings, the longer before what they end with.
 const ENDINGS: [(&str, Content, Compression); 12] = [
     (".img", Content::Disk, Compression::None),

@@ -15,7 +15,7 @@ use std::path::Path;
 use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
-use super::growing::Growing;
+use super::new_root::NewRoot;
 use super::tar::{DataRun, Entry, Kind, TarError, TarReader};
 use super::writer::data_runs;
 use super::{Context, ImportError};
@@ -74,7 +74,7 @@ impl Extract {
         &mut self,
         entry: &Entry,
         tar: &mut TarReader<R>,
-        room: &mut Growing,
+        room: &mut NewRoot,
         run: &mut Context<'_>,
     ) -> Result<(), ImportError> {
         self.make(entry, tar, room, run).map_err(|failure| match failure {
@@ -89,7 +89,7 @@ impl Extract {
         &mut self,
         entry: &Entry,
         tar: &mut TarReader<R>,
-        room: &mut Growing,
+        room: &mut NewRoot,
         run: &mut Context<'_>,
     ) -> Made {
         self.entries += 1;
@@ -131,13 +131,14 @@ impl Extract {
 
     fn open_folder(&self, path: &[u8]) -> rustix::io::Result<OwnedFd> {
         let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        // Not O_NOFOLLOW: a link at the end would then be no folder, and not a link.
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let path: &[u8] = if path.is_empty() { b"." } else { path };
         rustix::fs::openat2(&self.root, path, flags, Mode::empty(), resolve)
     }
 
     /// Opens the entry's folder; one that no entry named yet is made.
-    fn open_parent(&mut self, path: &[u8], room: &mut Growing) -> Made {
+    fn open_parent(&mut self, path: &[u8], room: &mut NewRoot) -> Made {
         if self.parent.as_ref().is_some_and(|(known, _)| known == path) {
             return Ok(());
         }
@@ -193,7 +194,7 @@ impl Extract {
         name: &[u8],
         entry: &Entry,
         tar: &mut TarReader<R>,
-        room: &mut Growing,
+        room: &mut NewRoot,
         run: &mut Context<'_>,
     ) -> Made {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -270,7 +271,7 @@ impl Extract {
     }
 
     /// Gives the folders their times; what lay in them is made.
-    pub fn finish(self, room: &Growing) -> Result<(), ImportError> {
+    pub fn finish(self, room: &NewRoot) -> Result<(), ImportError> {
         for (path, modified) in &self.folders {
             let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;

@@ -7,8 +7,8 @@
 //!   decoded (`xz`, `gzip`, `zstd`, `zip`)
 //! - `disk`: a card's image is split by its partition table; `writer` writes
 //!   the ext4 sparse, and `boot_files` takes the files out of the FAT
-//! - `tarball`: a root's files (`tar`) are made anew (`extract`) in an ext4
-//!   that grows with them (`growing`); `boot_tree` takes the boot files out
+//! - `tarball`: a root's files (`tar`) are made anew (`extract`) in an ext4 of
+//!   ours (`new_root`); `boot_tree` takes the boot files out
 //!
 //! I/O on the import thread. Everything goes to `images/.importing-*`, which
 //! the next opening removes if a cut leaves it there: an import is begun anew
@@ -41,9 +41,9 @@ mod boot_tree;
 mod checksum;
 mod disk;
 mod extract;
-mod growing;
 mod gzip;
 mod hashing;
+mod new_root;
 mod pace;
 mod source;
 mod tar;
@@ -107,6 +107,8 @@ pub struct Imported {
 /// Why a file was not imported.
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
+    #[error("the file is empty")]
+    Empty,
     #[error("reading {path}")]
     Read { path: PathBuf, source: io::Error },
     #[error("the file is cut short at byte {0}")]
@@ -139,6 +141,9 @@ pub enum ImportError {
     Boot(#[from] BootFilesError),
     #[error("this kernel cannot mount the image's root")]
     Mount(#[from] MountError),
+    /// Told to nobody: the import is begun anew with a larger one.
+    #[error("the file system made for the tarball's files is full")]
+    Outgrown,
     #[error("stopped")]
     Stopped,
 }
@@ -148,7 +153,7 @@ impl ImportError {
     pub fn action(&self) -> &'static str {
         match self {
             Self::Read { .. } => "Check the stick on a computer",
-            Self::Truncated(_) | Self::Damaged { .. } | Self::Checksum(_) | Self::Lying(_) => {
+            Self::Empty | Self::Truncated(_) | Self::Damaged { .. } | Self::Checksum(_) | Self::Lying(_) => {
                 "Copy the image to the stick again"
             }
             Self::Boot(_) | Self::Tar { .. } => "Download the image again",
@@ -159,7 +164,7 @@ impl ImportError {
             }
             Self::Zip(_) => "Copy the image to the stick again",
             Self::Entry(..) => "Make the tarball anew, of a whole root",
-            Self::MakeRoot(_) => "Check the stick, then try again",
+            Self::MakeRoot(_) | Self::Outgrown => "Check the stick, then try again",
             Self::TooMuchMemory => "Unpack it on a computer and copy the .img",
             Self::NotPi(_) | Self::Mount(_) => "Use an image for Raspberry Pi",
             Self::NoRoom { .. } => "Use a larger stick or remove images",
@@ -176,9 +181,19 @@ struct Context<'a> {
     progress: &'a mut dyn FnMut(Progress),
     pace: Pace,
     place: Place,
+    hash_unpacked: bool,
 }
 
 impl Context<'_> {
+    /// The file from its start, for a second attempt.
+    fn open_again(&mut self) -> Result<Source, ImportError> {
+        let hash_unpacked = self.hash_unpacked;
+        let source = Source::open(&self.job.path, self.job.packing.compression, cores(), hash_unpacked)?;
+        self.place = source.place();
+        self.pace = Pace::new(self.place.packed_bytes);
+        Ok(source)
+    }
+
     /// Between two pieces: whether to stop, and how far it is.
     fn check(&mut self) -> Result<(), ImportError> {
         if self.stop.load(Ordering::Relaxed) {
@@ -217,10 +232,10 @@ fn import_into(
     fs::create_dir_all(folder).map_err(|source| write_error(folder, source))?;
     let paths = ImagePaths { folder: folder.to_owned() };
 
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let source = Source::open(&job.path, job.packing.compression, cores, promises.unpacked.is_some())?;
+    let hash_unpacked = promises.unpacked.is_some();
+    let source = Source::open(&job.path, job.packing.compression, cores(), hash_unpacked)?;
     let place = source.place();
-    let mut run = Context { job, stop, progress, pace: Pace::new(place.packed_bytes), place };
+    let mut run = Context { job, stop, progress, pace: Pace::new(place.packed_bytes), place, hash_unpacked };
     let (hashes, root_bytes) = match job.packing.content {
         Content::Disk => disk::unpack(source, &paths, &mut run)?,
         Content::Tarball => tarball::unpack(source, &paths, &mut run)?,
@@ -246,6 +261,11 @@ fn import_into(
     };
     publish(folder, &paths, &manifest, &ImagePaths::of(&job.store, &id))?;
     Ok(Imported { id, manifest, known: false })
+}
+
+/// How many threads may decode.
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// Makes everything durable, then visible.

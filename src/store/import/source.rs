@@ -68,6 +68,9 @@ impl Source {
         let read_error = |source: io::Error| ImportError::Read { path: path.to_owned(), source };
         let mut file = File::open(path).map_err(read_error)?;
         let packed_bytes = file.seek(SeekFrom::End(0)).map_err(read_error)?;
+        if packed_bytes == 0 {
+            return Err(ImportError::Empty);
+        }
         let position = Arc::new(Position::default());
         let mut place = Place { path: path.to_owned(), packed_bytes, position, compression };
         let (decoder, unpacked_bytes) = open_decoder(file, cores, &mut place)?;
@@ -157,7 +160,12 @@ impl Read for Source {
             Decoder::Zstd(reader) => reader.read(buffer),
             Decoder::Zip(reader) => reader.read(buffer),
         }));
-        let bytes = read.unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::InvalidData, "the decoder gave up")))?;
+        let read = read.unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::InvalidData, "the decoder gave up")));
+        let bytes = read.map_err(|error| match error.get_ref().is_none() && error.raw_os_error().is_none() {
+            // With a text of its own it is not taken for a reader's plain end.
+            true => io::Error::new(error.kind(), error.to_string()),
+            false => error,
+        })?;
         if let Some(hash) = &mut self.unpacked_hash {
             hash.update(&buffer[..bytes]);
         }
@@ -169,11 +177,6 @@ impl Place {
     /// How much of the file was decoded, in bytes, about.
     pub fn read_bytes(&self) -> u64 {
         self.position.consumed()
-    }
-
-    /// The decoder asked for more than the file has.
-    pub fn ended(&self) -> bool {
-        self.position.ended()
     }
 
     /// What an error means that `Source::read` gave.

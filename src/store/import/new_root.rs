@@ -1,10 +1,11 @@
-//! The ext4 that a tarball's files go into: mounted while it is filled, and
-//! grown with them, since nobody knows before the end how many there are.
+//! The ext4 that a tarball's files go into, mounted while it is filled.
 //!
 //! I/O. The file is sparse: room that the file system has and does not use
-//! takes none of the stick. It has no journal, because it is never written
-//! again; a cut throws it away with everything else of the import. ext4 grows
-//! while it is mounted (EXT4_IOC_RESIZE_FS), so no other tool is needed.
+//! takes none of the stick, so it is made larger than its files should need.
+//! It has no journal, because it is never written again; a cut throws it away
+//! with everything else of the import. Not grown while it is filled: ext4 can
+//! (EXT4_IOC_RESIZE_FS), but only with CAP_SYS_RESOURCE, which containers take
+//! away, and then it could not be tested there.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -24,8 +25,8 @@ use super::{ImportError, MAX_UNPACKED_BYTES, RESERVE_BYTES, write_error};
 use crate::store::mounts::{self, LoopDevice, Window};
 use crate::store::tools;
 
-/// The size it begins with and grows by, at least: two of ext4's block groups.
-const STEP_BYTES: u64 = 256 << 20;
+/// Its size is a multiple of one of ext4's block groups.
+const GROUP_BYTES: u64 = 128 << 20;
 /// Free space that is kept for the file system's own blocks.
 const SLACK_BYTES: u64 = 8 << 20;
 const SLACK_INODES: u64 = 64;
@@ -34,12 +35,10 @@ const INTERVAL_BYTES: u64 = 16 << 20;
 const MAKE_LIMIT: Duration = Duration::from_secs(120);
 const BLOCK_BYTES: u64 = 4096;
 
-// include/uapi/linux/loop.h, include/uapi/linux/ext4.h: _IOW('f', 16, __u64).
-const LOOP_SET_CAPACITY: libc::c_ulong = 0x4c07;
+// include/uapi/linux/loop.h
 const LOOP_SET_DIRECT_IO: libc::c_ulong = 0x4c08;
-const EXT4_IOC_RESIZE_FS: libc::c_ulong = 0x4008_6610;
 
-pub struct Growing {
+pub struct NewRoot {
     path: PathBuf,
     /// Where it is mounted.
     point: PathBuf,
@@ -54,12 +53,13 @@ pub struct Growing {
     until_flush: u64,
 }
 
-impl Growing {
-    /// Makes it at `path` and mounts it at `point`.
-    pub fn create(path: &Path, point: &Path, store: &Path, stop: &AtomicBool) -> Result<Self, ImportError> {
-        let file = OpenOptions::new().read(true).write(true).create_new(true).open(path);
+impl NewRoot {
+    /// Makes it at `path`, for files of `bytes`, and mounts it at `point`.
+    pub fn create(path: &Path, point: &Path, store: &Path, bytes: u64, stop: &AtomicBool) -> Result<Self, ImportError> {
+        let bytes = bytes.min(MAX_UNPACKED_BYTES).next_multiple_of(GROUP_BYTES);
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path);
         let file = file.map_err(|source| write_error(path, source))?;
-        file.set_len(STEP_BYTES).map_err(|source| write_error(path, source))?;
+        file.set_len(bytes).map_err(|source| write_error(path, source))?;
         make_file_system(path, stop)?;
         let loop_device = mounts::loop_device(path, Window::default(), false)?;
         // Nothing is cached twice then; where it is refused, it is.
@@ -73,7 +73,7 @@ impl Growing {
             store: store.to_owned(),
             file,
             loop_device: Some(loop_device),
-            bytes: STEP_BYTES,
+            bytes,
             budget_bytes: 0,
             budget_inodes: 0,
             flusher: Some(flusher),
@@ -113,45 +113,18 @@ impl Growing {
     }
 
     fn refill(&mut self, inodes: u64, bytes: u64) -> Result<(), ImportError> {
-        let (mut free, mut files) = self.room()?;
+        let (free, files) = self.room()?;
         if free < bytes + SLACK_BYTES || files < inodes + SLACK_INODES {
-            self.grow(STEP_BYTES.max(bytes.next_multiple_of(STEP_BYTES)))?;
-            let before = (free, files);
-            (free, files) = self.room()?;
-            if (free, files) <= before {
-                return Err(self.failed(io::Error::other("the file system did not grow")));
-            }
+            return Err(ImportError::Outgrown);
         }
-        self.budget_bytes = free.saturating_sub(SLACK_BYTES).min(bytes.max(INTERVAL_BYTES));
-        self.budget_inodes = files.saturating_sub(SLACK_INODES).min(inodes.max(1 << 10));
+        self.budget_bytes = (free - SLACK_BYTES).min(bytes.max(INTERVAL_BYTES));
+        self.budget_inodes = (files - SLACK_INODES).min(inodes.max(1 << 10));
         Ok(())
     }
 
     fn room(&self) -> Result<(u64, u64), ImportError> {
         let vfs = statvfs(&self.point).map_err(|error| self.failed(error.into()))?;
         Ok((vfs.f_bavail.saturating_mul(vfs.f_frsize), vfs.f_favail))
-    }
-
-    fn grow(&mut self, by: u64) -> Result<(), ImportError> {
-        let bytes = self.bytes + by;
-        if bytes > MAX_UNPACKED_BYTES {
-            return Err(ImportError::NotPi(format!("its files take more than {} GiB", MAX_UNPACKED_BYTES >> 30)));
-        }
-        let grown = self.file.set_len(bytes).and_then(|()| {
-            let device = self.loop_device.as_ref().ok_or(io::ErrorKind::NotFound)?;
-            loop_ioctl(device, LOOP_SET_CAPACITY, 0)?;
-            let point = File::open(&self.point)?;
-            let blocks: u64 = bytes / BLOCK_BYTES;
-            // SAFETY: the descriptor is open, and `blocks` outlives the call,
-            // which only reads it.
-            match unsafe { libc::ioctl(point.as_raw_fd(), EXT4_IOC_RESIZE_FS as _, &blocks) } {
-                0 => Ok(()),
-                _ => Err(io::Error::last_os_error()),
-            }
-        });
-        grown.map_err(|source| self.failed(source))?;
-        self.bytes = bytes;
-        Ok(())
     }
 
     /// What it means that something could not be written in here.
@@ -173,7 +146,7 @@ impl Growing {
     }
 }
 
-impl Drop for Growing {
+impl Drop for NewRoot {
     fn drop(&mut self) {
         // `finish` took it; else the import failed, and nothing is to be kept.
         if self.loop_device.take().is_some() {
@@ -192,17 +165,15 @@ fn loop_ioctl(device: &LoopDevice, request: libc::c_ulong, argument: libc::c_ulo
     }
 }
 
-/// An inode for each 8 KiB: a root of small files must not run out of them
-/// first, and inode tables that are not used take no room. `resize`: how far
-/// its group descriptors may grow. The features left out are those that an
-/// older laptop's e2fsck does not know.
+/// An inode for each block: a root of small files must not run out of them
+/// first, and inode tables that are not used take no room. The features left
+/// out are those that an older laptop's e2fsck does not know.
 fn make_file_system(path: &Path, stop: &AtomicBool) -> Result<(), ImportError> {
-    let blocks = format!("lazy_itable_init=1,nodiscard,resize={}", MAX_UNPACKED_BYTES / BLOCK_BYTES);
-    let arguments = ["-q", "-F", "-t", "ext4", "-L", "rootfs", "-b", "4096", "-I", "256", "-i", "8192", "-m", "0"];
+    let arguments = ["-q", "-F", "-t", "ext4", "-L", "rootfs", "-b", "4096", "-I", "256", "-i", "4096", "-m", "0"];
     let mut output = String::new();
     // An mke2fs that does not know a feature refuses its name: then without.
     for features in ["^has_journal,^orphan_file,^metadata_csum_seed", "^has_journal"] {
-        let arguments = [&arguments[..], &["-E", &blocks, "-O", features]].concat();
+        let arguments = [&arguments[..], &["-E", "lazy_itable_init=1,nodiscard", "-O", features]].concat();
         let finished = tools::run("mke2fs", &arguments, path, MAKE_LIMIT, stop);
         let finished = finished.map_err(|error| ImportError::MakeRoot(error.to_string()))?;
         if finished.code == Some(0) {
