@@ -137,6 +137,13 @@ fn the_same_file_again_is_known_also_under_another_name() {
     let first = running.imported();
     fs::copy(&image, bench.store().join("b.img")).unwrap();
     assert_eq!(running.imported().id, first.id);
+    let told = Event::AlreadyThere { file: "b.img".into(), image: first.id.clone() };
+    assert!(running.seen.contains(&told), "{:?}", running.seen);
+    // It was hashed first, and not unpacked for nothing.
+    let unpacked =
+        |event: &Event| matches!(event, Event::ImportProgress { file, per_mille: 1.., .. } if file == "b.img");
+    assert!(!running.seen.iter().any(unpacked));
+    assert_eq!(fs::read_dir(bench.store().join("images")).unwrap().count(), 1);
     running.stop();
 
     let mut running = bench.start_in_folder();

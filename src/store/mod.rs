@@ -141,6 +141,11 @@ pub enum Event {
     Imported {
         image: ImageInfo,
     },
+    /// Before `Imported`: the file holds what is stored already, under this id.
+    AlreadyThere {
+        file: String,
+        image: ImageId,
+    },
     ImportFailed {
         file: String,
         message: String,

@@ -21,7 +21,7 @@ const PIECE_BYTES: usize = 1 << 20;
 const MAX_TAIL_BYTES: u64 = 64 << 20;
 
 /// How much larger a file system is made than the files should be, at least.
-const SPARE_BYTES: u64 = 256 << 20;
+const SPARE_BYTES: u64 = 64 << 20;
 /// What a packed file is thought to unpack to at most, where it does not tell.
 const USUAL_RATIO: u64 = 16;
 
