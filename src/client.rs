@@ -10,6 +10,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::size::Size;
+
 /// Why a text is not the identity it was meant to be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum IdentityError {
@@ -276,7 +278,7 @@ pub enum Mode {
     /// They stay on the stick.
     #[default]
     Persistent,
-    /// They are thrown away at the client's next boot.
+    /// They are thrown away when the client's next boot begins.
     Ephemeral,
     /// They are refused.
     ReadOnly,
@@ -299,6 +301,9 @@ pub struct Client {
     pub image: ImageId,
     #[serde(default)]
     pub mode: Mode,
+    /// How large a block volume for containers it has; see `store/volume.rs`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volume_size: Option<Size>,
     /// Stable number in NFS file handles: never changed, never used for another role.
     pub export_id: u32,
 }

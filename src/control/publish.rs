@@ -79,6 +79,7 @@ mod tests {
             address: Ipv4Addr::new(10, 0, 0, 9),
             image: "raspios-12345678".parse().unwrap(),
             mode: Mode::Persistent,
+            volume_size: None,
             export_id: 0x7fff_ffff,
         };
         let trees = Trees { root: "/r".into(), boot: "/b".into() };

@@ -9,6 +9,7 @@
 //! - `library`, `manifest`, `atomic`: what it holds, as small text files
 //! - `sources`, `import`: image files on sticks, and making images of them
 //! - `root`, `mounts`, `personalise`: clients' trees
+//! - `discard`: removing what an ephemeral client wrote
 //! - `words`: what people are told
 //!
 //! The rule about people's files: a stick is written only where a file system
@@ -17,6 +18,7 @@
 mod atomic;
 mod crc32;
 mod devices;
+mod discard;
 mod hotplug;
 mod identify;
 mod import;
@@ -96,6 +98,9 @@ pub enum Command {
     CreateClient(Box<Client>),
     /// Writes `client.toml` anew; only a failure is told.
     SaveClient(Box<Client>),
+    /// The client's boot begins and it must get what `renew_at_boot` tells of;
+    /// its trees are served no more. Answered as `CreateClient`.
+    RenewClient(Role),
     /// Watch for this client's evidence that its start is complete, or stop.
     WatchUp(Role, bool),
 }
@@ -187,6 +192,8 @@ pub struct OpenClient {
     pub root: PathBuf,
     /// Its boot partition.
     pub boot: PathBuf,
+    /// Its next boot must begin with `RenewClient`.
+    pub renew_at_boot: bool,
 }
 
 /// Why the store cannot be started.

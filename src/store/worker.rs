@@ -151,6 +151,7 @@ impl Worker {
             Command::Prepare => self.prepare(),
             Command::CreateClient(client) => self.create(&client),
             Command::SaveClient(client) => self.save(&client),
+            Command::RenewClient(role) => self.renew(&role),
             Command::WatchUp(role, true) => {
                 if let Some(store) = &mut self.store {
                     let now = up_text(&store.folder, &role);
@@ -475,6 +476,23 @@ impl Worker {
         }
     }
 
+    fn renew(&mut self, role: &Role) {
+        let started = Instant::now();
+        // A store that was closed is opened again, and control asks again.
+        let Some(store) = &mut self.store else { return };
+        let Some(client) = store.clients.iter().find(|client| client.role == *role) else { return };
+        match store.roots.renew(client) {
+            Ok(open) => {
+                tracing::info!(%role, mode = ?client.mode, ms = started.elapsed().as_millis() as u64, "client renewed");
+                self.tell(Event::ClientReady(open));
+            }
+            Err(error) => {
+                let (message, action) = (chain(&error), root_action(&error).to_owned());
+                self.tell(Event::ClientFailed { role: role.clone(), message, action });
+            }
+        }
+    }
+
     fn save(&mut self, client: &Client) {
         let Some(store) = &mut self.store else { return };
         let result = match store.clients.iter_mut().find(|known| known.role == client.role) {
@@ -676,7 +694,7 @@ fn is_read_only(folder: &Path) -> bool {
 /// The client's own words that its start is complete, from its upper layer:
 /// the image's lower copy, if it has one, is of another machine.
 fn up_text(store: &Path, role: &Role) -> Option<String> {
-    let upper = Tree::open(&ClientPaths::of(store, role).upper()).ok()?;
+    let upper = Tree::open(&ClientPaths::of(store, role).running().upper()).ok()?;
     let mut text = upper.read("var/lib/rootstock/up")?;
     text.truncate(text.char_indices().nth(MAX_UP_BYTES).map_or(text.len(), |(at, _)| at));
     (!text.trim().is_empty()).then_some(text)

@@ -538,6 +538,7 @@ mod tests {
             address: Ipv4Addr::new(192, 168, 77, 10),
             image: "image-1".parse().unwrap(),
             mode: Mode::Persistent,
+            volume_size: None,
             export_id: 1,
         }
     }
