@@ -7,10 +7,15 @@
 //! fails is reported and the rest goes on, unless the stick itself fails.
 //! Facts: `reference/pi-netboot.md`, section 6, and the packages named there.
 
+mod identity;
 mod keys;
+mod network;
 mod rules;
+mod system;
 mod text;
 mod tree;
+mod units;
+mod users;
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -52,6 +57,9 @@ pub struct Rule {
     /// Whether it acted.
     pub apply: fn(&Context<'_>) -> Result<bool, RuleError>,
 }
+
+/// Whether a rule acted.
+type Outcome = Result<bool, RuleError>;
 
 /// Why a rule could not be applied.
 #[derive(Debug, thiserror::Error)]
