@@ -284,6 +284,11 @@ pub enum Mode {
     ReadOnly,
 }
 
+/// The least and the most that a block volume may have. ext4 with a journal
+/// wants some MiB; the most is what ext4 with blocks of 4 KiB lets a file have.
+pub const VOLUME_MINIMUM: Size = Size(64 << 20);
+pub const VOLUME_MAXIMUM: Size = Size((16 << 40) - 4096);
+
 /// One enrolled client: `clients/<role>/client.toml` is this, as text.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Client {

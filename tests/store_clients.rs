@@ -12,6 +12,7 @@ use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
 
 use rootstock::client::{Client, Mode, Role};
+use rootstock::size::Size;
 use rootstock::store::{Command, Event, OpenClient};
 use store_support::*;
 
@@ -284,18 +285,18 @@ fn an_ephemeral_root_is_fresh_at_each_boot_and_keeps_its_name_and_keys() {
         let again = renew(&mut running, &open.client.role);
         assert_eq!(again, open);
         assert!(!open.root.join("new").exists() && open.root.join("home/pi/.profile").exists());
+        // What was thrown away does not stay on the stick, and is gone for who still has a handle.
+        let folder = bench.store().join("clients/pi-1");
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+        while names(&folder).iter().any(|name| name.starts_with(".discarded")) {
+            assert!(std::time::Instant::now() < deadline, "{:?}", names(&folder));
+            std::thread::yield_now();
+        }
         assert_eq!(open_handle(&open.root, &old).unwrap_err().raw_os_error(), Some(libc::ESTALE));
         assert_eq!(read("usr/share/doc/one"), "one\n");
         assert_eq!(read("etc/hostname"), "pi-1\n");
         assert_eq!((read("etc/ssh/ssh_host_ed25519_key"), read("etc/machine-id")), (key.clone(), id.clone()));
         assert_eq!(fs::read_to_string(open.boot.join("kernel8.img")).unwrap(), "kernel");
-    }
-    // What was thrown away does not stay on the stick.
-    let folder = bench.store().join("clients/pi-1");
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
-    while names(&folder).iter().any(|name| name.starts_with(".discarded")) {
-        assert!(std::time::Instant::now() < deadline, "{:?}", names(&folder));
-        std::thread::yield_now();
     }
     // A client that runs holds the old layers for a while: nobody waits for it.
     let held = fs::File::open(open.root.join("etc/hostname")).unwrap();
@@ -358,6 +359,82 @@ fn a_mode_that_was_changed_holds_from_the_next_boot() {
     running = change(running, Mode::Persistent);
     fs::write(open.root.join("late"), "writable").unwrap();
     running.stop();
+}
+
+/// Opens the store again with the client's manifest changed, and begins its boot.
+fn boot_with(bench: &Bench, running: Running, client: Client) -> (Running, OpenClient) {
+    let role = client.role.clone();
+    running.send(Command::SaveClient(Box::new(client)));
+    running.stop();
+    let mut running = bench.start_in_folder();
+    running.opened();
+    let open = renew(&mut running, &role);
+    (running, open)
+}
+
+fn problem(running: &mut Running) -> String {
+    running.wait("Problem", |event| match event {
+        Event::Problem { message, .. } => Some(message.clone()),
+        _ => None,
+    })
+}
+
+#[test]
+fn a_volume_is_sparse_grows_and_is_never_lost() {
+    let bench = Bench::new();
+    let (running, open) = start_with_mode(&bench, Mode::Ephemeral);
+    assert_eq!(open.volume, None);
+    let sized = |mib: u64| Client { volume_size: Some(Size(mib << 20)), ..open.client.clone() };
+    let file = bench.store().join("clients/pi-1/volume/containers.ext4");
+    let wants = open.root.join("etc/systemd/system/multi-user.target.wants/rootstock-volume.service");
+
+    let (mut running, with) = boot_with(&bench, running, sized(256));
+    let served = with.volume.expect("it is mounted").join("containers.ext4");
+    let found = fs::metadata(&served).unwrap();
+    assert_eq!(found.len(), 256 << 20);
+    assert!(found.blocks() * 512 < 16 << 20, "{} blocks", found.blocks());
+    run("e2fsck", &["-f", "-n", file.to_str().unwrap()]);
+    assert!(fs::symlink_metadata(&wants).is_ok());
+    assert_eq!(fs::metadata(open.root.join("usr/local/lib/rootstock/volume")).unwrap().mode() & 0o777, 0o755);
+    // What the client keeps there outlives its ephemeral root.
+    let loops = bench.path("loop");
+    fs::create_dir(&loops).unwrap();
+    run("mount", &["-o", "loop", served.to_str().unwrap(), loops.to_str().unwrap()]);
+    fs::write(loops.join("kept"), "kept").unwrap();
+    run("umount", &[loops.to_str().unwrap()]);
+    renew(&mut running, &open.client.role);
+
+    let (running, _) = boot_with(&bench, running, sized(512));
+    assert_eq!(fs::metadata(&served).unwrap().len(), 512 << 20);
+    let (mut running, with) = boot_with(&bench, running, sized(128));
+    assert!(with.volume.is_some());
+    let told = problem(&mut running);
+    assert!(told.contains("pi-1: its volume has 512M and stays so, though volume_size is 128M"), "{told}");
+    run("mount", &["-o", "loop", served.to_str().unwrap(), loops.to_str().unwrap()]);
+    assert_eq!(fs::read_to_string(loops.join("kept")).unwrap(), "kept");
+    run("umount", &[loops.to_str().unwrap()]);
+
+    let (mut running, without) = boot_with(&bench, running, open.client.clone());
+    assert_eq!(without.volume, None);
+    assert!(problem(&mut running).contains("its volume is kept"));
+    assert!(fs::symlink_metadata(&wants).is_err());
+    assert_eq!(fs::metadata(&file).unwrap().len(), 512 << 20);
+}
+
+#[test]
+fn a_volume_that_cannot_be_made_is_told_and_the_client_boots() {
+    let bench = Bench::new();
+    let (running, open) = start_with_mode(&bench, Mode::ReadOnly);
+    let small = Client { volume_size: Some(Size(1)), ..open.client.clone() };
+    let (mut running, without) = boot_with(&bench, running, small);
+    assert_eq!(without.volume, None);
+    let told = problem(&mut running);
+    assert!(told.contains("volume_size 1 is not between 64M and 16T"), "{told}");
+    assert!(fs::write(open.root.join("x"), "x").is_err(), "its root is read-only again");
+    // A read-only root gets the unit all the same.
+    let (_running, with) = boot_with(&bench, running, Client { volume_size: Some(Size(64 << 20)), ..open.client });
+    assert!(with.volume.is_some());
+    assert!(with.root.join("usr/local/lib/rootstock/volume").exists());
 }
 
 #[test]

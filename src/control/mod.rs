@@ -282,7 +282,7 @@ impl Control {
                 // mounts its boot tree, which no initramfs does, is what is seen of it.
                 self.sign(now, address, Sign::Up, actions);
             }
-            nfs::Event::Mounted { tree: Tree::Boot, .. } | nfs::Event::Unmounted { .. } => {}
+            nfs::Event::Mounted { tree: Tree::Boot | Tree::Volume, .. } | nfs::Event::Unmounted { .. } => {}
             nfs::Event::Traffic { address, .. } => self.sign(now, address, Sign::Traffic, actions),
             nfs::Event::MountRefused { address, path, reason } => {
                 self.refusals.log(now, format!("nfs: {address} may not mount {path:?}: {reason}"), actions);
@@ -452,7 +452,7 @@ impl Control {
             if matches!(boot.stage(), Stage::RootMounted | Stage::Stalled { .. }) {
                 actions.push(Action::Store(store::Command::WatchUp(open.client.role.clone(), true)));
             }
-            let trees = Some(Trees { root: open.root, boot: open.boot });
+            let trees = Some(Trees { root: open.root, boot: open.boot, volume: open.volume });
             self.members.insert(open.client.role.clone(), Member { client: open.client, trees, boot, renewal });
         }
     }
@@ -460,7 +460,7 @@ impl Control {
     fn client_ready(&mut self, open: store::OpenClient) {
         self.problems.clear(&Topic::Client(open.client.role.clone()));
         let renewal = Renewal::of(&open);
-        let trees = Some(Trees { root: open.root, boot: open.boot });
+        let trees = Some(Trees { root: open.root, boot: open.boot, volume: open.volume });
         match self.members.get_mut(&open.client.role) {
             Some(member) => (member.trees, member.renewal) = (trees, renewal),
             None => {

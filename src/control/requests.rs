@@ -174,7 +174,7 @@ impl Control {
             address,
             image,
             mode: self.config.enrol.mode,
-            volume_size: None,
+            volume_size: self.config.enrol.volume_size,
             export_id,
         })
     }

@@ -102,7 +102,13 @@ fn image() -> store::ImageInfo {
 }
 
 fn open(client: Client) -> store::OpenClient {
-    store::OpenClient { root: "/r".into(), boot: "/b".into(), renew_at_boot: client.mode == Mode::Ephemeral, client }
+    store::OpenClient {
+        root: "/r".into(),
+        boot: "/b".into(),
+        volume: None,
+        renew_at_boot: client.mode == Mode::Ephemeral,
+        client,
+    }
 }
 
 fn opened(clients: Vec<Client>) -> store::Event {

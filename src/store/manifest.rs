@@ -92,6 +92,15 @@ impl ClientPaths {
         if ephemeral.folder.is_dir() { ephemeral } else { self.clone() }
     }
 
+    /// An export of its own: what outlives the root.
+    pub fn volume(&self) -> PathBuf {
+        self.folder.join("volume")
+    }
+
+    pub fn volume_file(&self) -> PathBuf {
+        self.volume().join("containers.ext4")
+    }
+
     pub fn boot_upper(&self) -> PathBuf {
         self.folder.join("boot-upper")
     }

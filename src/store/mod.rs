@@ -9,6 +9,7 @@
 //! - `library`, `manifest`, `atomic`: what it holds, as small text files
 //! - `sources`, `import`: image files on sticks, and making images of them
 //! - `root`, `mounts`, `personalise`: clients' trees
+//! - `volume`: their block volumes
 //! - `discard`: removing what an ephemeral client wrote
 //! - `words`: what people are told
 //!
@@ -32,6 +33,7 @@ mod root;
 mod sources;
 mod table;
 mod tools;
+mod volume;
 mod words;
 mod worker;
 
@@ -192,6 +194,8 @@ pub struct OpenClient {
     pub root: PathBuf,
     /// Its boot partition.
     pub boot: PathBuf,
+    /// The folder of its block volume.
+    pub volume: Option<PathBuf>,
     /// Its next boot must begin with `RenewClient`.
     pub renew_at_boot: bool,
 }

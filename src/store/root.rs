@@ -1,8 +1,8 @@
 //! Images and clients' roots as mounts: which are up, making a new client,
 //! taking them down.
 //!
-//! I/O. Below the run folder: `images/<id>/root`, `clients/<role>/root` and
-//! `clients/<role>/boot`. These paths never change while a client exists, also
+//! I/O. Below the run folder: `images/<id>/root`, and `root`, `boot` and, for
+//! some, `volume` in `clients/<role>/`. These paths never change while a client exists, also
 //! not when its stick is pulled and put back.
 //!
 //! An ephemeral client's writes go to the stick as well, to layers of their
@@ -24,13 +24,15 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::discard::Discarder;
 use super::manifest::{CLIENTS, ClientPaths, IMAGES, ImagePaths, NEW, PROFILE};
 use super::mounts::{self, Layers, MountError};
 use super::personalise::{self, Context, Profile, Tree, TreeError};
-use super::{OpenClient, atomic, sources};
+use super::{OpenClient, atomic, sources, volume};
 use crate::client::{Client, ImageId, Mode, Role};
 
 /// Why a client could not be made or mounted.
@@ -55,6 +57,8 @@ pub enum RootError {
 pub struct Surroundings {
     pub appliance: Ipv4Addr,
     pub dns: Vec<Ipv4Addr>,
+    /// Set when the store is being stopped.
+    pub stop: Arc<AtomicBool>,
 }
 
 /// The mounts of one open store.
@@ -65,6 +69,11 @@ pub struct Roots {
     images: BTreeSet<ImageId>,
     discarder: Discarder,
 }
+
+/// A client's trees below its mount point.
+const ROOT: &str = "root";
+const BOOT: &str = "boot";
+const VOLUME: &str = "volume";
 
 /// Layers may be in use for a moment after they were unmounted, by calls that
 /// NFS has under way or files it keeps open.
@@ -100,17 +109,21 @@ impl Roots {
         self.mount_image(&client.image)?;
         let paths = ClientPaths::of(&self.store, &client.role);
         self.discarder.resume(&paths.folder);
-        self.mount_layers(client, &paths)
+        self.mount_layers(client, &paths)?;
+        if client.volume_size.is_some() && paths.volume_file().is_file() {
+            self.mount_volume(client, &paths)?;
+        }
+        self.opened(client, &paths)
     }
 
     /// The client's boot begins: nothing of its former run is in use any more.
-    /// Gives it what its mode says.
-    pub fn renew(&mut self, client: &Client) -> Result<OpenClient, RootError> {
+    /// Gives it what its manifest says; returns what could not be given beside its root.
+    pub fn renew(&mut self, client: &Client, around: &Surroundings) -> Result<(OpenClient, Vec<String>), RootError> {
         self.mount_image(&client.image)?;
         let paths = ClientPaths::of(&self.store, &client.role);
         let was_ephemeral = paths.ephemeral().folder.is_dir();
         if client.mode == Mode::Ephemeral || was_ephemeral {
-            for point in self.points(&client.role) {
+            for point in [self.point(client, ROOT), self.point(client, BOOT)] {
                 while mounts::is_mounted(&point)? {
                     mounts::unmount(&point)?;
                 }
@@ -126,18 +139,77 @@ impl Roots {
                 .and_then(|()| fs::rename(&new.folder, paths.ephemeral().folder))
                 .map_err(|source| RootError::Write { path: new.folder.clone(), source })?;
         }
-        self.mount_layers(client, &paths)
+        self.mount_layers(client, &paths)?;
+        let warnings = self.renew_volume(client, &paths, around)?;
+        Ok((self.opened(client, &paths)?, warnings))
     }
 
-    /// Where the root and the boot tree of a client are mounted.
-    fn points(&self, role: &Role) -> [PathBuf; 2] {
-        let point = self.run.join(CLIENTS).join(role.as_str());
-        [point.join("root"), point.join("boot")]
+    /// Makes, grows or takes away the volume, and the unit that mounts it.
+    /// What is wrong with a volume must not keep its client from booting.
+    fn renew_volume(
+        &self,
+        client: &Client,
+        paths: &ClientPaths,
+        around: &Surroundings,
+    ) -> Result<Vec<String>, RootError> {
+        let mut warnings = Vec::new();
+        match client.volume_size {
+            Some(size) => {
+                if let Err(error) = volume::prepare(paths, size, &around.stop) {
+                    warnings.push(super::chain(&error));
+                }
+                if paths.volume_file().is_file() {
+                    self.mount_volume(client, paths)?;
+                }
+            }
+            None if paths.volume_file().is_file() => {
+                let point = self.point(client, VOLUME);
+                if mounts::is_mounted(&point)? {
+                    mounts::unmount(&point)?;
+                }
+                warnings.push("volume_size is gone from its client.toml; its volume is kept, but not used".to_owned());
+            }
+            None => return Ok(warnings),
+        }
+        let root = self.point(client, ROOT);
+        mounts::set_read_only(&root, false)?;
+        let fitted = Tree::open(&root).and_then(|tree| personalise::fit_volume(&tree, around.appliance, client));
+        mounts::set_read_only(&root, client.mode == Mode::ReadOnly)?;
+        if let Err(error) = fitted {
+            warnings.push(format!("its volume: {}", super::chain(&error)));
+        }
+        Ok(warnings)
+    }
+
+    fn mount_volume(&self, client: &Client, paths: &ClientPaths) -> Result<(), RootError> {
+        let point = self.point(client, VOLUME);
+        if !mounts::is_mounted(&point)? {
+            mounts::bind(&paths.volume(), &point)?;
+        }
+        Ok(())
+    }
+
+    /// The client as it is mounted.
+    fn opened(&self, client: &Client, paths: &ClientPaths) -> Result<OpenClient, RootError> {
+        let volume = self.point(client, VOLUME);
+        let ephemeral = client.mode == Mode::Ephemeral || paths.ephemeral().folder.is_dir();
+        Ok(OpenClient {
+            client: client.clone(),
+            root: self.point(client, ROOT),
+            boot: self.point(client, BOOT),
+            volume: mounts::is_mounted(&volume)?.then_some(volume),
+            renew_at_boot: ephemeral || client.volume_size.is_some() || paths.volume_file().is_file(),
+        })
+    }
+
+    /// Where one of a client's trees is mounted.
+    fn point(&self, client: &Client, tree: &str) -> PathBuf {
+        self.run.join(CLIENTS).join(client.role.as_str()).join(tree)
     }
 
     /// Mounts what is not mounted yet, and lets it take writes or not.
-    fn mount_layers(&self, client: &Client, paths: &ClientPaths) -> Result<OpenClient, RootError> {
-        let [root, boot] = self.points(&client.role);
+    fn mount_layers(&self, client: &Client, paths: &ClientPaths) -> Result<(), RootError> {
+        let (root, boot) = (self.point(client, ROOT), self.point(client, BOOT));
         let ephemeral = paths.ephemeral().folder.is_dir();
         if !(mounts::is_mounted(&root)? && mounts::is_mounted(&boot)?) {
             let upper = ephemeral.then(|| paths.ephemeral());
@@ -146,8 +218,7 @@ impl Roots {
         for point in [&root, &boot] {
             mounts::set_read_only(point, client.mode == Mode::ReadOnly)?;
         }
-        let renew_at_boot = client.mode == Mode::Ephemeral || ephemeral;
-        Ok(OpenClient { client: client.clone(), root, boot, renew_at_boot })
+        Ok(())
     }
 
     /// Mounts both trees: the client's layers over its image, or `ephemeral`
@@ -188,16 +259,17 @@ impl Roots {
         }
         self.mount_image(&client.image)?;
         let made = ClientPaths::unfinished(&self.store, &client.role);
-        let warnings = self.make(client, &made, around).inspect_err(|_| {
+        let mut warnings = self.make(client, &made, around).inspect_err(|_| {
             let _ = fs::remove_dir_all(&made.folder);
         })?;
         let written = |source| RootError::Write { path: finished.folder.clone(), source };
         fs::rename(&made.folder, &finished.folder).map_err(written)?;
         atomic::sync_folder(&self.store.join(CLIENTS)).map_err(written)?;
         // Nothing of a client's is in it yet; left there it would block its role.
-        let open = self.renew(client).inspect_err(|_| {
+        let (open, more) = self.renew(client, around).inspect_err(|_| {
             let _ = fs::remove_dir_all(&finished.folder);
         })?;
+        warnings.extend(more);
         Ok((open, warnings))
     }
 

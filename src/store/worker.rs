@@ -452,14 +452,19 @@ impl Worker {
 
     // Clients.
 
+    fn surroundings(&self) -> Surroundings {
+        let (appliance, dns) = (self.options.appliance, self.options.dns.clone());
+        Surroundings { appliance, dns, stop: self.stop.clone() }
+    }
+
     fn create(&mut self, client: &Client) {
         let started = Instant::now();
+        let around = self.surroundings();
         let Some(store) = &mut self.store else {
             let message = "There is no stick with a store".to_owned();
             let action = "Plug in the stick".to_owned();
             return self.tell(Event::ClientFailed { role: client.role.clone(), message, action });
         };
-        let around = Surroundings { appliance: self.options.appliance, dns: self.options.dns.clone() };
         match store.roots.create(client, &around) {
             Ok((open, warnings)) => {
                 tracing::info!(role = %client.role, ms = started.elapsed().as_millis() as u64, "client made");
@@ -478,13 +483,17 @@ impl Worker {
 
     fn renew(&mut self, role: &Role) {
         let started = Instant::now();
+        let around = self.surroundings();
         // A store that was closed is opened again, and control asks again.
         let Some(store) = &mut self.store else { return };
         let Some(client) = store.clients.iter().find(|client| client.role == *role) else { return };
-        match store.roots.renew(client) {
-            Ok(open) => {
+        match store.roots.renew(client, &around) {
+            Ok((open, warnings)) => {
                 tracing::info!(%role, mode = ?client.mode, ms = started.elapsed().as_millis() as u64, "client renewed");
                 self.tell(Event::ClientReady(open));
+                for warning in warnings {
+                    self.problem(format!("{role}: {warning}"), "Correct its client.toml, or make room");
+                }
             }
             Err(error) => {
                 let (message, action) = (chain(&error), root_action(&error).to_owned());

@@ -10,18 +10,21 @@
 mod identity;
 mod keys;
 mod network;
+mod read_only;
 mod rules;
 mod system;
 mod text;
 mod tree;
 mod units;
 mod users;
+mod volume;
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 pub use self::rules::RULES;
 pub use self::tree::{Tree, TreeError};
+pub use self::volume::fit as fit_volume;
 use crate::client::Client;
 
 /// What comes from the stick's `profile/`.

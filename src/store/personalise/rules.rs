@@ -2,7 +2,7 @@
 //! and why. Pure data; the functions lie by topic beside this file.
 
 use super::units::mask;
-use super::{Rule, identity, network, system, users};
+use super::{Rule, identity, network, read_only, system, users, volume};
 
 pub const RULES: &[Rule] = &[
     Rule {
@@ -142,6 +142,20 @@ pub const RULES: &[Rule] = &[
         does: "enables it",
         why: "Raspberry Pi OS has it off until asked",
         apply: users::ssh,
+    },
+    Rule {
+        name: "read-only",
+        finds: "systemd",
+        does: "a unit that lays memory over /var, /home, /root, /srv and /tmp where the root is read-only",
+        why: "a client in that mode would not come up: its system writes there while it starts",
+        apply: read_only::read_only,
+    },
+    Rule {
+        name: "volume",
+        finds: "systemd, and volume_size in client.toml",
+        does: "a unit that mounts the client's block volume at /var/lib/containers, docker and rancher",
+        why: "container engines want an overlay there, which NFS cannot be the upper layer of",
+        apply: volume::volume,
     },
     Rule {
         name: "files",
