@@ -68,6 +68,8 @@ pub struct Roots {
     run: PathBuf,
     images: BTreeSet<ImageId>,
     discarder: Discarder,
+    /// Until when an opening waits for layers in use: once for all clients.
+    busy_until: Instant,
 }
 
 /// A client's trees below its mount point.
@@ -83,7 +85,13 @@ const BUSY_PAUSE: Duration = Duration::from_millis(20);
 impl Roots {
     pub fn new(store: &Path, run: &Path) -> Self {
         let (store, run) = (store.to_owned(), run.to_owned());
-        Self { store, run, images: BTreeSet::new(), discarder: Discarder::start() }
+        Self {
+            store,
+            run,
+            images: BTreeSet::new(),
+            discarder: Discarder::start(),
+            busy_until: Instant::now() + BUSY_LIMIT,
+        }
     }
 
     /// Mounts an image's root, unless it is mounted.
@@ -121,6 +129,7 @@ impl Roots {
     pub fn renew(&mut self, client: &Client, around: &Surroundings) -> Result<(OpenClient, Vec<String>), RootError> {
         self.mount_image(&client.image)?;
         let paths = ClientPaths::of(&self.store, &client.role);
+        self.busy_until = Instant::now() + BUSY_LIMIT;
         let was_ephemeral = paths.ephemeral().folder.is_dir();
         if client.mode == Mode::Ephemeral || was_ephemeral {
             for point in [self.point(client, ROOT), self.point(client, BOOT)] {
@@ -239,9 +248,9 @@ impl Roots {
         };
         let (lower, boot_lower) = ([&*own_root, &*image_root], [&*own_boot, &*image_boot]);
         let layers = Layers { lower: &lower[depth..], upper: &above.upper(), work: &above.work() };
-        overlay_when_free(&layers, root)?;
+        overlay_when_free(&layers, root, self.busy_until)?;
         let layers = Layers { lower: &boot_lower[depth..], upper: &above.boot_upper(), work: &above.boot_work() };
-        if let Err(error) = overlay_when_free(&layers, boot) {
+        if let Err(error) = overlay_when_free(&layers, boot, self.busy_until) {
             // Half a client is none.
             mounts::unmount(root)?;
             return Err(error.into());
@@ -348,8 +357,7 @@ fn make_folders(paths: &ClientPaths) -> io::Result<()> {
 }
 
 /// Mounts; waits a moment for the last users of a layer.
-fn overlay_when_free(layers: &Layers<'_>, point: &Path) -> Result<(), MountError> {
-    let deadline = Instant::now() + BUSY_LIMIT;
+fn overlay_when_free(layers: &Layers<'_>, point: &Path, deadline: Instant) -> Result<(), MountError> {
     loop {
         match mounts::overlay(layers, point) {
             Err(MountError::Mount { source, .. })

@@ -285,6 +285,10 @@ mod tests {
             made.link(&format!("{wants}/rootstock-up.service")),
             Path::new("/etc/systemd/system/rootstock-up.service")
         );
+        // For the day when its mode becomes read-only; a volume it was not given.
+        let read_only = "etc/systemd/system/local-fs.target.wants/rootstock-read-only.service";
+        assert_eq!(made.link(read_only), Path::new("/etc/systemd/system/rootstock-read-only.service"));
+        assert!(made.read("etc/systemd/system/rootstock-volume.service").is_empty());
         assert_eq!(made.read("etc/resolv.conf"), "nameserver 9.9.9.9\n");
         for home in ["root", "home/pi"] {
             assert_eq!(made.read(&format!("{home}/.ssh/authorized_keys")), "ssh-ed25519 AAAA me\n");
@@ -338,6 +342,30 @@ mod tests {
         assert!(made.read("etc/cloud/cloud.cfg.d/99-rootstock.cfg").contains("network: {config: disabled}"));
         assert!(made.read("etc/systemd/network/00-rootstock.network").contains("Unmanaged=yes"));
         assert!(made.read("etc/rpi/swap.conf.d/90-rootstock.conf").contains("Mechanism=zram"));
+    }
+
+    #[test]
+    fn a_volume_comes_before_the_engines_and_goes_without_a_trace_in_them() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir_all(folder.path().join("usr/lib/systemd")).unwrap();
+        fs::write(folder.path().join("usr/lib/systemd/systemd"), "").unwrap();
+        let root = Tree::open(folder.path()).unwrap();
+        let fit = |size: Option<u64>| {
+            let client = Client { volume_size: size.map(crate::size::Size), ..client() };
+            super::volume::fit(&root, Ipv4Addr::new(192, 168, 77, 1), &client).unwrap()
+        };
+        let requires = "etc/systemd/system/docker.service.requires/rootstock-volume.service";
+        assert!(!fit(None));
+        assert!(fit(Some(1 << 30)));
+        assert!(!fit(Some(1 << 30)), "what is there is not written anew");
+        assert!(root.exists(requires));
+        let script = root.read("usr/local/lib/rootstock/volume").unwrap();
+        assert!(script.contains("addr=192.168.77.1 192.168.77.1:/clients/pi-1/volume $run/volume"));
+        assert!(fit(None));
+        assert!(
+            !root.exists(requires)
+                && !root.exists("etc/systemd/system/multi-user.target.wants/rootstock-volume.service")
+        );
     }
 
     #[test]
