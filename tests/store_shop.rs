@@ -169,7 +169,7 @@ impl Volume {
         let out = bench.path("out");
         let _ = fs::remove_dir_all(&out);
         match self.kind {
-            Kind::ExFat => self.in_folder(bench, sector, |point| collect(point)),
+            Kind::ExFat => self.in_folder(bench, sector, collect),
             Kind::Fat => {
                 fs::create_dir_all(&out).unwrap();
                 let (mut sizes, listed) = (Vec::new(), run("mdir", &["-b", "-i", self.name(), "::"]));
@@ -395,7 +395,7 @@ fn a_stick_from_the_shop_serves_after_one_press_and_again_after_a_restart() {
         check_whole(&bench, &volume, shape, &plan, &files);
         let mut running = Running::start(options);
         let (_, clients) = running.opened();
-        assert_eq!(clients, [open.clone()]);
+        assert_eq!(clients, std::slice::from_ref(&open));
         assert_eq!(fs::read_to_string(open.root.join("kept")).unwrap(), "kept");
         running.stop();
     }
