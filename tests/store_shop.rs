@@ -692,7 +692,12 @@ impl Memory {
 fn a_hostile_boot_sector_or_chain_is_refused() {
     let bench = Bench::new();
     let (exfat, fat) = (SHAPES[0], Shape { cluster: 2048, bytes: 160 * MIB, ..SHAPES[4] });
-    let memory = |shape| Memory(fs::read(&lived_in(&bench, shape, 5).0.path).unwrap());
+    let memory = |shape: Shape| {
+        let volume = Volume::format(&bench, shape);
+        let files = ["A", "B"].map(|name| (name.to_owned(), vec![1; 5000]));
+        volume.fill(&bench, shape.sector, &BTreeMap::from(files));
+        Memory(fs::read(&volume.path).unwrap())
+    };
     let (on_exfat, on_fat) = (memory(exfat), memory(fat));
     let check = |shape: Shape, patches: &[(usize, &[u8])], expected: &str| {
         let mut memory = if shape.kind == Kind::ExFat { on_exfat.clone() } else { on_fat.clone() };
