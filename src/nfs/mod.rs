@@ -44,6 +44,8 @@
 //! call; these are the differences that it knows):
 //!
 //! - A character device 0:0 cannot be made: it is overlayfs's own whiteout.
+//! - A directory of the image that the client has changed something in tells one link, whatever
+//!   directories it holds: overlayfs counts none of both layers.
 //! - Setting one of two times to "now" is allowed to whoever may write, not to the owner
 //!   alone: NFSv3 has the same words for it and for the truncation of an empty file.
 //! - The Linux client asks nothing for a change of nothing (`chown` to -1:-1, `truncate` to the size

@@ -43,7 +43,7 @@ const WORKERS: u64 = 8;
 type Part = (&'static str, fn(&mut Stride, &mut dyn FnMut(&compare::Case)));
 
 const PARTS: [Part; 7] = [
-    ("names and paths", |_, check| cases::names(check)),
+    ("names and paths", cases::names),
     ("devices", |_, check| cases::devices(check)),
     ("inheritance", cases::inheritance),
     ("renames and links over each other", cases::over_each_other),
