@@ -306,6 +306,9 @@ fn each_broken_image_is_told_until_it_is_tried_again_or_its_stick_is_gone() {
     let again = store::Event::ImportProgress { file: "a.img".to_owned(), per_mille: 0, left: None };
     bench.event(Event::Store(again));
     check(&bench, &["b.img: is cut short"]);
+    let image = image().id;
+    bench.event(Event::Store(store::Event::AlreadyThere { file: "c.img".to_owned(), image: image.clone() }));
+    check(&bench, &["b.img: is cut short", &format!("c.img is the image {image}, which is there already")]);
     bench.event(Event::Store(store::Event::StickAbsent));
     check(&bench, &[]);
 }

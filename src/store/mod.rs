@@ -7,14 +7,14 @@
 //! - `devices`, `hotplug`, `identify`, `table`: what is plugged in
 //! - `place`, `prepare`: where the store lies, opening and making it
 //! - `library`, `manifest`, `atomic`: what it holds, as small text files
-//! - `sources`, `import`: image files on sticks, and making images of them
+//! - `sources`, `packing`, `import`: image files on sticks, and making images of them
 //! - `root`, `mounts`, `personalise`: clients' trees
 //! - `words`: what people are told
 //!
 //! The rule about people's files: a stick is written only where a file system
 //! labelled ROOTSTOCK is, or where nothing is and a person confirmed it.
 
-mod atomic;
+pub(crate) mod atomic;
 mod crc32;
 mod devices;
 mod hotplug;
@@ -23,6 +23,7 @@ mod import;
 mod library;
 mod manifest;
 mod mounts;
+mod packing;
 mod personalise;
 mod place;
 mod prepare;
@@ -139,6 +140,11 @@ pub enum Event {
     /// Also when the file turned out to hold an image that is there already.
     Imported {
         image: ImageInfo,
+    },
+    /// Before `Imported`: the file holds what is stored already, under this id.
+    AlreadyThere {
+        file: String,
+        image: ImageId,
     },
     ImportFailed {
         file: String,
