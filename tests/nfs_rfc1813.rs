@@ -206,13 +206,13 @@ fn times_are_set_by_whom_the_kernel_lets() {
         }
     };
     // `touch`: whoever may write.
-    assert_eq!(times(0o666, set_atime::SET_TO_SERVER_TIME, server.clone()), OK);
-    assert_eq!(times(0o644, set_atime::SET_TO_SERVER_TIME, server.clone()), ACCES);
+    assert_eq!(times(0o666, set_atime::SET_TO_SERVER_TIME, server), OK);
+    assert_eq!(times(0o644, set_atime::SET_TO_SERVER_TIME, server), ACCES);
     // What a Linux client sends to truncate a file that is empty.
-    assert_eq!(times(0o666, set_atime::DONT_CHANGE, server.clone()), OK);
+    assert_eq!(times(0o666, set_atime::DONT_CHANGE, server), OK);
     assert_eq!(times(0o644, set_atime::DONT_CHANGE, server), PERM);
     // Any other time: the owner.
-    assert_eq!(times(0o666, set_atime::DONT_CHANGE, set_mtime::SET_TO_CLIENT_TIME(old.clone())), PERM);
+    assert_eq!(times(0o666, set_atime::DONT_CHANGE, set_mtime::SET_TO_CLIENT_TIME(old)), PERM);
     let bad = nfstime3 { seconds: 1, nseconds: 1_000_000_000 };
     assert_eq!(times(0o666, set_atime::SET_TO_CLIENT_TIME(bad), set_mtime::DONT_CHANGE), INVAL);
     // A size and a time at once, as O_TRUNC.
@@ -281,7 +281,7 @@ fn listings_bound_themselves_by_what_was_asked() {
 /// The `wcc_data` of one change: size, mtime and ctime before, all after.
 fn check_wcc(what: &str, wcc: &wcc_data, before: &fattr3, after: &fattr3) {
     let pre_op_attr::Some(told) = &wcc.before else { panic!("{what}: no attributes before") };
-    let expected = wcc_attr { size: before.size, mtime: before.mtime.clone(), ctime: before.ctime.clone() };
+    let expected = wcc_attr { size: before.size, mtime: before.mtime, ctime: before.ctime };
     assert_eq!(packed(told), packed(&expected), "{what}: before");
     let post_op_attr::Some(told) = &wcc.after else { panic!("{what}: no attributes after") };
     assert_eq!(packed(told), packed(after), "{what}: after");
