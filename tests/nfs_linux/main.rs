@@ -21,7 +21,7 @@ use lab::Lab;
 use support::qemu::{Machine, Start, virt};
 
 /// One case in so many of the tables that are products: the whole takes longer than CI should.
-const EVERY: &str = "40";
+const EVERY: &str = "60";
 
 /// Emulation on busy cores is slow: a limit only tells "hangs" from "slow".
 const LIMIT: Duration = Duration::from_secs(900);
