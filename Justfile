@@ -23,7 +23,7 @@ nfs-whole: (deps "build" "image" "qemu" "net")
 check:
     cargo fmt --check
     cargo clippy --quiet --all-targets -- -D warnings
-    cargo clippy --quiet --test demo --test board --test stick --test nfs_linux -- -D warnings
+    cargo clippy --quiet --test demo --test modes --test board --test stick --test nfs_linux -- -D warnings
     cargo test --quiet --lib --bins
 
 # The flashable image: target/image/rootstock.img.xz

@@ -74,6 +74,7 @@ impl Lab {
             serial: None,
             root: export(2, PATH, "root", Tree::Root),
             boot: export(3, "/clients/pi-1/boot", "boot", Tree::Boot),
+            volume: None,
             kernel_words: String::new(),
         };
         let directory = Directory { clients: vec![served], handle_key: HandleKey([7; 16]) };

@@ -167,6 +167,7 @@ pub fn client(n: u8, image: &ImageId) -> Client {
         address: Ipv4Addr::new(192, 168, 77, 10 + n),
         image: image.clone(),
         mode: Mode::Persistent,
+        volume_size: None,
         export_id: n.into(),
     }
 }
