@@ -50,6 +50,7 @@
 //!   alone: NFSv3 has the same words for it and for the truncation of an empty file.
 //! - The Linux client asks nothing for a change of nothing (`chown` to -1:-1, `truncate` to the size
 //!   that is), so no set-id bit goes and no time changes.
+//! - `access` for execution of a pipe, socket or device is EACCES: the Linux client asks nobody.
 //! - In a directory that the caller may not write, the Linux client tells its own errors
 //!   (EPERM, EISDIR, ENOTDIR) before the server's EACCES.
 
