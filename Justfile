@@ -15,11 +15,15 @@ demo: (deps "build" "image" "qemu" "os" "net") image os-image
 test: (deps "build" "image" "qemu" "os" "net" "lint") image os-image
     tests/run
 
+# Each case of the NFS judge's tables, not a sample: hours in emulation
+nfs-whole: (deps "build" "image" "qemu" "net")
+    ROOTSTOCK_NFS_EVERY=1 tests/run nfs
+
 # Format, clippy, unit tests: the quick look before a commit
 check:
     cargo fmt --check
     cargo clippy --quiet --all-targets -- -D warnings
-    cargo clippy --quiet --test demo --test modes --test board --test stick --test shop_qemu -- -D warnings
+    cargo clippy --quiet --test demo --test modes --test board --test stick --test shop_qemu --test nfs_linux -- -D warnings
     cargo test --quiet --lib --bins
 
 # The flashable image: target/image/rootstock.img.xz

@@ -39,6 +39,20 @@
 //! Known limits: the reply cache dies with the process, so a change that was
 //! done but not answered when the server was killed is done again when the client
 //! repeats it (as with the kernel's own server).
+//!
+//! Where a client's root differs from a local ext4 (`tests/nfs_linux` compares every
+//! call; these are the differences that it knows):
+//!
+//! - A character device 0:0 cannot be made: it is overlayfs's own whiteout.
+//! - A directory of the image that the client has changed something in tells one link, whatever
+//!   directories it holds: overlayfs counts none of both layers.
+//! - Setting one of two times to "now" is allowed to whoever may write, not to the owner
+//!   alone: NFSv3 has the same words for it and for the truncation of an empty file.
+//! - The Linux client asks nothing for a change of nothing (`chown` to -1:-1, `truncate` to the size
+//!   that is), so no set-id bit goes and no time changes.
+//! - `access` for execution of a pipe, socket or device is EACCES: the Linux client asks nobody.
+//! - In a directory that the caller may not write, the Linux client tells its own errors
+//!   (EPERM, EISDIR, ENOTDIR) before the server's EACCES.
 
 mod access;
 mod attributes;

@@ -61,8 +61,11 @@ fn read_into(
     let fill = |place: &mut [std::mem::MaybeUninit<u8>]| -> Result<usize, Errno> {
         let mut filled = 0;
         while filled < place.len() {
-            let Some(at) = offset.checked_add(filled as u64).filter(|at| i64::try_from(*at).is_ok()) else { break };
-            match rustix::io::pread(reader, &mut place[filled..], at) {
+            let Some(at) = offset.checked_add(filled as u64) else { break };
+            // A read that would end past 2^63 is refused by the kernel, whatever is there.
+            let Some(room) = (i64::MAX as u64).checked_sub(at) else { break };
+            let end = place.len().min(filled.saturating_add(usize::try_from(room).unwrap_or(usize::MAX)));
+            match rustix::io::pread(reader, &mut place[filled..end], at) {
                 Ok(([], _)) => break,
                 Ok((read, _)) => filled += read.len(),
                 Err(Errno::INTR) => {}
