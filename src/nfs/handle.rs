@@ -59,6 +59,11 @@ impl Handle {
         &self.bytes[..usize::from(self.length)]
     }
 
+    /// Whether both name one file, whatever is known of its type.
+    pub fn is_same_file(&self, other: &Self) -> bool {
+        (self.export, self.kind, self.kernel_bytes()) == (other.export, other.kind, other.kernel_bytes())
+    }
+
     pub fn is_directory(&self) -> bool {
         self.ftype == ftype3::NF3DIR as u8
     }

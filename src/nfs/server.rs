@@ -26,9 +26,12 @@ use rustix::net::{
 
 use super::connection::{Connection, Input, Record, SCRATCH};
 use super::export::Exports;
+use super::journal::{Journal, milliseconds_since_boot};
 use super::peer::{Peer, Peers};
 use super::portmap::Ports;
-use super::service::{Outcome, Service, Source};
+use super::reply_cache::ReplyCache;
+use super::service::{Memory, Outcome, Service, Source};
+use super::settle::Unsettled;
 use super::xdr::Encoder;
 use super::{Error, Event, Options};
 use crate::directory::{Directory, Published};
@@ -43,6 +46,8 @@ const KEEPALIVE: Duration = Duration::from_secs(60);
 const USER_TIMEOUT_MS: u32 = 120_000;
 /// How often trees are checked and let go.
 const TICK: Duration = Duration::from_millis(250);
+/// The same while connections wait for their trees after a restart.
+const HELD_TICK: Duration = Duration::from_millis(10);
 /// What is told of a client's traffic, at most.
 const TICKS_PER_REPORT: u32 = 4;
 /// Replies in flight get this long when the server stops.
@@ -88,6 +93,8 @@ struct Shared {
     stopping: AtomicBool,
     running: Mutex<usize>,
     ended: Condvar,
+    /// Connections that are not read yet: see `settle`.
+    held: Mutex<Vec<u64>>,
 }
 
 pub fn start(
@@ -115,6 +122,20 @@ pub fn start(
         let flags = EventFlags::IN | EventFlags::ONESHOT;
         epoll::add(&epoll, socket.fd(), EventData::new_u64(id), flags).map_err(system("epoll_ctl"))?;
     }
+    let mut replies = ReplyCache::default();
+    // Without it all is served; only a kill then shows.
+    let journal = options.journal.as_ref().map(|path| Journal::open(path));
+    let journal = journal.and_then(|opened| {
+        opened
+            .inspect_err(
+                |error| tracing::warn!(%error, cause = ?std::error::Error::source(error), "no memory over a restart"),
+            )
+            .ok()
+    });
+    let memory = journal.map(|(journal, left)| {
+        let unsettled = Unsettled::take(left, &mut replies, Instant::now(), milliseconds_since_boot());
+        Memory { journal, unsettled }
+    });
     let workers = options.workers.clamp(*THREADS.start(), *THREADS.end());
     let shared = Arc::new(Shared {
         service: Service {
@@ -124,7 +145,8 @@ pub fn start(
             sink,
             ports: Ports { nfs: nfs_port, mount: mount_port, portmap: portmap_port },
             allow_unprivileged_ports: options.allow_unprivileged_ports,
-            replies: Mutex::default(),
+            replies: Mutex::new(replies),
+            memory,
         },
         epoll: Arc::new(epoll),
         wake,
@@ -135,6 +157,7 @@ pub fn start(
         stopping: AtomicBool::new(false),
         running: Mutex::new(0),
         ended: Condvar::new(),
+        held: Mutex::default(),
     });
     // From here on dropping the server stops the threads that run already.
     let mut server = Server { shared, threads: Vec::new() };
@@ -260,6 +283,11 @@ impl Shared {
             if connection.is_closed() {
                 self.forget(id);
             }
+            return;
+        }
+        if !self.service.is_settled(connection.peer.address) {
+            connection.park();
+            lock(&self.held).push(id);
             return;
         }
         if !self.service.peers.enter(&connection.peer, id) {
@@ -408,11 +436,17 @@ impl Shared {
     fn sweep(&self) {
         let mut ticks = 0u32;
         loop {
+            let held = std::mem::take(&mut *lock(&self.held));
+            let tick = if held.is_empty() { TICK } else { HELD_TICK };
             let running = lock(&self.running);
-            let (running, _) = self.ended.wait_timeout(running, TICK).unwrap_or_else(PoisonError::into_inner);
+            let (running, _) = self.ended.wait_timeout(running, tick).unwrap_or_else(PoisonError::into_inner);
             drop(running);
             if self.stopping.load(Ordering::Relaxed) {
                 return;
+            }
+            if !held.is_empty() {
+                held.iter().filter_map(|id| read(&self.connections).get(id).cloned()).for_each(|held| held.wake());
+                continue;
             }
             self.service.exports.sweep(&self.service.directory.get(), Instant::now());
             ticks = ticks.wrapping_add(1);

@@ -89,6 +89,7 @@ impl Lab {
                 portmap_port: 0,
                 allow_unprivileged_ports: true,
                 workers: 8,
+                journal: Some(folder.join("calls")),
             },
             folder,
             _folder: temporary,
