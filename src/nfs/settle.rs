@@ -18,7 +18,7 @@ use rustix::io::Errno;
 use super::export::Exports;
 use super::file::handle_at;
 use super::handle::Handle;
-use super::intent::{Intent, Place, Record, State};
+use super::intent::{Place, Record, State};
 use super::journal::Journal;
 use super::reply_cache::{MAX_AGE, ReplyCache};
 use crate::directory::Directory;
@@ -26,7 +26,7 @@ use crate::directory::Directory;
 /// A client whose trees are not there by then (its stick was pulled) is served without.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Calls that were begun, and of which nothing more is known yet.
+/// Calls that were begun and not answered, and cannot be yet.
 #[derive(Debug)]
 pub struct Unsettled {
     calls: Mutex<Vec<(u32, Record)>>,
@@ -59,10 +59,8 @@ impl Unsettled {
         for (began, slot, record) in left {
             match record.state {
                 State::Answered(reply) => replies.answered(began, record.address, record.key, reply),
-                State::Done | State::Begun(Intent::Guarded) => {
-                    replies.unanswered(now, record.address, record.key, slot);
-                }
-                State::Begun(_) => {
+                // One that is known to be done waits, too: its answer needs the tree.
+                State::Done | State::Begun(_) => {
                     replies.undecided(now, record.address, slot);
                     calls.push((slot, record));
                 }
@@ -83,8 +81,7 @@ impl Unsettled {
             if record.address != address {
                 return true;
             }
-            let State::Begun(intent) = &record.state else { return false };
-            let done = match with.was_done(address, intent) {
+            let done = match with.was_done(address, &record.state) {
                 Ok(done) => done,
                 Err(_) if late => false,
                 Err(_) => return true,
@@ -110,14 +107,16 @@ impl Unsettled {
 struct NotThere;
 
 impl<W> Settle<'_, W> {
-    fn was_done(&self, address: Ipv4Addr, intent: &Intent) -> Result<bool, NotThere> {
+    fn was_done(&self, address: Ipv4Addr, state: &State) -> Result<bool, NotThere> {
         let client = self.directory.client(address).ok_or(NotThere)?;
-        let Some(id) = intent.export() else { return Ok(false) };
-        let Some(export) = [&client.root, &client.boot].into_iter().find(|export| export.id == id) else {
+        let (root, boot) = (self.exports.get(&client.root), self.exports.get(&client.boot));
+        let (root, boot) = (root.ok_or(NotThere)?, boot.ok_or(NotThere)?);
+        let State::Begun(intent) = state else { return Ok(true) };
+        let Some(id) = intent.export() else { return Ok(true) };
+        let Some(export) = [root, boot].into_iter().find(|export| export.id == id) else {
             // The address is another client's by now.
             return Ok(false);
         };
-        let export = self.exports.get(export).ok_or(NotThere)?;
         let look = |place: &Place| -> Result<Option<Handle>, Errno> {
             let directory = export.files.get(&export.root, &place.directory)?;
             match handle_at(directory.fd(), &place.name, id, ftype3::NF3REG) {
