@@ -12,6 +12,8 @@
 #![allow(clippy::unwrap_used)] // a test that fails says where
 
 mod nfs_lab;
+#[path = "support/random.rs"]
+mod random;
 mod serve_lab;
 mod store_support;
 mod support;
@@ -24,6 +26,7 @@ use std::time::{Duration, Instant};
 use nfs_lab::{at, handle, mode, packed, text};
 use nfs3_client::nfs3_types::nfs3::*;
 use nfs3_client::nfs3_types::xdr_codec::{Opaque, Pack, Unpack};
+use random::Random;
 use serve_lab::{Lab, PATIENCE, Pi, connect_reserved, eventually};
 use support::virtual_pi::Board;
 
@@ -31,23 +34,6 @@ const CLIENTS: usize = 4;
 const KILLS: usize = 10;
 const DIRECTORIES: usize = 3;
 const NAMES: u64 = 6;
-
-/// SplitMix64: the same numbers for the same seed, for ever.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ z >> 31
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-}
 
 /// A client that does not give up.
 struct Patient {
