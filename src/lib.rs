@@ -35,6 +35,7 @@
 //! | [`store`] | finding the stick, its store, import, clients' roots, adaptation | partly |
 //! | [`panel`] | gestures, pages, screens, drawing; GPIO, OLED, terminal | partly |
 //! | [`init`] | PID 1: plan, supervision, modules, boot configuration, power | partly |
+//! | [`hostile`] | all that takes bytes from outside, by name, for the fuzzer | yes |
 //! | [`memory`] | what the allocator gives back to the kernel | I/O |
 //! | [`log`] | one line an event, with the time since the machine's start | I/O |
 //!
@@ -59,6 +60,7 @@ pub mod control;
 pub mod dhcp;
 pub mod directory;
 pub mod enrol;
+pub mod hostile;
 pub mod init;
 pub mod log;
 pub mod memory;

@@ -156,13 +156,14 @@ pub fn encode(address: Ipv4Addr, began: u64, key: Key, state: &State) -> Option<
 /// The record at the start of `bytes`, which may hold rubbish behind it.
 pub fn decode(bytes: &[u8]) -> Option<Record> {
     let mut cursor = Cursor::new(bytes);
-    let record = read(&mut cursor).ok()?;
+    let record = unchecked(&mut cursor).ok()?;
     let length = bytes.len() - cursor.rest().len();
     let (sum, rest) = bytes[..length].split_first_chunk::<8>()?;
     (u64::from_be_bytes(*sum) == checksum(rest)).then_some(record)
 }
 
-fn read(cursor: &mut Cursor<'_>) -> Result<Record, Malformed> {
+/// What a slot says, whether its checksum is right or not.
+pub(super) fn unchecked(cursor: &mut Cursor<'_>) -> Result<Record, Malformed> {
     cursor.u64()?;
     if cursor.u32()? != VERSION {
         return Err(Malformed);

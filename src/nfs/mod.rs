@@ -59,6 +59,7 @@ mod listing;
 mod mount;
 mod peer;
 mod portmap;
+pub mod probe;
 mod procedures;
 mod record;
 mod reply_cache;
