@@ -34,6 +34,7 @@
 //! | [`nfs`] | XDR, RPC, portmap, MOUNT, handles, the 22 procedures; the server | partly |
 //! | [`store`] | finding the stick, its store, import, clients' roots, adaptation | partly |
 //! | [`panel`] | gestures, pages, screens, drawing; GPIO, OLED, terminal | partly |
+//! | [`eeprom`] | a client's loader: its boot order, recovery cards, updates; no part of `serve` | mostly |
 //! | [`init`] | PID 1: plan, supervision, modules, boot configuration, power | partly |
 //! | [`hostile`] | all that takes bytes from outside, by name, for the fuzzer | yes |
 //! | [`memory`] | what the allocator gives back to the kernel | I/O |
@@ -59,6 +60,7 @@ pub mod config;
 pub mod control;
 pub mod dhcp;
 pub mod directory;
+pub mod eeprom;
 pub mod enrol;
 pub mod hostile;
 pub mod init;

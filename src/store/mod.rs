@@ -14,7 +14,7 @@
 //! The rule about people's files: a stick is written only where a file system
 //! labelled ROOTSTOCK is, or where nothing is and a person confirmed it.
 
-mod atomic;
+pub(crate) mod atomic;
 mod crc32;
 mod devices;
 mod hotplug;
