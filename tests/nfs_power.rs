@@ -148,9 +148,9 @@ impl Run {
                 let bits = 0o600 | self.random.below(0o100) as u32;
                 self.client.setattr(&self.handles[id].clone(), mode(bits)).unwrap();
                 let names = self.names(id);
-                names
-                    .iter()
-                    .for_each(|name| drop(self.model.nodes.insert(name.clone(), Node::File { id, mode: bits })));
+                for name in &names {
+                    self.model.nodes.insert(name.clone(), Node::File { id, mode: bits });
+                }
                 names
             }
             9 => {
