@@ -14,6 +14,7 @@
 mod nfs_lab;
 #[path = "support/random.rs"]
 mod random;
+#[allow(dead_code)] // this program uses its part
 mod serve_lab;
 mod store_support;
 mod support;

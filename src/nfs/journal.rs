@@ -40,6 +40,7 @@ pub struct Journal {
     file: File,
     /// Told once: the calls are served all the same.
     failed: AtomicBool,
+    closed: AtomicBool,
 }
 
 impl Journal {
@@ -62,7 +63,7 @@ impl Journal {
         if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
             return Err(Error::Taken { path: path.to_owned() });
         }
-        let journal = Self { file, failed: AtomicBool::new(false) };
+        let journal = Self { file, failed: AtomicBool::new(false), closed: AtomicBool::new(false) };
         let left = journal.read().map_err(|source| Error::Read { path: path.to_owned(), source })?;
         Ok((journal, left))
     }
@@ -106,7 +107,18 @@ impl Journal {
         self.put(slot, &[0; 16]);
     }
 
+    /// Leaves it to the next server, also while a thread of this one still waits for a dead stick:
+    /// what such a call does now is found out by looking.
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+        // It fails only where the lock was never had.
+        let _ = rustix::fs::flock(&self.file, FlockOperation::Unlock);
+    }
+
     fn put(&self, slot: u32, bytes: &[u8]) {
+        if self.closed.load(Ordering::SeqCst) {
+            return;
+        }
         if let Err(error) = self.file.write_all_at(bytes, offset(slot))
             && !self.failed.swap(true, Ordering::Relaxed)
         {

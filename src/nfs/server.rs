@@ -225,6 +225,7 @@ impl Server {
         connections.iter().for_each(|connection| connection.finish());
         write(&shared.connections).clear();
         shared.service.exports.release();
+        shared.service.memory.iter().for_each(|memory| memory.journal.close());
         for thread in self.threads.drain(..) {
             // One that waits for a dead stick is left behind.
             if thread.is_finished() {
