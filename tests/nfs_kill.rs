@@ -113,6 +113,9 @@ enum Node {
 
 type Place = (usize, u64);
 
+/// Offset, data, and the verifier of the answer.
+type Unstable = (u64, Vec<u8>, [u8; 8]);
+
 /// One client, its part of the tree, and what must be in it.
 struct World {
     wire: Patient,
@@ -121,7 +124,7 @@ struct World {
     nodes: BTreeMap<Place, Node>,
     files: Vec<(nfs_fh3, Vec<u8>)>,
     /// By file: what was written and not committed, with the verifier it was answered with.
-    unstable: BTreeMap<usize, Vec<(u64, Vec<u8>, [u8; 8])>>,
+    unstable: BTreeMap<usize, Vec<Unstable>>,
 }
 
 fn name((_, n): Place) -> String {
