@@ -19,7 +19,7 @@ test: (deps "build" "image" "qemu" "os" "net" "lint") image os-image
 check:
     cargo fmt --check
     cargo clippy --quiet --all-targets -- -D warnings
-    cargo clippy --quiet --test demo --test board --test stick -- -D warnings
+    cargo clippy --quiet --test demo --test modes --test board --test stick -- -D warnings
     cargo test --quiet --lib --bins
 
 # Kill the server and cut the power under writing clients, for SEEDS seeds each (about 8 s a seed)

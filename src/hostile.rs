@@ -13,7 +13,7 @@ use crate::config::Subnet;
 use crate::dhcp::{self, Binding, Server};
 use crate::init::{mbr, uevent};
 use crate::nfs::probe;
-use crate::store::{identify, manifest, table};
+use crate::store::{identify, manifest, packing, table};
 use crate::tftp::packet::Packet;
 use crate::{config, tftp};
 
@@ -95,8 +95,8 @@ fn manifest(file: &[u8]) {
     let _ = manifest::parse_image(file);
     let _ = manifest::parse_client(file, &Role::numbered(1));
     let Ok(name) = std::str::from_utf8(file) else { return };
-    let _ = manifest::packing(name);
-    let _ = manifest::parse_sha256(name, "raspios.img.xz");
+    let _ = packing::packing(name);
+    let _ = packing::image_name(name);
     if !name.is_empty() {
         let _ = manifest::image_id(name, &[7; 32]);
     }

@@ -109,14 +109,15 @@ struct NotThere;
 impl<W> Settle<'_, W> {
     fn was_done(&self, address: Ipv4Addr, state: &State) -> Result<bool, NotThere> {
         let client = self.directory.client(address).ok_or(NotThere)?;
-        let (root, boot) = (self.exports.get(&client.root), self.exports.get(&client.boot));
-        let (root, boot) = (root.ok_or(NotThere)?, boot.ok_or(NotThere)?);
+        // Also where nothing is to be looked at, the answer needs them.
+        self.exports.get(&client.root).and(self.exports.get(&client.boot)).ok_or(NotThere)?;
         let State::Begun(intent) = state else { return Ok(true) };
         let Some(id) = intent.export() else { return Ok(true) };
-        let Some(export) = [root, boot].into_iter().find(|export| export.id == id) else {
+        let Some(export) = client.exports().find(|export| export.id == id) else {
             // The address is another client's by now.
             return Ok(false);
         };
+        let export = self.exports.get(export).ok_or(NotThere)?;
         let look = |place: &Place| -> Result<Option<Handle>, Errno> {
             let directory = export.files.get(&export.root, &place.directory)?;
             match handle_at(directory.fd(), &place.name, id, ftype3::NF3REG) {

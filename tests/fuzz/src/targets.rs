@@ -65,6 +65,7 @@ impl World {
             serial: None,
             root: export(2, "/clients/pi-1/root", Tree::Root),
             boot: export(3, "/clients/pi-1/boot", Tree::Boot),
+            volume: None,
             kernel_words: String::new(),
         };
         let directory = Directory { clients: vec![served], handle_key: HandleKey([7; 16]) };
