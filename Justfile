@@ -26,6 +26,14 @@ check:
     cargo clippy --quiet --test demo --test modes --test board --test stick --test shop_qemu --test nfs_linux -- -D warnings
     cargo test --quiet --lib --bins
 
+# Kill the server and cut the power under writing clients, for SEEDS seeds each (about 8 s a seed)
+soak SEEDS="200":
+    tests/run soak {{SEEDS}}
+
+# Fuzz one target of tests/fuzz/corpus, or all of them, each for SECONDS
+fuzz TARGET="all" SECONDS="60":
+    tests/fuzz/run {{TARGET}} {{SECONDS}}
+
 # The flashable image: target/image/rootstock.img.xz
 image: (deps "build" "image") cross
     board/image

@@ -155,6 +155,7 @@ pub fn run(options: Options, started: impl FnOnce(Inbox)) -> Result<End, Error> 
         portmap_port: 111,
         allow_unprivileged_ports: config.nfs.allow_unprivileged_ports,
         workers: NFS_WORKERS,
+        journal: Some(options.run.join("nfs-calls")),
     };
     let nfs = nfs::start(nfs_options, directory.clone(), sink(&inbox, Event::Nfs))?;
     let store = store::start(

@@ -193,6 +193,20 @@ impl Connection {
         writing.closed || !writing.flush(&self.socket) || writing.queue.is_empty()
     }
 
+    /// Ends it in order, with all replies sent. What is unread is read first: closed over it, the
+    /// socket would be reset, and the client might lose replies that lie in its own buffer.
+    pub fn finish(&self) {
+        let _ = rustix::net::shutdown(&self.socket, Shutdown::Write);
+        let mut rubbish = [0; 16 << 10];
+        // A bound, for a client that sends faster than this reads.
+        for _ in 0..64 {
+            match rustix::net::recv(&self.socket, &mut rubbish, RecvFlags::DONTWAIT) {
+                Ok((1.., _)) | Err(Errno::INTR) => {}
+                _ => return,
+            }
+        }
+    }
+
     /// Ends it, for whoever holds it.
     pub fn close(&self) {
         self.shut(&mut lock(&self.writing));

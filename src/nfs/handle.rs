@@ -59,6 +59,11 @@ impl Handle {
         &self.bytes[..usize::from(self.length)]
     }
 
+    /// Whether both name one file, whatever is known of its type.
+    pub fn is_same_file(&self, other: &Self) -> bool {
+        (self.export, self.kind, self.kernel_bytes()) == (other.export, other.kind, other.kernel_bytes())
+    }
+
     pub fn is_directory(&self) -> bool {
         self.ftype == ftype3::NF3DIR as u8
     }
@@ -127,8 +132,13 @@ fn shape(bytes: &[u8]) -> Result<(Handle, &[u8], u64), HandleError> {
     if version != VERSION || usize::from(length) > MAX_KERNEL_BYTES || kernel.len() != expected {
         return Err(HandleError::Shape);
     }
+    let (kernel, zeros) = kernel.split_at(length.into());
+    // One file has one handle: clients compare them by their bytes.
+    if zeros.iter().any(|byte| *byte != 0) {
+        return Err(HandleError::Shape);
+    }
     let mut place = [0; MAX_KERNEL_BYTES];
-    place[..length.into()].copy_from_slice(&kernel[..length.into()]);
+    place[..length.into()].copy_from_slice(kernel);
     let export = u32::from_be_bytes([e0, e1, e2, e3]);
     Ok((Handle { export, kind, ftype, length, bytes: place }, signed, u64::from_be_bytes(*given)))
 }
@@ -162,6 +172,15 @@ mod tests {
         let wire = encode(&handle(2, &[1; 32]), &HandleKey([8; 16]));
         assert_eq!(decode(wire.as_ref(), &KEY), Err(HandleError::Mac));
         assert!(well_formed(wire.as_ref()));
+    }
+
+    #[test]
+    fn a_handle_has_nothing_but_zeros_behind_the_kernels() {
+        let mut wire = encode(&handle(2, &[1; 30]), &KEY).as_ref().to_vec();
+        wire[39] = 1;
+        let mac = mac(&wire[..40], &KEY);
+        wire[40..].copy_from_slice(&mac.to_be_bytes());
+        assert_eq!(decode(&wire, &KEY), Err(HandleError::Shape));
     }
 
     proptest! {

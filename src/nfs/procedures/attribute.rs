@@ -11,6 +11,7 @@ use rustix::process::{Gid, Uid};
 use super::{Arguments, Context, Object, fh};
 use crate::nfs::access::{self, Rwx};
 use crate::nfs::attributes;
+use crate::nfs::intent::Intent;
 use crate::nfs::xdr::{Encoder, Malformed};
 
 pub fn getattr(context: &Context<'_>, args: Arguments<'_, '_>, reply: &mut Encoder) -> Result<(), Malformed> {
@@ -78,8 +79,11 @@ fn guarded(
     guard: Option<nfstime3>,
 ) -> Result<(), nfsstat3> {
     context.writable(object)?;
-    if guard.is_some_and(|guard| !attributes::guard_holds(guard, before)) {
-        return Err(NFS3ERR_NOT_SYNC);
+    if let Some(guard) = guard.filter(|_| !context.attempt.done) {
+        if !attributes::guard_holds(guard, before) {
+            return Err(NFS3ERR_NOT_SYNC);
+        }
+        context.attempt.begin(|| Some(Intent::Guarded));
     }
     apply(context, object, before, new)
 }

@@ -36,8 +36,10 @@ use super::credentials::{self, Assumed};
 use super::export::{Exports, OpenExport};
 use super::file::{File, handle_at};
 use super::handle::{self, Handle, HandleError, Wire};
+use super::intent::{Intent, Place};
 use super::peer::Peer;
 use super::rpc::{Accept, AuthSys, Credentials};
+use super::service::Attempt;
 use super::xdr::{Cursor, Encoder, Malformed};
 use crate::directory::Directory;
 
@@ -62,6 +64,7 @@ pub struct Context<'a> {
     /// The call came from a reserved port, or any port is allowed.
     pub privileged: bool,
     pub caller: AuthSys,
+    pub attempt: Attempt<'a>,
 }
 
 type Arguments<'a, 'b> = &'a mut Cursor<'b>;
@@ -190,6 +193,26 @@ impl Context<'_> {
         credentials::assume(&self.caller)
     }
 
+    /// The one step of a call that must not be taken twice: `act`, after `intent` was put down. It is left out
+    /// where the server before this one was killed behind it.
+    fn once(
+        &self,
+        intent: impl FnOnce() -> Option<Intent>,
+        act: impl FnOnce() -> Result<(), nfsstat3>,
+    ) -> Result<(), nfsstat3> {
+        if self.attempt.done {
+            return Ok(());
+        }
+        self.attempt.begin(intent);
+        act()
+    }
+
+    /// That `name` is about to come, if it is free.
+    fn appears(&self, directory: &Object, name: &[u8], file: Option<Handle>) -> Option<Intent> {
+        let free = matches!(file_at(directory, name), Err(Errno::NOENT));
+        free.then(|| Intent::Appear { at: Place::new(directory.handle, name), file })
+    }
+
     fn fail(&self, object: &Object, errno: Errno) -> nfsstat3 {
         self.exports.failed(&object.export, errno, false)
     }
@@ -286,6 +309,12 @@ impl Context<'_> {
     fn write_verifier(&self, object: &Object) -> [u8; 8] {
         object.export.generation().to_be_bytes()
     }
+}
+
+/// What stands at `name`. Its type is not known here, and taken for a regular file's.
+fn file_at(directory: &Object, name: &[u8]) -> Result<Handle, Errno> {
+    let ftype = nfsserve::nfs::ftype3::NF3REG;
+    handle_at(directory.file.fd(), name, directory.handle.export, ftype).map(|(handle, _)| handle)
 }
 
 impl Object {
