@@ -19,7 +19,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
 
 use super::errors::status;
-use super::file::FileCache;
+use super::file::{Budget, FileCache};
 use super::listing::Listings;
 use crate::directory::{Directory, Export};
 
@@ -57,7 +57,7 @@ pub struct OpenExport {
 }
 
 impl OpenExport {
-    fn open(export: &Export, generation: u64) -> Result<Self, Errno> {
+    fn open(export: &Export, generation: u64, budget: &Arc<Budget>) -> Result<Self, Errno> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let root = rustix::fs::open(&export.directory, flags, Mode::empty())?;
         let (mount, root_fileid) = mount_id(&root, Path::new(""))?;
@@ -66,7 +66,7 @@ impl OpenExport {
             read_only: export.read_only,
             root,
             root_fileid,
-            files: FileCache::default(),
+            files: FileCache::new(budget.clone()),
             listings: Listings::default(),
             directory: export.directory.clone(),
             mount,
@@ -147,12 +147,13 @@ fn mount_id(from: impl std::os::fd::AsFd, path: &Path) -> Result<(MountId, u64),
 pub struct Exports {
     open: RwLock<HashMap<u32, Arc<OpenExport>>>,
     generation: AtomicU64,
+    budget: Arc<Budget>,
 }
 
 impl Exports {
     /// `verifier` is new at each start of the server.
-    pub fn new(verifier: u64) -> Self {
-        Self { open: RwLock::default(), generation: AtomicU64::new(verifier) }
+    pub fn new(verifier: u64, budget: Budget) -> Self {
+        Self { open: RwLock::default(), generation: AtomicU64::new(verifier), budget: Arc::new(budget) }
     }
 
     /// The tree of `export`, opened if need be; `None` while it is not mounted.
@@ -166,7 +167,7 @@ impl Exports {
             return Some(open.clone());
         }
         let generation = self.generation.fetch_add(1, Ordering::Relaxed);
-        let opened = OpenExport::open(export, generation);
+        let opened = OpenExport::open(export, generation, &self.budget);
         match opened {
             Ok(open) => {
                 let open = Arc::new(open);
@@ -254,13 +255,13 @@ mod tests {
     #[test]
     fn the_empty_directory_below_a_mount_is_not_served() {
         let directory = tempfile::tempdir().unwrap();
-        assert!(Exports::new(1).get(&export(directory.path())).is_none());
+        assert!(Exports::new(1, Budget::new(1 << 30, 1024)).get(&export(directory.path())).is_none());
     }
 
     #[test]
     fn an_io_error_makes_the_client_wait_before_it_is_told() {
         // `/proc` is a mount wherever tests run.
-        let exports = Exports::new(1);
+        let exports = Exports::new(1, Budget::new(1 << 30, 1024));
         let open = exports.get(&export(Path::new("/proc"))).unwrap();
         let (start, later) = (Instant::now(), Instant::now() + GRACE + Duration::from_secs(1));
         assert_eq!(open.trouble(start, Errno::IO) as u32, nfsstat3::NFS3ERR_JUKEBOX as u32);
@@ -269,7 +270,7 @@ mod tests {
 
     #[test]
     fn a_tree_that_is_no_longer_published_is_let_go() {
-        let exports = Exports::new(1);
+        let exports = Exports::new(1, Budget::new(1 << 30, 1024));
         exports.get(&export(Path::new("/proc"))).unwrap();
         exports.sweep(&Directory::default(), Instant::now());
         assert!(exports.read().is_empty());
@@ -277,7 +278,7 @@ mod tests {
 
     #[test]
     fn lost_data_and_a_new_opening_change_the_verifier() {
-        let exports = Exports::new(1);
+        let exports = Exports::new(1, Budget::new(1 << 30, 1024));
         let first = exports.get(&export(Path::new("/proc"))).unwrap();
         let before = first.generation();
         exports.failed(&first, Errno::NOSPC, true);

@@ -15,12 +15,12 @@
 
 use std::collections::HashMap;
 use std::hash::Hasher;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use siphasher::sip::SipHasher13;
 
-use super::handle::Handle;
+use super::handle::{Handle, Wire};
 use crate::directory::HandleKey;
 
 pub const COOKIE_DOT: u64 = 1;
@@ -28,7 +28,7 @@ pub const COOKIE_DOT_DOT: u64 = 2;
 /// Cookies of entries: above the two above, and below 2^63, since clients hand them on as signed file offsets.
 const FIRST_COOKIE: u64 = 3;
 
-/// A window's size in memory: some 50,000 entries with names of 20 bytes.
+/// A window's size in memory: some 17,000 entries with names of 20 bytes.
 pub const WINDOW_BYTES: usize = 2 << 20;
 /// Windows kept for one tree.
 const MAX_WINDOWS: usize = 4;
@@ -48,6 +48,9 @@ pub struct Listed<'a> {
     pub cookie: u64,
     pub fileid: u64,
     pub name: &'a [u8],
+    /// Where the handle is kept once READDIRPLUS has asked for it: as long as the directory's times
+    /// stand, the name is that file's.
+    pub handle: Option<&'a OnceLock<Wire>>,
 }
 
 /// The directory's times when it was read: seconds and nanoseconds of mtime and ctime.
@@ -62,16 +65,22 @@ pub struct Window {
     stamp: Stamp,
     entries: Vec<Entry>,
     names: Vec<u8>,
+    /// One for each entry; made when the first is needed.
+    handles: OnceLock<Vec<OnceLock<Wire>>>,
+    /// No change can have come after it was read that left the directory's times as they are.
+    settled: bool,
 }
 
 impl Window {
     /// The entries behind `cookie`.
     pub fn behind(&self, cookie: u64) -> impl Iterator<Item = Listed<'_>> {
         let start = self.entries.partition_point(|entry| entry.cookie <= cookie);
-        self.entries[start..].iter().map(|entry| Listed {
+        let handles = self.handles.get_or_init(|| vec![OnceLock::new(); self.entries.len()]);
+        self.entries[start..].iter().zip(&handles[start..]).map(|(entry, handle)| Listed {
             cookie: entry.cookie,
             fileid: entry.fileid,
             name: name(&self.names, entry),
+            handle: self.settled.then_some(handle),
         })
     }
 
@@ -82,7 +91,9 @@ impl Window {
 
     fn answers(&self, cookie: u64, stamp: Stamp) -> bool {
         let reaches = self.complete || self.entries.last().is_some_and(|last| last.cookie > cookie);
-        self.stamp == stamp && self.after <= cookie && reaches
+        // A listing from the start shows every change that came before it.
+        let fresh = self.settled || cookie > COOKIE_DOT_DOT;
+        self.stamp == stamp && self.after <= cookie && reaches && fresh
     }
 }
 
@@ -103,8 +114,17 @@ pub struct Builder {
 
 impl Builder {
     /// For the entries behind `after`, as many as fit into `bytes`.
-    pub fn new(key: &HandleKey, after: u64, stamp: Stamp, bytes: usize) -> Self {
-        let window = Window { after, complete: true, stamp, entries: Vec::new(), names: Vec::new() };
+    /// `now` is the time of day, as seconds and nanoseconds, before the directory was read.
+    pub fn new(key: &HandleKey, after: u64, stamp: Stamp, now: [i64; 2], bytes: usize) -> Self {
+        let window = Window {
+            after,
+            complete: true,
+            stamp,
+            entries: Vec::new(),
+            names: Vec::new(),
+            handles: OnceLock::new(),
+            settled: is_settled(stamp, now),
+        };
         Self { key: key.clone(), window, bytes, limit: u64::MAX }
     }
 
@@ -136,7 +156,7 @@ impl Builder {
     }
 
     fn size(&self) -> usize {
-        self.window.names.len() + self.window.entries.len() * size_of::<Entry>()
+        self.window.names.len() + self.window.entries.len() * ENTRY_BYTES
     }
 
     /// Keeps the lowest cookies that fit.
@@ -147,7 +167,7 @@ impl Builder {
         let mut kept = 0;
         for entry in &mut window.entries {
             let old = name(&window.names, entry);
-            let size = names.len() + old.len() + (kept + 1) * size_of::<Entry>();
+            let size = names.len() + old.len() + (kept + 1) * ENTRY_BYTES;
             // At least one, or the listing would never go on.
             if kept > 0 && size > self.bytes {
                 break;
@@ -161,6 +181,18 @@ impl Builder {
         window.complete = false;
         self.limit = window.entries.last().map_or(u64::MAX, |last| last.cookie);
     }
+}
+
+/// An entry, and its handle.
+const ENTRY_BYTES: usize = size_of::<Entry>() + size_of::<OnceLock<Wire>>();
+
+/// A file system's clock may tick only every 10 ms: what changes in the same tick
+/// as the last change leaves no trace in the times. Later than that, every change does.
+const TICK_NANOSECONDS: i128 = 50_000_000;
+
+fn is_settled([_, _, seconds, nanoseconds]: Stamp, now: [i64; 2]) -> bool {
+    let total = |seconds: i64, nanoseconds: i64| i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds);
+    total(now[0], now[1]) - total(seconds, nanoseconds) > TICK_NANOSECONDS
 }
 
 fn cookie(key: &HandleKey, name: &[u8]) -> u64 {
@@ -215,7 +247,7 @@ mod tests {
     const KEY: HandleKey = HandleKey([3; 16]);
 
     fn window(names: &BTreeSet<String>, after: u64, bytes: usize) -> Window {
-        let mut builder = Builder::new(&KEY, after, [0; 4], bytes);
+        let mut builder = Builder::new(&KEY, after, [0; 4], [0; 2], bytes);
         names.iter().for_each(|name| builder.add(name.as_bytes(), name.len() as u64));
         builder.finish()
     }

@@ -81,7 +81,7 @@ fn list_into(context: &Context<'_>, directory: &Object, asked: &Asked, reply: &m
         if cookie < dot {
             let parent = name == b".." && stat.st_ino != directory.export.root_fileid;
             let stat = if parent { entry_stat(context, directory, name)? } else { stat };
-            if !page.add(Listed { cookie: dot, fileid: stat.st_ino, name }) {
+            if !page.add(Listed { cookie: dot, fileid: stat.st_ino, name, handle: None }) {
                 return page.end(false);
             }
             cookie = dot;
@@ -90,6 +90,8 @@ fn list_into(context: &Context<'_>, directory: &Object, asked: &Asked, reply: &m
     let mut eof = false;
     while !eof {
         let window = window(context, directory, cookie)?;
+        // All that is asked of the entries is asked as the caller.
+        let _caller = if asked.plus { Some(context.assume()?) } else { None };
         for entry in window.behind(cookie) {
             if !page.add(entry) {
                 return page.end(false);
@@ -114,15 +116,15 @@ fn window(context: &Context<'_>, directory: &Object, cookie: u64) -> Result<Arc<
     #[allow(clippy::unnecessary_cast)] // the widths of `Stat`'s fields differ between architectures
     let stamp = [stat.st_mtime as i64, stat.st_mtime_nsec as i64, stat.st_ctime as i64, stat.st_ctime_nsec as i64];
     let listings = &directory.export.listings;
-    // A listing from the start is always fresh: times may be too coarse to show the last change.
-    let kept = if cookie > COOKIE_DOT_DOT { listings.get(now, &directory.handle, cookie, stamp) } else { None };
-    if let Some(window) = kept {
+    if let Some(window) = listings.get(now, &directory.handle, cookie, stamp) {
         return Ok(window);
     }
     // A descriptor of its own, since the place in the directory belongs to the descriptor.
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let fd = rustix::fs::openat(directory.file.fd(), ".", flags, Mode::empty()).map_err(fail)?;
-    let mut builder = Builder::new(&context.directory.handle_key, cookie, stamp, WINDOW_BYTES);
+    let clock = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
+    let clock = [clock.tv_sec, clock.tv_nsec];
+    let mut builder = Builder::new(&context.directory.handle_key, cookie, stamp, clock, WINDOW_BYTES);
     let mut buffer = vec![MaybeUninit::uninit(); 32 << 10];
     let mut entries = RawDir::new(fd, &mut buffer);
     while let Some(entry) = entries.next() {
@@ -188,7 +190,7 @@ impl<'a> Page<'a> {
     /// Attributes and handle of an entry, or neither: for a name that is gone, not ours to look
     /// at, or on another file system the client asks LOOKUP, and gets the right answer there.
     fn attributes(&mut self, entry: &Listed<'_>, fileid_at: usize) {
-        match self.find(entry.name) {
+        match self.find(entry) {
             Some((stat, wire)) => {
                 // One number for one file, also where the directory tells another (a mount's or a copied-up file's).
                 #[allow(clippy::unnecessary_cast)]
@@ -206,20 +208,27 @@ impl<'a> Page<'a> {
         }
     }
 
-    fn find(&self, name: &[u8]) -> Option<(Stat, handle::Wire)> {
-        if name == b".." {
-            let (parent, stat) = self.context.child(self.directory, name).ok()?;
-            return Some((stat, self.context.wire(&parent)));
+    fn find(&self, entry: &Listed<'_>) -> Option<(Stat, handle::Wire)> {
+        let name = entry.name;
+        if super::is_dot(name) {
+            let (found, stat) = self.context.child(self.directory, name).ok()?;
+            return Some((stat, self.context.wire(&found)));
         }
-        let _caller = self.context.assume().ok()?;
         let fd = self.directory.file.fd();
         let stat = rustix::fs::statat(fd, name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
+        if let Some(wire) = entry.handle.and_then(|handle| handle.get()) {
+            return Some((stat, *wire));
+        }
         let ftype = attributes::ftype(stat.st_mode)?;
         let (handle, mount) = handle_at(fd, name, self.directory.handle.export, ftype).ok()?;
         if !self.directory.export.is_mount(mount) {
             return None;
         }
-        Some((stat, handle::encode(&handle, &self.context.directory.handle_key)))
+        let wire = handle::encode(&handle, &self.context.directory.handle_key);
+        if let Some(place) = entry.handle {
+            let _ = place.set(wire);
+        }
+        Some((stat, wire))
     }
 
     fn end(self, eof: bool) -> Result<(), nfsstat3> {
