@@ -52,6 +52,8 @@ pub struct OpenExport {
     mount: MountId,
     /// Changes with each opening, and when written data may be lost: half of the write verifier.
     generation: AtomicU64,
+    /// Counts what may have changed attributes of any file.
+    changes: AtomicU64,
     stripes: [Mutex<()>; STRIPES],
     trouble: Mutex<Option<Instant>>,
 }
@@ -71,6 +73,7 @@ impl OpenExport {
             directory: export.directory.clone(),
             mount,
             generation: AtomicU64::new(generation),
+            changes: AtomicU64::new(0),
             stripes: std::array::from_fn(|_| Mutex::new(())),
             trouble: Mutex::new(None),
         })
@@ -97,6 +100,16 @@ impl OpenExport {
         let (a, b) = (stripe(a), stripe(b));
         let lock = |n: usize| self.stripes[n].lock().unwrap_or_else(PoisonError::into_inner);
         (lock(a.min(b)), (a != b).then(|| lock(a.max(b))))
+    }
+
+    /// Attributes that were read at this count are good while it stands: every change by a
+    /// client counts as it begins and as it ends, and each sweep does, for what others change.
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Ordering::SeqCst)
+    }
+
+    pub fn changed(&self) {
+        self.changes.fetch_add(1, Ordering::SeqCst);
     }
 
     pub fn generation(&self) -> u64 {
@@ -217,6 +230,7 @@ impl Exports {
                 .flat_map(|client| [&client.root, &client.boot])
                 .any(|export| export.id == open.id && export.directory == open.directory);
             if published && open.is_current() {
+                open.changed();
                 open.files.sweep(now);
                 open.listings.sweep(now);
             } else {

@@ -15,7 +15,7 @@
 
 use std::collections::HashMap;
 use std::hash::Hasher;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use siphasher::sip::SipHasher13;
@@ -28,10 +28,11 @@ pub const COOKIE_DOT_DOT: u64 = 2;
 /// Cookies of entries: above the two above, and below 2^63, since clients hand them on as signed file offsets.
 const FIRST_COOKIE: u64 = 3;
 
-/// A window's size in memory: some 17,000 entries with names of 20 bytes.
-pub const WINDOW_BYTES: usize = 2 << 20;
-/// Windows kept for one tree.
-const MAX_WINDOWS: usize = 4;
+/// A window's size in memory: some 20,000 entries with names of 20 bytes.
+pub const WINDOW_BYTES: usize = 4 << 20;
+/// Of all windows kept for one tree.
+const MAX_BYTES: usize = 2 * WINDOW_BYTES;
+const MAX_WINDOWS: usize = 16;
 const MAX_REST: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,10 +49,24 @@ pub struct Listed<'a> {
     pub cookie: u64,
     pub fileid: u64,
     pub name: &'a [u8],
-    /// Where the handle is kept once READDIRPLUS has asked for it: as long as the directory's times
-    /// stand, the name is that file's.
-    pub handle: Option<&'a OnceLock<Wire>>,
+    /// Its place in what `Window::known` lends.
+    pub place: usize,
 }
+
+/// What READDIRPLUS found out of an entry. As long as the directory's times stand the name is
+/// that file's, and the handle is good; the attributes are while nothing changed in the tree.
+#[derive(Debug, Clone)]
+pub struct Known {
+    pub fileid: u64,
+    pub wire: Wire,
+    /// By `OpenExport::changes`, before they were read.
+    pub changes: u64,
+    /// `post_op_attr` as it is sent.
+    pub attributes: [u8; POST_OP_ATTR],
+}
+
+/// The bytes of a `post_op_attr` with attributes.
+pub const POST_OP_ATTR: usize = 88;
 
 /// The directory's times when it was read: seconds and nanoseconds of mtime and ctime.
 pub type Stamp = [i64; 4];
@@ -65,8 +80,8 @@ pub struct Window {
     stamp: Stamp,
     entries: Vec<Entry>,
     names: Vec<u8>,
-    /// One for each entry; made when the first is needed.
-    handles: OnceLock<Vec<OnceLock<Wire>>>,
+    /// One for each entry; empty until the first is needed.
+    known: Mutex<Vec<Option<Known>>>,
     /// No change can have come after it was read that left the directory's times as they are.
     settled: bool,
 }
@@ -75,18 +90,31 @@ impl Window {
     /// The entries behind `cookie`.
     pub fn behind(&self, cookie: u64) -> impl Iterator<Item = Listed<'_>> {
         let start = self.entries.partition_point(|entry| entry.cookie <= cookie);
-        let handles = self.handles.get_or_init(|| vec![OnceLock::new(); self.entries.len()]);
-        self.entries[start..].iter().zip(&handles[start..]).map(|(entry, handle)| Listed {
+        self.entries.iter().enumerate().skip(start).map(|(place, entry)| Listed {
             cookie: entry.cookie,
             fileid: entry.fileid,
             name: name(&self.names, entry),
-            handle: self.settled.then_some(handle),
+            place,
         })
+    }
+
+    /// What is known of the entries, to be used and added to; `None` where a name may have got
+    /// another file since, unseen.
+    pub fn known(&self) -> Option<MutexGuard<'_, Vec<Option<Known>>>> {
+        let mut known = self.settled.then(|| self.known.lock().unwrap_or_else(PoisonError::into_inner))?;
+        if known.is_empty() {
+            known.resize(self.entries.len(), None);
+        }
+        Some(known)
     }
 
     /// Whether the directory ends with this window.
     pub fn is_complete(&self) -> bool {
         self.complete
+    }
+
+    fn size(&self) -> usize {
+        self.names.len() + self.entries.len() * ENTRY_BYTES
     }
 
     fn answers(&self, cookie: u64, stamp: Stamp) -> bool {
@@ -122,7 +150,7 @@ impl Builder {
             stamp,
             entries: Vec::new(),
             names: Vec::new(),
-            handles: OnceLock::new(),
+            known: Mutex::default(),
             settled: is_settled(stamp, now),
         };
         Self { key: key.clone(), window, bytes, limit: u64::MAX }
@@ -141,22 +169,18 @@ impl Builder {
         let start = self.window.names.len() as u32;
         self.window.names.extend_from_slice(name);
         self.window.entries.push(Entry { cookie, fileid, name: start, length: name.len() as u8 });
-        if self.size() > 2 * self.bytes {
+        if self.window.size() > 2 * self.bytes {
             self.shrink();
         }
     }
 
     pub fn finish(mut self) -> Window {
-        if self.size() > self.bytes {
+        if self.window.size() > self.bytes {
             self.shrink();
         } else {
             self.window.entries.sort_unstable_by_key(|entry| entry.cookie);
         }
         self.window
-    }
-
-    fn size(&self) -> usize {
-        self.window.names.len() + self.window.entries.len() * ENTRY_BYTES
     }
 
     /// Keeps the lowest cookies that fit.
@@ -183,8 +207,8 @@ impl Builder {
     }
 }
 
-/// An entry, and its handle.
-const ENTRY_BYTES: usize = size_of::<Entry>() + size_of::<OnceLock<Wire>>();
+/// An entry, and what may be known of it.
+const ENTRY_BYTES: usize = size_of::<Entry>() + size_of::<Option<Known>>();
 
 /// A file system's clock may tick only every 10 ms: what changes in the same tick
 /// as the last change leaves no trace in the times. Later than that, every change does.
@@ -220,9 +244,12 @@ impl Listings {
 
     pub fn keep(&self, now: Instant, directory: Handle, window: Arc<Window>) {
         let mut windows = self.lock();
-        if windows.len() >= MAX_WINDOWS && !windows.contains_key(&directory) {
+        windows.remove(&directory);
+        let mut bytes: usize = window.size() + windows.values().map(|(_, window)| window.size()).sum::<usize>();
+        while windows.len() >= MAX_WINDOWS || bytes > MAX_BYTES {
             let oldest = windows.iter().min_by_key(|(_, (used, _))| *used).map(|(key, _)| *key);
-            oldest.and_then(|key| windows.remove(&key));
+            let Some((_, gone)) = oldest.and_then(|key| windows.remove(&key)) else { break };
+            bytes -= gone.size();
         }
         windows.insert(directory, (now, window));
     }
@@ -330,10 +357,34 @@ mod tests {
         }
         assert_eq!(listings.lock().len(), MAX_WINDOWS);
         let kept = *listings.lock().keys().next().unwrap();
-        assert!(listings.get(now, &kept, 0, [0; 4]).is_some());
-        assert!(listings.get(now, &kept, 0, [1; 4]).is_none());
+        assert!(listings.get(now, &kept, COOKIE_DOT_DOT + 1, [0; 4]).is_some());
+        assert!(listings.get(now, &kept, COOKIE_DOT_DOT + 1, [1; 4]).is_none());
         listings.sweep(now + MAX_REST);
         assert!(listings.lock().is_empty());
+    }
+
+    #[test]
+    fn kept_windows_are_bounded_in_bytes() {
+        let (listings, now) = (Listings::default(), Instant::now());
+        let large = Arc::new(window(&numbered(50_000), 0, WINDOW_BYTES));
+        for n in 0..5 {
+            listings.keep(now, Handle::new(1, 1, ftype3::NF3DIR, &[n]).unwrap(), large.clone());
+        }
+        assert_eq!(listings.lock().len(), MAX_BYTES / WINDOW_BYTES);
+    }
+
+    #[test]
+    fn a_listing_from_the_start_is_kept_only_if_no_change_can_be_hidden() {
+        let check = |now: [i64; 2], expected: bool| {
+            let stamp = [100, 0, 100, 0];
+            let window = Builder::new(&KEY, 0, stamp, now, WINDOW_BYTES).finish();
+            assert_eq!(window.answers(0, stamp), expected, "{now:?}");
+            assert_eq!(window.known().is_some(), expected, "{now:?}");
+        };
+        check([100, 10_000_000], false);
+        check([100, 60_000_000], true);
+        // The clock was set back.
+        check([99, 0], false);
     }
 
     proptest! {

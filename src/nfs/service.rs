@@ -128,6 +128,7 @@ impl<W> Service<W> {
                     peer: source.peer,
                     privileged: self.privileged(source),
                     caller,
+                    changing: procedures::is_change(call.procedure),
                 };
                 procedures::handle(&context, call.procedure, &mut args, reply)
             }

@@ -62,6 +62,8 @@ pub struct Context<'a> {
     /// The call came from a reserved port, or any port is allowed.
     pub privileged: bool,
     pub caller: AuthSys,
+    /// The procedure changes files: data, attributes or names.
+    pub changing: bool,
 }
 
 type Arguments<'a, 'b> = &'a mut Cursor<'b>;
@@ -102,6 +104,11 @@ pub fn is_idempotent(procedure: u32) -> bool {
     !matches!(procedure, 2 | 8..=15)
 }
 
+/// Whether the procedure changes files: all that the reply cache keeps, and WRITE.
+pub fn is_change(procedure: u32) -> bool {
+    procedure == 7 || !is_idempotent(procedure)
+}
+
 /// Whether the procedure changes nothing, and so waits for the stick only where it reads what is not in
 /// memory. Whole file systems are asked by FSSTAT, which may take long.
 pub fn is_quick(procedure: u32) -> bool {
@@ -131,6 +138,24 @@ struct Object {
     export: Arc<OpenExport>,
     handle: Handle,
     file: Arc<File>,
+    /// The call may change it.
+    _change: Option<Change>,
+}
+
+/// While this lives, and from then on, attributes that were read before are not to be relied on.
+struct Change(Arc<OpenExport>);
+
+impl Change {
+    fn begin(export: &Arc<OpenExport>) -> Self {
+        export.changed();
+        Self(export.clone())
+    }
+}
+
+impl Drop for Change {
+    fn drop(&mut self) {
+        self.0.changed();
+    }
 }
 
 /// The opaque of an `nfs_fh3`.
@@ -183,7 +208,8 @@ impl Context<'_> {
         let export = self.exports.get(export).ok_or(NFS3ERR_JUKEBOX)?;
         let file =
             export.files.get(&export.root, &handle).map_err(|errno| self.exports.failed(&export, errno, false))?;
-        Ok(Object { export, handle, file })
+        let change = self.changing.then(|| Change::begin(&export));
+        Ok(Object { export, handle, file, _change: change })
     }
 
     fn refused(&self, reason: &'static str, status: nfsstat3) -> nfsstat3 {
@@ -273,7 +299,7 @@ impl Context<'_> {
         let (handle, _) =
             handle_at(fd_ref, b"", directory.handle.export, ftype).map_err(|errno| self.fail(directory, errno))?;
         let file = directory.export.files.insert(handle, fd);
-        Ok((Object { export: directory.export.clone(), handle, file }, stat))
+        Ok((Object { export: directory.export.clone(), handle, file, _change: None }, stat))
     }
 
     /// The same for a name whose file is open already: its handle tells which.
@@ -296,7 +322,7 @@ impl Context<'_> {
             return Ok(None);
         }
         let Some((handle, file)) = directory.export.files.find(&handle) else { return Ok(None) };
-        let object = Object { export: directory.export.clone(), handle, file };
+        let object = Object { export: directory.export.clone(), handle, file, _change: None };
         let stat = object.file.stat().map_err(|errno| self.fail(directory, errno))?;
         Ok(Some((object, stat)))
     }
