@@ -20,7 +20,7 @@
 //!
 //! | module | what | pure |
 //! |---|---|---|
-//! | [`client`] | identities: MAC, serial, revision, model, role, image | yes |
+//! | [`client`], [`size`] | identities: MAC, serial, revision, model, role, image | yes |
 //! | [`config`] | `rootstock.toml`, its defaults, and what is wrong in it | yes |
 //! | [`control`] | events in, actions out: the one place that decides | yes |
 //! | [`enrol`] | the enrolment window, role names, export numbers | yes |
@@ -34,6 +34,7 @@
 //! | [`nfs`] | XDR, RPC, portmap, MOUNT, handles, the 22 procedures; the server | partly |
 //! | [`store`] | finding the stick, its store, import, clients' roots, adaptation | partly |
 //! | [`panel`] | gestures, pages, screens, drawing; GPIO, OLED, terminal | partly |
+//! | [`eeprom`] | a client's loader: its boot order, recovery cards, updates; no part of `serve` | mostly |
 //! | [`init`] | PID 1: plan, supervision, modules, boot configuration, power | partly |
 //! | [`memory`] | what the allocator gives back to the kernel | I/O |
 //! | [`log`] | one line an event, with the time since the machine's start | I/O |
@@ -58,6 +59,7 @@ pub mod config;
 pub mod control;
 pub mod dhcp;
 pub mod directory;
+pub mod eeprom;
 pub mod enrol;
 pub mod init;
 pub mod log;
@@ -65,6 +67,7 @@ pub mod memory;
 pub mod net;
 pub mod nfs;
 pub mod panel;
+pub mod size;
 pub mod stage;
 pub mod status;
 pub mod store;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use clap::{Parser, Subcommand};
 use rootstock::appliance::{self, End};
-use rootstock::{init, log, memory, panel};
+use rootstock::{eeprom, init, log, memory, panel};
 
 #[derive(Parser)]
 #[command(version, about = "Turns a Raspberry Pi into a netboot appliance")]
@@ -19,6 +19,9 @@ struct Arguments {
 enum Command {
     /// Serve DHCP, TFTP and NFS from a stick until told to stop
     Serve(Serve),
+    /// Teach a Pi 4 or 5 to try the network: show and set the boot order in its EEPROM's image
+    #[command(subcommand)]
+    Eeprom(eeprom::command::Command),
 }
 
 #[derive(clap::Args)]
@@ -77,6 +80,10 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
                 End::Stopped => ExitCode::SUCCESS,
                 End::PowerOff => ExitCode::from(POWER_OFF),
             })
+        }
+        Command::Eeprom(command) => {
+            eeprom::command::run(&command, &mut std::io::stdout())?;
+            Ok(ExitCode::SUCCESS)
         }
     }
 }

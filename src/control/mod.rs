@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use crate::client::{Client, ImageId, MacAddr, Revision, Role, Serial};
+use crate::client::{Client, ImageId, MacAddr, Mode, Revision, Role, Serial};
 use crate::config::{self, Config};
 use crate::directory::{Directory, HandleKey, Tree};
 use crate::enrol::Window;
@@ -76,6 +76,26 @@ struct Member {
     /// `None` until the store has mounted them.
     trees: Option<Trees>,
     boot: Boot,
+    renewal: Renewal,
+}
+
+/// What a client's next boot needs of the store before it is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Renewal {
+    /// Nothing: it goes on with the root it has.
+    None,
+    /// When its boot begins: that of an ephemeral client, for instance.
+    AtBoot,
+    /// Its boot has begun.
+    Due,
+    /// The store is at it.
+    Asked,
+}
+
+impl Renewal {
+    fn of(open: &store::OpenClient) -> Self {
+        if open.renew_at_boot { Self::AtBoot } else { Self::None }
+    }
 }
 
 #[derive(Debug)]
@@ -257,7 +277,12 @@ impl Control {
     fn nfs(&mut self, now: Duration, event: nfs::Event, actions: &mut Vec<Action>) {
         match event {
             nfs::Event::Mounted { address, tree: Tree::Root } => self.sign(now, address, Sign::RootMounted, actions),
-            nfs::Event::Mounted { tree: Tree::Boot, .. } | nfs::Event::Unmounted { .. } => {}
+            nfs::Event::Mounted { address, tree: Tree::Boot } if self.is_read_only(address) => {
+                // It cannot write that its start is complete: that its system
+                // mounts its boot tree, which no initramfs does, is what is seen of it.
+                self.sign(now, address, Sign::Up, actions);
+            }
+            nfs::Event::Mounted { tree: Tree::Boot | Tree::Volume, .. } | nfs::Event::Unmounted { .. } => {}
             nfs::Event::Traffic { address, .. } => self.sign(now, address, Sign::Traffic, actions),
             nfs::Event::MountRefused { address, path, reason } => {
                 self.refusals.log(now, format!("nfs: {address} may not mount {path:?}: {reason}"), actions);
@@ -266,6 +291,11 @@ impl Control {
                 self.refusals.log(now, format!("nfs: {address} used a file handle that is not its own"), actions);
             }
         }
+    }
+
+    fn is_read_only(&self, address: Ipv4Addr) -> bool {
+        let mut members = self.members.values();
+        members.any(|member| member.client.address == address && member.client.mode == Mode::ReadOnly)
     }
 
     fn store(&mut self, now: Duration, event: store::Event, actions: &mut Vec<Action>) {
@@ -301,6 +331,7 @@ impl Control {
                 self.taken_roles = taken_roles;
                 self.opened(clients, actions);
                 self.readdress(now, actions);
+                self.renew_all(actions);
                 self.publish(actions);
                 self.answer_waiting(now, actions);
             }
@@ -327,6 +358,12 @@ impl Control {
                 self.images.retain(|id| *id != image.id);
                 self.images.push(image.id);
             }
+            Store::AlreadyThere { file, image } => {
+                let message = format!("{file} is the image {image}, which is there already");
+                actions.push(Action::Log(message.clone()));
+                let action = "Nothing was stored twice; the file can be deleted".to_owned();
+                self.problems.set(Topic::Import(file), message, action);
+            }
             Store::ImportFailed { file, message, action } => {
                 actions.push(Action::Log(format!("import of {file} failed: {message}. {action}")));
                 self.import = None;
@@ -341,10 +378,15 @@ impl Control {
             }
             Store::ClientFailed { role, message, action } => {
                 actions.push(Action::Log(format!("client {role}: {message}. {action}")));
-                // A client that never came to be: its board's next DISCOVER asks for it anew
-                // in a batch, and after another press otherwise.
-                if self.members.get(&role).is_some_and(|member| member.trees.is_none()) {
-                    self.members.remove(&role);
+                match self.members.get_mut(&role) {
+                    // Its board's next DISCOVER asks again.
+                    Some(member) if member.renewal == Renewal::Asked => member.renewal = Renewal::Due,
+                    // A client that never came to be: its board's next DISCOVER asks for it anew
+                    // in a batch, and after another press otherwise.
+                    Some(member) if member.trees.is_none() && member.renewal != Renewal::Due => {
+                        self.members.remove(&role);
+                    }
+                    _ => {}
                 }
                 self.problems.set(Topic::Client(role.clone()), format!("{role}: {message}"), action);
             }
@@ -401,23 +443,34 @@ impl Control {
     fn opened(&mut self, clients: Vec<store::OpenClient>, actions: &mut Vec<Action>) {
         let mut before = std::mem::take(&mut self.members);
         for open in clients {
-            let boot = before.remove(&open.client.role).map(|member| member.boot).unwrap_or_default();
+            let mut renewal = Renewal::of(&open);
+            let boot = match before.remove(&open.client.role) {
+                Some(member) => {
+                    // Its boot began while the store was away.
+                    if matches!(member.renewal, Renewal::Due | Renewal::Asked) && renewal == Renewal::AtBoot {
+                        renewal = Renewal::Due;
+                    }
+                    member.boot
+                }
+                None => Boot::default(),
+            };
             // A store that was opened anew watches nobody.
             if matches!(boot.stage(), Stage::RootMounted | Stage::Stalled { .. }) {
                 actions.push(Action::Store(store::Command::WatchUp(open.client.role.clone(), true)));
             }
-            let trees = Some(Trees { root: open.root, boot: open.boot });
-            self.members.insert(open.client.role.clone(), Member { client: open.client, trees, boot });
+            let trees = Some(Trees { root: open.root, boot: open.boot, volume: open.volume });
+            self.members.insert(open.client.role.clone(), Member { client: open.client, trees, boot, renewal });
         }
     }
 
     fn client_ready(&mut self, open: store::OpenClient) {
         self.problems.clear(&Topic::Client(open.client.role.clone()));
-        let trees = Some(Trees { root: open.root, boot: open.boot });
+        let renewal = Renewal::of(&open);
+        let trees = Some(Trees { root: open.root, boot: open.boot, volume: open.volume });
         match self.members.get_mut(&open.client.role) {
-            Some(member) => member.trees = trees,
+            Some(member) => (member.trees, member.renewal) = (trees, renewal),
             None => {
-                let member = Member { client: open.client, trees, boot: Boot::default() };
+                let member = Member { client: open.client, trees, boot: Boot::default(), renewal };
                 self.members.insert(member.client.role.clone(), member);
             }
         }
@@ -443,8 +496,13 @@ impl Control {
 
     fn sign_role(&mut self, now: Duration, role: &Role, sign: Sign, actions: &mut Vec<Action>) {
         let Some(member) = self.members.get_mut(role) else { return };
+        let begins = sign == Sign::BootloaderAsks;
         if !member.boot.observe(now, sign) {
             return;
+        }
+        // Only a board that was reset has a loader that asks: what ran on it is gone.
+        if begins && member.renewal == Renewal::AtBoot {
+            member.renewal = Renewal::Due;
         }
         actions.push(stage_log(role, &member.boot, now));
         match member.boot.stage() {
@@ -456,6 +514,25 @@ impl Control {
             Stage::Up { .. } => actions.push(Action::Store(store::Command::WatchUp(role.clone(), false))),
             _ => {}
         }
+    }
+
+    /// Has the store renew what is due; until then those clients are not served.
+    fn renew_all(&mut self, actions: &mut Vec<Action>) {
+        if !self.store_open {
+            return;
+        }
+        let due: Vec<&mut Member> = self.members.values_mut().filter(|member| member.renewal == Renewal::Due).collect();
+        if due.is_empty() {
+            return;
+        }
+        let mut roles = Vec::new();
+        for member in due {
+            member.renewal = Renewal::Asked;
+            member.trees = None;
+            roles.push(member.client.role.clone());
+        }
+        self.publish(actions);
+        actions.extend(roles.into_iter().map(|role| Action::Store(store::Command::RenewClient(role))));
     }
 
     fn publish(&self, actions: &mut Vec<Action>) {

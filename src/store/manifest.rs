@@ -1,12 +1,13 @@
 //! The store's layout and its small text files: names of folders, `image.toml`,
 //! `client.toml`, the making of an image id.
 //!
-//! Pure. Paths are relative to the store's top folder.
+//! Pure, but for one look at which layers a client runs on. Paths are relative to the store's top folder.
 
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::packing;
 use crate::client::{Client, ImageId, Role};
 
 /// Longest manifest that is read, in bytes.
@@ -73,6 +74,32 @@ impl ClientPaths {
 
     pub fn work(&self) -> PathBuf {
         self.folder.join("work")
+    }
+
+    /// What an ephemeral client wrote since its boot began: folders of the
+    /// same names. It is there while such a client runs, and only then.
+    pub fn ephemeral(&self) -> Self {
+        Self { folder: self.folder.join("ephemeral") }
+    }
+
+    /// An ephemeral folder being made.
+    pub fn new_ephemeral(&self) -> Self {
+        Self { folder: self.folder.join(".new-ephemeral") }
+    }
+
+    /// The layers that take the writes of the client as it runs now.
+    pub fn running(&self) -> Self {
+        let ephemeral = self.ephemeral();
+        if ephemeral.folder.is_dir() { ephemeral } else { self.clone() }
+    }
+
+    /// An export of its own: what outlives the root.
+    pub fn volume(&self) -> PathBuf {
+        self.folder.join("volume")
+    }
+
+    pub fn volume_file(&self) -> PathBuf {
+        self.volume().join("containers.ext4")
     }
 
     pub fn boot_upper(&self) -> PathBuf {
@@ -151,41 +178,11 @@ fn text(bytes: &[u8]) -> Result<&str, ManifestError> {
     std::str::from_utf8(bytes).map_err(|_| ManifestError::NotText)
 }
 
-/// What kind of file an import can read, by its name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Packing {
-    /// `.img`
-    Plain,
-    /// `.img.xz`
-    Xz,
-}
-
-/// Tells an image file by its name; `None` for every other file and for the
-/// hidden doubles that macOS leaves (`._name`).
-pub fn packing(file: &str) -> Option<Packing> {
-    let lower = file.to_ascii_lowercase();
-    if file.starts_with('.') {
-        None
-    } else if lower.ends_with(".img") {
-        Some(Packing::Plain)
-    } else if lower.ends_with(".img.xz") {
-        Some(Packing::Xz)
-    } else {
-        None
-    }
-}
-
-/// The name for people: the file's without its endings.
-pub fn image_name(file: &str) -> String {
-    let stem = file.len() - if packing(file) == Some(Packing::Xz) { 7 } else { 4.min(file.len()) };
-    file.get(..stem).unwrap_or(file).chars().filter(|c| !c.is_control()).take(80).collect()
-}
-
 /// Makes the id of an image from its file's name and the hash of the file:
 /// `2026-06-18-raspios-trixie-arm64-lite-1f2e3d4c`.
 pub fn image_id(file: &str, sha256: &[u8; 32]) -> ImageId {
     let mut id = String::new();
-    for c in image_name(file).chars().map(|c| c.to_ascii_lowercase()) {
+    for c in packing::image_name(file).chars().map(|c| c.to_ascii_lowercase()) {
         let c = if c.is_ascii_alphanumeric() || c == '.' || c == '_' { c } else { '-' };
         let repeats = c == '-' && id.ends_with('-');
         let leads = id.is_empty() && !c.is_ascii_alphanumeric();
@@ -197,29 +194,6 @@ pub fn image_id(file: &str, sha256: &[u8; 32]) -> ImageId {
     let hash: String = sha256[..4].iter().map(|byte| format!("{byte:02x}")).collect();
     #[expect(clippy::expect_used, reason = "at most 89 of a-z, 0-9, dot, hyphen, underscore, led by a letter or digit")]
     format!("{stem}-{hash}").parse().expect("cleaned above")
-}
-
-/// A checksum file's digits for `file`, in the form that `sha256sum` writes
-/// (`<64 digits> [ *]<name>`), or a bare digest.
-pub fn parse_sha256(text: &str, file: &str) -> Option<[u8; 32]> {
-    text.lines().take(1000).find_map(|line| {
-        let (digits, name) = line.trim().split_once(char::is_whitespace).unwrap_or((line.trim(), ""));
-        let name = name.trim_start().trim_start_matches('*');
-        let for_us = name.is_empty() || name == file || name.rsplit('/').next() == Some(file);
-        if for_us { from_hex(digits) } else { None }
-    })
-}
-
-/// 64 hexadecimal digits.
-pub fn from_hex(digits: &str) -> Option<[u8; 32]> {
-    if digits.len() != 64 || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
-        return None;
-    }
-    let mut bytes = [0; 32];
-    for (byte, pair) in bytes.iter_mut().zip(digits.as_bytes().chunks_exact(2)) {
-        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
-    }
-    Some(bytes)
 }
 
 pub fn hex(bytes: &[u8]) -> String {
@@ -241,35 +215,6 @@ mod tests {
         check("\u{e4}\n\u{1f600}.img", "image-abababab");
         check(".img", "image-abababab");
         check(&format!("{}.img", "x".repeat(250)), &format!("{}-abababab", "x".repeat(80)));
-    }
-
-    #[test]
-    fn only_images_are_images() {
-        for (file, expected) in [
-            ("a.img", Some(Packing::Plain)),
-            ("A.IMG.XZ", Some(Packing::Xz)),
-            ("a.xz", None),
-            ("._a.img", None),
-            ("a.img.sha256", None),
-            ("img", None),
-        ] {
-            assert_eq!(packing(file), expected, "{file}");
-        }
-    }
-
-    #[test]
-    fn checksum_files_are_read_as_sha256sum_writes_them() {
-        let digits = "ab".repeat(32);
-        let check = |text: &str, found: bool| {
-            assert_eq!(parse_sha256(text, "a.img.xz"), found.then_some([0xab; 32]), "{text:?}");
-        };
-        check(&format!("{digits}  a.img.xz\n"), true);
-        check(&format!("{} *a.img.xz\r\n", digits.to_uppercase()), true);
-        check(&format!("{}  other.img\n{digits}  ./a.img.xz\n", "cd".repeat(32)), true);
-        check(&digits, true);
-        check(&format!("{digits}  other.img\n"), false);
-        check("not a checksum", false);
-        check("", false);
     }
 
     #[test]

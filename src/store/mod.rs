@@ -7,22 +7,26 @@
 //! - `devices`, `hotplug`, `identify`, `table`: what is plugged in
 //! - `place`, `prepare`: where the store lies, opening and making it
 //! - `library`, `manifest`, `atomic`: what it holds, as small text files
-//! - `sources`, `import`: image files on sticks, and making images of them
+//! - `sources`, `packing`, `import`: image files on sticks, and making images of them
 //! - `root`, `mounts`, `personalise`: clients' trees
+//! - `volume`: their block volumes
+//! - `discard`: removing what an ephemeral client wrote
 //! - `words`: what people are told
 //!
 //! The rule about people's files: a stick is written only where a file system
 //! labelled ROOTSTOCK is, or where nothing is and a person confirmed it.
 
-mod atomic;
+pub(crate) mod atomic;
 mod crc32;
 mod devices;
+mod discard;
 mod hotplug;
 mod identify;
 mod import;
 mod library;
 mod manifest;
 mod mounts;
+mod packing;
 mod personalise;
 mod place;
 mod prepare;
@@ -30,6 +34,7 @@ mod root;
 mod sources;
 mod table;
 mod tools;
+mod volume;
 mod words;
 mod worker;
 
@@ -96,6 +101,9 @@ pub enum Command {
     CreateClient(Box<Client>),
     /// Writes `client.toml` anew; only a failure is told.
     SaveClient(Box<Client>),
+    /// The client's boot begins and it must get what `renew_at_boot` tells of;
+    /// its trees are served no more. Answered as `CreateClient`.
+    RenewClient(Role),
     /// Watch for this client's evidence that its start is complete, or stop.
     WatchUp(Role, bool),
 }
@@ -139,6 +147,11 @@ pub enum Event {
     /// Also when the file turned out to hold an image that is there already.
     Imported {
         image: ImageInfo,
+    },
+    /// Before `Imported`: the file holds what is stored already, under this id.
+    AlreadyThere {
+        file: String,
+        image: ImageId,
     },
     ImportFailed {
         file: String,
@@ -187,6 +200,10 @@ pub struct OpenClient {
     pub root: PathBuf,
     /// Its boot partition.
     pub boot: PathBuf,
+    /// The folder of its block volume.
+    pub volume: Option<PathBuf>,
+    /// Its next boot must begin with `RenewClient`.
+    pub renew_at_boot: bool,
 }
 
 /// Why the store cannot be started.

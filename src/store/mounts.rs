@@ -65,7 +65,8 @@ pub fn bind(folder: &Path, point: &Path) -> Result<(), MountError> {
 /// The layers of one overlay.
 #[derive(Debug)]
 pub struct Layers<'a> {
-    pub lower: &'a Path,
+    /// The topmost first; at least one.
+    pub lower: &'a [&'a Path],
     pub upper: &'a Path,
     pub work: &'a Path,
 }
@@ -77,17 +78,22 @@ pub struct Layers<'a> {
 /// `redirect_dir` lets a client rename a directory of the image, which would
 /// be EXDEV without it; `metacopy` excludes `nfs_export`. All are given in
 /// words, because a kernel's defaults differ.
-pub fn overlay(layers: &Layers<'_>, point: &Path, read_only: bool) -> Result<(), MountError> {
+///
+/// There is always an upper layer, also for a read-only root: without one the
+/// kernel gives handles only with `redirect_dir=nofollow`, and then a folder
+/// that was renamed in the layers is missing from the tree (tried 2026-11-22,
+/// Linux 6.18).
+pub fn overlay(layers: &Layers<'_>, point: &Path) -> Result<(), MountError> {
     make_point(point)?;
+    let lower: Vec<String> = layers.lower.iter().map(|lower| lower.display().to_string()).collect();
     let options = format!(
         "lowerdir={},upperdir={},workdir={},index=on,nfs_export=on,xino=on,redirect_dir=on,metacopy=off",
-        layers.lower.display(),
+        lower.join(":"),
         layers.upper.display(),
         layers.work.display(),
     );
-    let flags = if read_only { SAFE | MountFlags::RDONLY } else { SAFE };
     let options = CString::new(options).unwrap_or_default();
-    rustix::mount::mount("overlay", point, "overlay", flags, &*options).map_err(|source| MountError::Mount {
+    rustix::mount::mount("overlay", point, "overlay", SAFE, &*options).map_err(|source| MountError::Mount {
         what: "overlay".into(),
         path: point.to_owned(),
         source: source.into(),
@@ -108,6 +114,22 @@ pub fn overlay(layers: &Layers<'_>, point: &Path, read_only: bool) -> Result<(),
         unmount(point)?;
         Err(MountError::NoHandles { path: point.to_owned() })
     }
+}
+
+/// Lets a mount take writes or not; what is mounted stays the same, with the
+/// handles that were given of it.
+pub fn set_read_only(point: &Path, read_only: bool) -> Result<(), MountError> {
+    let flags = if read_only { SAFE | MountFlags::RDONLY } else { SAFE };
+    rustix::mount::mount_remount(point, MountFlags::BIND | flags, c"").map_err(|source| MountError::Mount {
+        what: "it again".into(),
+        path: point.to_owned(),
+        source: source.into(),
+    })
+}
+
+/// Whether a file system is mounted there.
+pub fn is_mounted(point: &Path) -> Result<bool, MountError> {
+    Ok(list()?.iter().any(|mount| mount.point == point))
 }
 
 fn make_point(point: &Path) -> Result<(), MountError> {

@@ -151,6 +151,7 @@ impl Worker {
             Command::Prepare => self.prepare(),
             Command::CreateClient(client) => self.create(&client),
             Command::SaveClient(client) => self.save(&client),
+            Command::RenewClient(role) => self.renew(&role),
             Command::WatchUp(role, true) => {
                 if let Some(store) = &mut self.store {
                     let now = up_text(&store.folder, &role);
@@ -451,14 +452,19 @@ impl Worker {
 
     // Clients.
 
+    fn surroundings(&self) -> Surroundings {
+        let (appliance, dns) = (self.options.appliance, self.options.dns.clone());
+        Surroundings { appliance, dns, stop: self.stop.clone() }
+    }
+
     fn create(&mut self, client: &Client) {
         let started = Instant::now();
+        let around = self.surroundings();
         let Some(store) = &mut self.store else {
             let message = "There is no stick with a store".to_owned();
             let action = "Plug in the stick".to_owned();
             return self.tell(Event::ClientFailed { role: client.role.clone(), message, action });
         };
-        let around = Surroundings { appliance: self.options.appliance, dns: self.options.dns.clone() };
         match store.roots.create(client, &around) {
             Ok((open, warnings)) => {
                 tracing::info!(role = %client.role, ms = started.elapsed().as_millis() as u64, "client made");
@@ -471,6 +477,27 @@ impl Worker {
             Err(error) => {
                 let (message, action) = (chain(&error), root_action(&error).to_owned());
                 self.tell(Event::ClientFailed { role: client.role.clone(), message, action });
+            }
+        }
+    }
+
+    fn renew(&mut self, role: &Role) {
+        let started = Instant::now();
+        let around = self.surroundings();
+        // A store that was closed is opened again, and control asks again.
+        let Some(store) = &mut self.store else { return };
+        let Some(client) = store.clients.iter().find(|client| client.role == *role) else { return };
+        match store.roots.renew(client, &around) {
+            Ok((open, warnings)) => {
+                tracing::info!(%role, mode = ?client.mode, ms = started.elapsed().as_millis() as u64, "client renewed");
+                self.tell(Event::ClientReady(open));
+                for warning in warnings {
+                    self.problem(format!("{role}: {warning}"), "Correct its client.toml, or make room");
+                }
+            }
+            Err(error) => {
+                let (message, action) = (chain(&error), root_action(&error).to_owned());
+                self.tell(Event::ClientFailed { role: role.clone(), message, action });
             }
         }
     }
@@ -573,7 +600,7 @@ impl Worker {
         match result {
             Ok(Imported { id, manifest, known }) => {
                 if known {
-                    tracing::info!(file = source.file, %id, "the file holds an image that is there already");
+                    self.tell(Event::AlreadyThere { file: source.file.clone(), image: id.clone() });
                 }
                 if let Some(store) = self.store.as_mut().filter(|_| !stopped) {
                     store.images.retain(|(known, _)| *known != id);
@@ -676,7 +703,7 @@ fn is_read_only(folder: &Path) -> bool {
 /// The client's own words that its start is complete, from its upper layer:
 /// the image's lower copy, if it has one, is of another machine.
 fn up_text(store: &Path, role: &Role) -> Option<String> {
-    let upper = Tree::open(&ClientPaths::of(store, role).upper()).ok()?;
+    let upper = Tree::open(&ClientPaths::of(store, role).running().upper()).ok()?;
     let mut text = upper.read("var/lib/rootstock/up")?;
     text.truncate(text.char_indices().nth(MAX_UP_BYTES).map_or(text.len(), |(at, _)| at));
     (!text.trim().is_empty()).then_some(text)

@@ -28,7 +28,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Runs a tool; its output.
 pub fn run(tool: &str, arguments: &[&str]) -> String {
     let output = Process::new(tool).args(arguments).output().unwrap_or_else(|error| {
-        panic!("{tool}: {error}; apt-get install -y e2fsprogs fdisk mtools dosfstools xz-utils mount")
+        panic!(
+            "{tool}: {error}; apt-get install -y e2fsprogs fdisk mtools dosfstools xz-utils gzip zstd zip python3 mount"
+        )
     });
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{tool} {arguments:?}: {text}{}", String::from_utf8_lossy(&output.stderr));
@@ -165,6 +167,7 @@ pub fn client(n: u8, image: &ImageId) -> Client {
         address: Ipv4Addr::new(192, 168, 77, 10 + n),
         image: image.clone(),
         mode: Mode::Persistent,
+        volume_size: None,
         export_id: n.into(),
     }
 }

@@ -7,16 +7,24 @@
 //! fails is reported and the rest goes on, unless the stick itself fails.
 //! Facts: `reference/pi-netboot.md`, section 6, and the packages named there.
 
+mod identity;
 mod keys;
+mod network;
+mod read_only;
 mod rules;
+mod system;
 mod text;
 mod tree;
+mod units;
+mod users;
+mod volume;
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 pub use self::rules::RULES;
 pub use self::tree::{Tree, TreeError};
+pub use self::volume::fit as fit_volume;
 use crate::client::Client;
 
 /// What comes from the stick's `profile/`.
@@ -52,6 +60,9 @@ pub struct Rule {
     /// Whether it acted.
     pub apply: fn(&Context<'_>) -> Result<bool, RuleError>,
 }
+
+/// Whether a rule acted.
+type Outcome = Result<bool, RuleError>;
 
 /// Why a rule could not be applied.
 #[derive(Debug, thiserror::Error)]
