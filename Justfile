@@ -22,6 +22,10 @@ check:
     cargo clippy --quiet --test demo --test modes --test board --test stick -- -D warnings
     cargo test --quiet --lib --bins
 
+# Our NFS and TFTP servers against nfs-ganesha, dnsmasq and atftpd, as root: some six minutes. WORDS choose rows
+bench *WORDS: (deps "build" "bench")
+    cargo test --quiet --release --test bench -- {{WORDS}}
+
 # The flashable image: target/image/rootstock.img.xz
 image: (deps "build" "image") cross
     board/image

@@ -19,14 +19,12 @@ use std::path::Path;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let result = match words[..] {
         ["serve", trees] => serve::run(Path::new(trees)),
         ["floor"] => load::floor::serve(lab::SERVER),
-        ["--help"] => {
-            Err("cargo bench --bench peers [-- WORD...]: only the rows whose name holds one of the words".into())
-        }
+        ["--help"] => Err("just bench [WORD...]: only the rows whose name holds one of the words".into()),
         _ => table::run(&words),
     };
     match result {

@@ -32,6 +32,7 @@ pub fn run(trees: &Path) -> Result<()> {
             root: export(Tree::Root, "root"),
             boot: export(Tree::Boot, "boot"),
             kernel_words: String::new(),
+            volume: None,
         }
     };
     let clients = (0..lab::CLIENTS).map(served).collect();

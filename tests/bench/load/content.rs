@@ -37,7 +37,7 @@ pub fn fill(seed: u64, offset: u64, bytes: &mut [u8]) {
 
 /// Whether `bytes` stand at `offset`, a multiple of 4 (TFTP's blocks of 1468 begin there), of that file.
 pub fn is(seed: u64, offset: u64, bytes: &[u8]) -> bool {
-    let head = if offset % 8 == 0 { 0 } else { bytes.len().min(4) };
+    let head = if offset.is_multiple_of(8) { 0 } else { bytes.len().min(4) };
     let (first, rest) = bytes.split_at(head);
     let start = offset + head as u64;
     let words = rest.chunks_exact(8);
