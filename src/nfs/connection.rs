@@ -379,3 +379,19 @@ fn send_some(socket: &OwnedFd, bytes: &[u8]) -> Option<usize> {
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn after_a_slow_call_the_next_ones_leave_the_connection_to_others() {
+        let pace = Pace::default();
+        assert!(pace.is_calm());
+        pace.took(QUICK);
+        assert!(pace.is_calm());
+        pace.took(2 * QUICK);
+        assert_eq!((0..1000).filter(|_| !pace.is_calm()).count(), SLOW_CALLS as usize);
+        assert!(pace.is_calm());
+    }
+}

@@ -253,3 +253,24 @@ pub fn handle_at(directory: BorrowedFd<'_>, name: &[u8], export: u32, ftype: fty
 fn last_errno() -> Errno {
     Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn open_files_stay_in_the_share_of_their_tree() {
+        let budget = Arc::new(Budget::new(1 << 20, 400));
+        let (cache, _other) = (FileCache::new(budget.clone()), FileCache::new(budget.clone()));
+        assert_eq!(budget.share(), 50);
+        let null = || rustix::fs::open("/dev/null", OFlags::PATH | OFlags::CLOEXEC, rustix::fs::Mode::empty()).unwrap();
+        let handle = |n: u32| Handle::new(1, 1, ftype3::NF3REG, &n.to_be_bytes()).unwrap();
+        for n in 0..200 {
+            cache.insert(handle(n), null());
+            assert!(cache.lock().len() <= 50);
+        }
+        // The newest stay.
+        assert!(cache.find(&handle(199)).is_some() && cache.find(&handle(190)).is_some());
+        assert!(cache.find(&handle(0)).is_none());
+    }
+}
