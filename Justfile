@@ -19,7 +19,7 @@ test: (deps "build" "image" "qemu" "os" "net" "lint") image os-image
 check:
     cargo fmt --check
     cargo clippy --quiet --all-targets -- -D warnings
-    cargo clippy --quiet --test bench --test demo --test modes --test board --test stick -- -D warnings
+    cargo clippy --quiet --test bench --test demo --test modes --test board --test stick --test shop_qemu -- -D warnings
     cargo test --quiet --lib --bins
 
 # Our NFS and TFTP servers against nfs-ganesha, dnsmasq and atftpd, as root: some six minutes. WORDS choose rows

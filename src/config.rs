@@ -25,6 +25,7 @@ pub struct Config {
     pub dhcp: Dhcp,
     pub nfs: Nfs,
     pub enrol: Enrol,
+    pub store: Store,
     pub panel: Panel,
 }
 
@@ -127,6 +128,22 @@ pub struct Enrol {
 impl Default for Enrol {
     fn default() -> Self {
         Self { window: Duration::from_secs(120), mode: Mode::Persistent, volume_size: None }
+    }
+}
+
+/// `[store]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Store {
+    /// `write`: whether a store may be made on a stick that has none.
+    pub write: bool,
+    /// `size_gib`: of the file that is made on an exFAT or FAT32 stick, 1 to
+    /// 2048; without it what fits.
+    pub size_gib: Option<u16>,
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Self { write: true, size_gib: None }
     }
 }
 
@@ -234,6 +251,8 @@ impl Reader<'_> {
             "enrol.window" => set(&mut config.enrol.window, seconds(value_of, 10..3601)),
             "enrol.mode" => set(&mut config.enrol.mode, mode(value_of)),
             "enrol.volume_size" => set(&mut config.enrol.volume_size, volume_size(value_of).map(Some)),
+            "store.write" => set(&mut config.store.write, boolean(value_of)),
+            "store.size_gib" => set(&mut config.store.size_gib, gib(value_of).map(Some)),
             "panel.enroll_gpio" => set(&mut config.panel.enroll_gpio, byte(value_of, 0..28)),
             "panel.next_gpio" => set(&mut config.panel.next_gpio, byte(value_of, 0..28)),
             "panel.i2c_bus" => set(&mut config.panel.i2c_bus, byte(value_of, 0..32)),
@@ -373,6 +392,11 @@ fn byte(value: &DeValue<'_>, range: Range<i64>) -> Result<u8, Expected> {
     number.and_then(|number| u8::try_from(number).ok()).ok_or("a whole number in the key's range")
 }
 
+fn gib(value: &DeValue<'_>) -> Result<u16, Expected> {
+    let number = integer(value).filter(|number| (1..2049).contains(number));
+    number.and_then(|number| u16::try_from(number).ok()).ok_or("a whole number of GiB, 1 to 2048")
+}
+
 fn boolean(value: &DeValue<'_>) -> Result<bool, Expected> {
     match value {
         DeValue::Boolean(value) => Ok(*value),
@@ -403,6 +427,7 @@ mod tests {
             "[network]\ninterface = 'eth1'\naddress = '10.0.0.1/16'\ngateway = '10.0.0.254'\ndns = ['9.9.9.9']\n\
              [dhcp]\nfirst = '10.0.1.1'\nlast = '10.0.1.99'\nlease = 600\n\
              [nfs]\nallow_unprivileged_ports = true\n[enrol]\nwindow = 60\nmode = 'ephemeral'\nvolume_size = '8G'\n\
+             [store]\nwrite = false\nsize_gib = 16\n\
              [panel]\nenroll_gpio = 5\nnext_gpio = 6\ni2c_bus = 3\ni2c_address = 0x3d\n",
             &[],
         );
@@ -412,6 +437,7 @@ mod tests {
         assert_eq!(config.panel, Panel { enroll_gpio: 5, next_gpio: 6, i2c_bus: 3, i2c_address: 0x3d });
         assert!(config.nfs.allow_unprivileged_ports);
         assert_eq!((config.enrol.mode, config.enrol.volume_size), (Mode::Ephemeral, Some(Size::gib(8))));
+        assert_eq!(config.store, Store { write: false, size_gib: Some(16) });
     }
 
     #[test]
@@ -428,8 +454,9 @@ mod tests {
             dns: vec![gateway],
             ..Network::default()
         };
+        let store = Store { size_gib: Some(16), ..Store::default() };
         let enrol = Enrol { volume_size: Some(Size::gib(8)), ..Enrol::default() };
-        assert_eq!(check(&set, &[]), Config { network, enrol, ..Config::default() });
+        assert_eq!(check(&set, &[]), Config { network, enrol, store, ..Config::default() });
     }
 
     #[test]

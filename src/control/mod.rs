@@ -22,7 +22,7 @@ use crate::config::{self, Config};
 use crate::directory::{Directory, HandleKey, Tree};
 use crate::enrol::Window;
 use crate::stage::{Boot, Sign};
-use crate::status::{self, ClientStatus, Import, Stage, Status, Stick, Stranger};
+use crate::status::{self, ClientStatus, Import, NewPlace, Stage, Status, Stick, Stranger};
 use crate::{dhcp, net, nfs, panel, store, tftp};
 
 use noise::Noise;
@@ -306,10 +306,10 @@ impl Control {
                 self.problems.clear_imports();
             }
             Store::StickReading { .. } => self.stick = Stick::Reading,
-            Store::NeedsConfirmation { name, free_bytes } => {
-                actions
-                    .push(Action::Log(format!("stick {name:?} asks for a held ENROLL; {free_bytes} bytes are free")));
-                self.stick = Stick::NeedsConfirmation { name, free_bytes };
+            Store::NeedsConfirmation { name, free_bytes, place } => {
+                let press = if place == NewPlace::File { "ENROLL" } else { "a held ENROLL" };
+                actions.push(Action::Log(format!("stick {name:?} asks for {press}; {free_bytes} bytes are free")));
+                self.stick = Stick::NeedsConfirmation { name, free_bytes, place };
             }
             Store::Preparing { .. } => self.stick = Stick::Preparing,
             Store::StickUnusable { message, action } => {
@@ -405,14 +405,16 @@ impl Control {
     fn panel(&mut self, now: Duration, event: panel::Event, actions: &mut Vec<Action>) {
         use panel::{Button, Gesture};
         match event {
-            panel::Event::Pressed(Gesture::Short(Button::Enroll)) => self.press(now, false, actions),
-            panel::Event::Pressed(Gesture::Long(Button::Enroll)) => {
-                if let Stick::NeedsConfirmation { name, .. } = &self.stick {
-                    actions.push(Action::Log(format!("confirmed: a store is made on {name}")));
-                    self.stick = Stick::Preparing;
-                    actions.push(Action::Store(store::Command::Prepare));
-                } else {
-                    self.press(now, true, actions);
+            panel::Event::Pressed(gesture @ (Gesture::Short(Button::Enroll) | Gesture::Long(Button::Enroll))) => {
+                let held = gesture == Gesture::Long(Button::Enroll);
+                match &self.stick {
+                    // A file can be deleted again; a partition is there for good.
+                    Stick::NeedsConfirmation { name, place, .. } if held || *place == NewPlace::File => {
+                        actions.push(Action::Log(format!("confirmed: a store is made on {name}")));
+                        self.stick = Stick::Preparing;
+                        actions.push(Action::Store(store::Command::Prepare));
+                    }
+                    _ => self.press(now, held, actions),
                 }
             }
             panel::Event::Pressed(Gesture::Long(Button::Next)) => {

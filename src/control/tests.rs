@@ -339,15 +339,18 @@ fn the_serial_is_learned_from_the_tftp_folder() {
 }
 
 #[test]
-fn a_store_is_made_only_after_a_held_press() {
-    let prepared = |gesture| {
+fn a_partition_is_made_only_after_a_held_press_and_a_file_after_any() {
+    let prepared = |place, gesture| {
         let mut bench = Bench::new();
-        bench.event(Event::Store(store::Event::NeedsConfirmation { name: "Stick".to_owned(), free_bytes: 1 << 33 }));
+        let name = "Stick".to_owned();
+        bench.event(Event::Store(store::Event::NeedsConfirmation { name, free_bytes: 1 << 33, place }));
         let actions = bench.control.handle(bench.now, Event::Panel(panel::Event::Pressed(gesture)));
         actions.iter().any(|action| matches!(action, Action::Store(store::Command::Prepare)))
     };
-    assert!(!prepared(Gesture::Short(Button::Enroll)));
-    assert!(prepared(Gesture::Long(Button::Enroll)));
+    assert!(!prepared(status::NewPlace::Partition, Gesture::Short(Button::Enroll)));
+    assert!(prepared(status::NewPlace::Partition, Gesture::Long(Button::Enroll)));
+    assert!(prepared(status::NewPlace::File, Gesture::Short(Button::Enroll)));
+    assert!(prepared(status::NewPlace::File, Gesture::Long(Button::Enroll)));
 }
 
 #[test]

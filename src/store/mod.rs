@@ -6,6 +6,7 @@
 //!
 //! - `devices`, `hotplug`, `identify`, `table`: what is plugged in
 //! - `place`, `prepare`: where the store lies, opening and making it
+//! - [`shop`]: the store as a file of an exFAT or FAT32 file system
 //! - `library`, `manifest`, `atomic`: what it holds, as small text files
 //! - `sources`, `packing`, `import`: image files on sticks, and making images of them
 //! - `root`, `mounts`, `personalise`: clients' trees
@@ -13,8 +14,9 @@
 //! - `discard`: removing what an ephemeral client wrote
 //! - `words`: what people are told
 //!
-//! The rule about people's files: a stick is written only where a file system
-//! labelled ROOTSTOCK is, or where nothing is and a person confirmed it.
+//! The rule about people's files: a stick is written only after a person pressed
+//! ENROLL, and only where nothing is: a partition in unpartitioned space after a
+//! held press, or one more file in free clusters, which a laptop can delete.
 
 pub(crate) mod atomic;
 mod crc32;
@@ -31,6 +33,7 @@ mod personalise;
 mod place;
 mod prepare;
 mod root;
+pub mod shop;
 mod sources;
 mod table;
 mod tools;
@@ -49,6 +52,7 @@ use std::time::{Duration, Instant};
 
 use crate::client::{Client, ImageId, Role};
 use crate::directory::HandleKey;
+use crate::status::NewPlace;
 
 pub use self::personalise::RULES;
 
@@ -66,8 +70,14 @@ pub struct Options {
     pub ignore_devices: Vec<String>,
     /// Disks that may be a stick though they are not on USB: for tests.
     pub extra_devices: Vec<String>,
-    /// Smallest unpartitioned space in which a store is offered, in bytes.
+    /// Smallest space in which a store is offered, in bytes.
     pub minimum_store_bytes: u64,
+    /// Size of a store that is made in a file system; without it what fits.
+    pub store_bytes: Option<u64>,
+    /// Whether a store may be made on a stick that has none.
+    pub make_store: bool,
+    /// Size of a store in memory; without it half of the machine's.
+    pub memory_bytes: Option<u64>,
     /// Where clients mount from.
     pub appliance: Ipv4Addr,
     /// Name servers for new clients.
@@ -84,6 +94,9 @@ impl Default for Options {
             ignore_devices: Vec::new(),
             extra_devices: Vec::new(),
             minimum_store_bytes: 1 << 30,
+            store_bytes: None,
+            make_store: true,
+            memory_bytes: None,
             appliance: Ipv4Addr::new(192, 168, 77, 1),
             dns: Vec::new(),
             plain_writes: false,
@@ -119,6 +132,7 @@ pub enum Event {
     NeedsConfirmation {
         name: String,
         free_bytes: u64,
+        place: NewPlace,
     },
     Preparing {
         name: String,

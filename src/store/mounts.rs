@@ -48,6 +48,17 @@ pub fn device(device: &Path, point: &Path, kind: &str, read_only: bool, options:
     })
 }
 
+/// Mounts memory, at most so many bytes.
+pub fn memory(point: &Path, bytes: u64) -> Result<(), MountError> {
+    make_point(point)?;
+    let options = CString::new(format!("size={bytes},mode=700,nr_inodes=64")).unwrap_or_default();
+    rustix::mount::mount("tmpfs", point, "tmpfs", SAFE, &*options).map_err(|source| MountError::Mount {
+        what: "memory".into(),
+        path: point.to_owned(),
+        source: source.into(),
+    })
+}
+
 /// Mounts a folder a second time.
 pub fn bind(folder: &Path, point: &Path) -> Result<(), MountError> {
     make_point(point)?;
@@ -208,6 +219,7 @@ const LOOP_CONFIGURE: libc::c_ulong = 0x4c0a;
 const LOOP_CTL_GET_FREE: libc::c_ulong = 0x4c82;
 const LO_FLAGS_READ_ONLY: u32 = 1;
 const LO_FLAGS_AUTOCLEAR: u32 = 4;
+const LO_FLAGS_DIRECT_IO: u32 = 16;
 
 #[repr(C)]
 struct LoopInfo64 {
@@ -254,6 +266,18 @@ const LOOP_ATTEMPTS: u32 = 32;
 
 /// Sets up a loop device over a file or over a range of a block device.
 pub fn loop_device(backing: &Path, window: Window, read_only: bool) -> Result<LoopDevice, MountError> {
+    let flags = if read_only { LO_FLAGS_READ_ONLY } else { 0 };
+    make_loop(backing, window, flags)
+}
+
+/// The same to read and write, past the page cache of what lies below; where
+/// the alignment does not allow that, the kernel goes through the cache.
+pub fn loop_device_direct(backing: &Path, window: Window) -> Result<LoopDevice, MountError> {
+    make_loop(backing, window, LO_FLAGS_DIRECT_IO)
+}
+
+fn make_loop(backing: &Path, window: Window, flags: u32) -> Result<LoopDevice, MountError> {
+    let read_only = flags & LO_FLAGS_READ_ONLY != 0;
     let failed = |source: io::Error| MountError::Loop { path: backing.to_owned(), source };
     let file = OpenOptions::new().read(true).write(!read_only).open(backing).map_err(failed)?;
     let control = OpenOptions::new().read(true).write(true).open("/dev/loop-control").map_err(failed)?;
@@ -265,7 +289,7 @@ pub fn loop_device(backing: &Path, window: Window, read_only: bool) -> Result<Lo
         }
         let path = PathBuf::from(format!("/dev/loop{number}"));
         let device = OpenOptions::new().read(true).write(!read_only).open(&path).map_err(failed)?;
-        let flags = LO_FLAGS_AUTOCLEAR | if read_only { LO_FLAGS_READ_ONLY } else { 0 };
+        let flags = flags | LO_FLAGS_AUTOCLEAR;
         let config = LoopConfig {
             fd: file.as_fd().as_raw_fd() as u32,
             block_size: 0,

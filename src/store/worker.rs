@@ -18,12 +18,14 @@ use super::manifest::{ClientPaths, ImageManifest, SourceFile};
 use super::mounts::MountError;
 use super::personalise::Tree;
 use super::place::Place;
-use super::prepare;
+use super::prepare::{self, Spot};
 use super::root::{Roots, Surroundings};
+use super::shop::{Look, Rule};
 use super::sources::{self, Found};
-use super::words::{no_room, open_action, root_action, unusable};
+use super::words::{no_room, open_action, prepare_action, refusal_action, root_action, unusable};
 use super::{Command, Event, ImageInfo, Options, Sink, chain, library, mounts};
 use crate::client::{Client, ImageId, Role};
+use crate::status::NewPlace;
 
 /// What the worker is told.
 pub enum Message {
@@ -196,6 +198,7 @@ impl Worker {
             }
         }
         self.open_store();
+        self.open_in_memory();
         self.mount_sources();
         self.say_what_is_missing();
         self.schedule_import();
@@ -207,9 +210,22 @@ impl Worker {
             self.said = None;
             self.tell(Event::StickReading { name: disk.title.clone() });
         }
-        let reading = devices::read(disk.clone()).map_err(|error| format!("{} cannot be read: {error}", disk.title));
+        let reading = devices::read(disk.clone(), self.rule());
+        let reading = reading.map_err(|error| format!("{} cannot be read: {error}", disk.title));
+        // A store that cannot be used stays what it is: no second one is made beside it.
+        let broken = reading.as_ref().ok().and_then(|reading| {
+            reading.shops.iter().find_map(|(_, look)| match look {
+                Look::Broken(refusal) => Some(unusable(format!("{}: {refusal}", disk.title), refusal_action(refusal))),
+                _ => None,
+            })
+        });
         self.refused.clear();
-        self.sticks.insert(disk.name.clone(), Stick { reading, disk, sources: Vec::new(), unusable: None });
+        self.sticks.insert(disk.name.clone(), Stick { reading, disk, sources: Vec::new(), unusable: broken });
+    }
+
+    /// How large a new store is to be.
+    fn rule(&self) -> Rule {
+        Rule { minimum_bytes: self.options.minimum_store_bytes, wanted_bytes: self.options.store_bytes }
     }
 
     fn removed(&mut self, name: &str) {
@@ -239,7 +255,7 @@ impl Worker {
     /// Everything of the store, at once: the stick is not there any more.
     fn take_down_store(&self) {
         let run = &self.options.run;
-        for folder in ["check", "clients", "images", "store"] {
+        for folder in ["check", "clients", "images", "store", "memory"] {
             if let Err(error) = mounts::unmount_below(&run.join(folder), true) {
                 tracing::warn!(error = chain(&error), "unmounting");
             }
@@ -251,18 +267,18 @@ impl Worker {
         if self.store.is_some() {
             return;
         }
-        let stores: Vec<(String, PathBuf)> = self
+        let stores: Vec<(String, Place)> = self
             .sticks
             .values()
             .filter(|stick| stick.unusable.is_none())
-            .filter_map(|stick| Some((stick.disk.name.clone(), store_device(stick.reading.as_ref().ok()?)?)))
+            .filter_map(|stick| Some((stick.disk.name.clone(), store_place(stick.reading.as_ref().ok()?)?)))
             .collect();
-        for (index, (name, device)) in stores.iter().enumerate() {
+        for (index, (name, place)) in stores.iter().enumerate() {
             let title = self.sticks.get(name).map_or(name.clone(), |stick| stick.disk.title.clone());
             let write_protected = self.sticks.get(name).is_some_and(|stick| stick.disk.read_only);
             let opened = match write_protected {
                 true => Err((format!("{title} is write-protected"), "Slide its lock, or use another stick")),
-                false => self.open(&Place::Partition(device.clone()), &title, Some(name.clone())),
+                false => self.open(place, &title, Some(name.clone())),
             };
             match opened {
                 Ok(()) => {
@@ -279,6 +295,34 @@ impl Worker {
                     if let Some(stick) = self.sticks.get_mut(name) {
                         stick.unusable = Some(event);
                     }
+                }
+            }
+        }
+    }
+
+    /// Where a stick with files must not be written: clients that live until
+    /// the power goes or the stick does.
+    fn open_in_memory(&mut self) {
+        if self.store.is_some() || self.sticks.values().any(|stick| stick.unusable.is_some()) {
+            return;
+        }
+        let kept = |stick: &&Stick| !self.options.make_store || stick.disk.read_only;
+        let has_files = |stick: &&Stick| {
+            stick.reading.as_ref().is_ok_and(|reading| parts(reading).iter().any(|(_, content)| holds_files(content)))
+        };
+        let Some(stick) = self.sticks.values().filter(kept).find(has_files) else { return };
+        let (title, name) = (stick.disk.title.clone(), stick.disk.name.clone());
+        let bytes = self.options.memory_bytes.unwrap_or_else(half_of_memory);
+        let place = Place::Memory { folder: self.options.run.join("memory"), bytes };
+        match self.open(&place, &format!("memory, {title}"), Some(name.clone())) {
+            Ok(()) => self.problem(
+                format!("Nothing is kept: {title} is not written, so clients live in {} MiB of memory", bytes >> 20),
+                "To keep them, use a stick that may be written",
+            ),
+            Err((message, action)) => {
+                self.take_down_store();
+                if let Some(stick) = self.sticks.get_mut(&name) {
+                    stick.unusable = Some(unusable(message, action));
                 }
             }
         }
@@ -388,22 +432,31 @@ impl Worker {
         if self.store.is_some() {
             return;
         }
-        let minimum = self.options.minimum_store_bytes;
-        let mut best: Option<(u64, &Stick)> = None;
+        let (rule, minimum) = (self.rule(), self.options.minimum_store_bytes);
+        let mut best: Option<(u64, NewPlace, &Stick)> = None;
         let mut reason = None;
         for stick in self.sticks.values() {
             match &stick.reading {
                 _ if stick.unusable.is_some() => reason = stick.unusable.clone(),
                 Err(message) => reason = Some(unusable(message.clone(), "Try another stick")),
-                Ok(reading) => match prepare::room(reading, minimum) {
+                Ok(_) if !self.options.make_store => {
+                    let message = format!("{} has no store, and store.write is false", stick.disk.title);
+                    reason = Some(unusable(message, "Set store.write to true, or use a stick with a store"));
+                }
+                Ok(reading) => match prepare::spot(reading, rule) {
                     Ok(_) if stick.disk.read_only => {
                         reason =
                             Some(unusable(format!("{} is write-protected", stick.disk.title), "Use another stick"));
                     }
-                    Ok(entry) => {
-                        let bytes = entry.extent.sectors * reading.disk.geometry.sector_bytes;
-                        if best.is_none_or(|(most, _)| bytes > most) {
-                            best = Some((bytes, stick));
+                    Ok(spot) => {
+                        let (bytes, place) = match spot {
+                            Spot::Gap(entry) => {
+                                (entry.extent.sectors * reading.disk.geometry.sector_bytes, NewPlace::Partition)
+                            }
+                            Spot::File(_, bytes) => (bytes, NewPlace::File),
+                        };
+                        if best.is_none_or(|(most, ..)| bytes > most) {
+                            best = Some((bytes, place, stick));
                         }
                     }
                     Err(error) => reason = Some(no_room(&stick.disk.title, &error, minimum)),
@@ -414,9 +467,9 @@ impl Worker {
         // a second store would look as if all clients were lost.
         let damaged = self.sticks.values().any(|stick| stick.unusable.is_some());
         let (event, candidate) = match best.filter(|_| !damaged) {
-            Some((free_bytes, stick)) => {
+            Some((free_bytes, place, stick)) => {
                 let name = stick.disk.title.clone();
-                (Event::NeedsConfirmation { name, free_bytes }, Some(stick.disk.name.clone()))
+                (Event::NeedsConfirmation { name, free_bytes, place }, Some(stick.disk.name.clone()))
             }
             None => (reason.unwrap_or(Event::StickAbsent), None),
         };
@@ -439,14 +492,18 @@ impl Worker {
         let (name, title) = (stick.disk.name.clone(), stick.disk.title.clone());
         self.tell(Event::Preparing { name: title.clone() });
         tracing::info!(disk = name, "making a store");
-        let result = prepare::prepare(reading, self.options.minimum_store_bytes, &self.stop);
+        // Its files are looked at through the kernel's driver, which must not see them change.
+        for point in &stick.sources {
+            let _ = mounts::unmount(point);
+        }
+        let result = prepare::prepare(reading, self.rule(), &self.stop);
         self.said = None;
         // Read anew in both cases: the truth is on the stick.
         self.removed(&name);
         self.look();
         if let Err(error) = result {
             let message = format!("No store could be made on {title}: {}", chain(&error));
-            self.problem(message, "Try again, or use another stick");
+            self.problem(message, prepare_action(&error));
         }
     }
 
@@ -673,13 +730,30 @@ fn parts(reading: &Reading) -> Vec<(String, &Content)> {
     partitions.chain(whole).collect()
 }
 
+fn holds_files(content: &Content) -> bool {
+    matches!(content, Content::ExFat | Content::Fat | Content::Ext4(_)) && !is_store(content)
+}
+
+/// The other half is for the kernel, which keeps there what it reads of images.
+fn half_of_memory() -> u64 {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let kib = text.lines().find_map(|line| line.strip_prefix("MemTotal:")?.split_whitespace().next()?.parse().ok());
+    kib.unwrap_or(0u64) / 2 * 1024
+}
+
 fn is_store(content: &Content) -> bool {
     matches!(content, Content::Ext4(ext4) if ext4.label == STORE_LABEL)
 }
 
-fn store_device(reading: &Reading) -> Option<PathBuf> {
-    let (name, _) = parts(reading).into_iter().find(|(_, content)| is_store(content))?;
-    Some(Path::new("/dev").join(name))
+fn store_place(reading: &Reading) -> Option<Place> {
+    let partition = parts(reading).into_iter().find(|(_, content)| is_store(content));
+    let partition = partition.map(|(name, _)| Place::Partition(Path::new("/dev").join(name)));
+    partition.or_else(|| {
+        reading.shops.iter().find_map(|(partition, look)| match look {
+            Look::Store(span) => Some(Place::Run { partition: partition.clone(), span: *span }),
+            _ => None,
+        })
+    })
 }
 
 fn info(id: &ImageId, manifest: &ImageManifest) -> ImageInfo {
