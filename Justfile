@@ -23,7 +23,7 @@ nfs-whole: (deps "build" "image" "qemu" "net")
 check:
     cargo fmt --check
     cargo clippy --quiet --all-targets -- -D warnings
-    cargo clippy --quiet --test demo --test modes --test board --test stick --test shop_qemu --test nfs_linux -- -D warnings
+    cargo clippy --quiet --test bench --test demo --test modes --test board --test stick --test shop_qemu --test nfs_linux -- -D warnings
     cargo test --quiet --lib --bins
 
 # Kill the server and cut the power under writing clients, for SEEDS seeds each (about 8 s a seed)
@@ -33,6 +33,10 @@ soak SEEDS="200":
 # Fuzz one target of tests/fuzz/corpus, or all of them, each for SECONDS
 fuzz TARGET="all" SECONDS="60":
     tests/fuzz/run {{TARGET}} {{SECONDS}}
+
+# Our NFS and TFTP servers against nfs-ganesha, dnsmasq and atftpd, as root: some six minutes. WORDS choose rows
+bench *WORDS: (deps "build" "bench")
+    cargo test --quiet --release --test bench -- {{WORDS}}
 
 # The flashable image: target/image/rootstock.img.xz
 image: (deps "build" "image") cross

@@ -25,6 +25,9 @@
 //! - **Threads, not io_uring.** Overlayfs files cannot be read without blocking
 //!   (`RWF_NOWAIT`: EOPNOTSUPP), so io_uring gives each read to a kernel worker. A thread
 //!   that takes a call off its connection, does it and sends the reply saves both hand-overs.
+//! - **Quick calls that came together are done by one thread**: see `server`. With more open files
+//!   and fewer system calls a LOOKUP, GETATTR or ACCESS costs 5 to 6 µs of CPU instead of 29, a random 4 KiB
+//!   READ 5 instead of 26, an entry of READDIRPLUS 0.2 instead of 4 (`just bench`; nfs-ganesha: 33, 34, 0.9).
 //! - **Cookies of our own**: see `listing`.
 //! - **Metadata is durable before the reply**: see `procedures`.
 //!

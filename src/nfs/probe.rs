@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use super::connection::MAX_RECORD;
 use super::export::Exports;
+use super::file::Budget;
 use super::peer::Peers;
 use super::portmap::Ports;
 use super::record::RecordReader;
@@ -23,7 +24,7 @@ pub struct Probe {
 impl Probe {
     pub fn new(directory: Directory, address: Ipv4Addr) -> Self {
         let service = Service {
-            exports: Exports::new(1),
+            exports: Exports::new(1, Budget::new(64 << 20, 256)),
             peers: Peers::new(4),
             directory: Arc::new(Published::new(directory)),
             sink: Arc::new(|_| {}),

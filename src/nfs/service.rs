@@ -82,6 +82,16 @@ const JUKEBOX: [u8; 4] = 10008u32.to_be_bytes();
 /// An accepted reply's header in bytes.
 const HEADER_BYTES: usize = 24;
 
+/// Whether a call asks for what is in memory as a rule, so that it need not leave its
+/// connection to another thread first. Changes wait for the stick always.
+pub fn is_quick(record: &[u8]) -> bool {
+    let word = |index: usize| Some(u32::from_be_bytes(*record.get(4 * index..)?.first_chunk()?));
+    match (word(3), word(5)) {
+        (Some(procedures::PROGRAM), Some(procedure)) => procedures::is_quick(procedure),
+        _ => false,
+    }
+}
+
 impl<W> Service<W> {
     /// Answers one record into `reply`, behind what it holds already.
     pub fn handle(
@@ -176,6 +186,7 @@ impl<W> Service<W> {
                     privileged: self.privileged(source),
                     caller,
                     attempt,
+                    changing: procedures::is_change(call.procedure),
                 };
                 procedures::handle(&context, call.procedure, &mut args, reply)
             }
@@ -238,7 +249,7 @@ mod tests {
 
     fn service() -> Service<()> {
         Service {
-            exports: Exports::new(1),
+            exports: Exports::new(1, crate::nfs::file::Budget::new(1 << 30, 1024)),
             peers: Peers::new(4),
             directory: Arc::default(),
             sink: Arc::new(|_| {}),
