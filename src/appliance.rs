@@ -193,7 +193,11 @@ pub fn run(options: Options, started: impl FnOnce(Inbox)) -> Result<End, Error> 
                     shells.dhcp = None;
                 }
                 match &event {
-                    Event::Store(store::Event::Up { .. }) => log_memory(),
+                    // What its boot needed for a moment, such as listings, is not held until the next one.
+                    Event::Store(store::Event::Up { .. }) => {
+                        memory::give_back();
+                        log_memory();
+                    }
                     // The decoders and the writer are gone by now.
                     Event::Store(store::Event::Imported { .. } | store::Event::ImportFailed { .. }) => {
                         memory::give_back();
@@ -252,12 +256,11 @@ impl Shells {
     }
 }
 
-/// How much of this process is in memory (proc(5), VmRSS), told whenever a client is up.
+/// How much of this process is in memory (proc(5), VmRSS and its anonymous part), told whenever a client is up.
 fn log_memory() {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    if let Some(kib) = status.lines().find_map(|line| line.strip_prefix("VmRSS:")) {
-        info!("resident memory {}", kib.trim());
-    }
+    let of = |key| status.lines().find_map(|line| line.strip_prefix(key)).unwrap_or_default().trim();
+    info!("resident memory {}, of it anonymous {}", of("VmRSS:"), of("RssAnon:"));
 }
 
 /// A shell's way to report, taken apart by `wrap`.
