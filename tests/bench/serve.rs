@@ -44,6 +44,8 @@ pub fn run(trees: &Path) -> Result<()> {
         portmap_port: 111,
         allow_unprivileged_ports: false,
         workers: WORKERS,
+        // The lab's own tmpfs, as the appliance's run directory is one.
+        journal: Some("/run/nfs-calls".into()),
     };
     let _nfs = nfs::start(nfs_options, directory.clone(), Arc::new(drop)).map_err(|error| error.to_string())?;
     let _tftp = tftp::start(tftp::Options { listen, port: 69 }, directory, Arc::new(drop))

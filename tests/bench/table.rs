@@ -72,7 +72,11 @@ struct Point {
 }
 
 pub fn run(words: &[&str]) -> Result<()> {
-    let chosen = |row: &Row| words.is_empty() || words.iter().any(|word| row.name.contains(word));
+    let has = |row: &Row, word: &str| row.name.to_lowercase().contains(&word.to_lowercase());
+    if let Some(word) = words.iter().find(|word| !rows().iter().any(|row| has(row, word))) {
+        return Err(format!("no row's name holds {word:?}"));
+    }
+    let chosen = |row: &Row| words.is_empty() || words.iter().any(|word| has(row, word));
     let lab = Lab::new();
     println!(
         "Rate; the server's CPU for one; both against the first server of each row. On ext4 in a file on the disk, or in memory."
