@@ -33,6 +33,7 @@
 //! | [`tftp`] | paths, `cmdline.txt`, the transfer state machine; the server | partly |
 //! | [`nfs`] | XDR, RPC, portmap, MOUNT, handles, the 22 procedures; the server | partly |
 //! | [`store`] | finding the stick, its store, import, clients' roots, adaptation | partly |
+//! | [`orders`] | what a person orders by a command: the control socket | partly |
 //! | [`panel`] | gestures, pages, screens, drawing; GPIO, OLED, terminal | partly |
 //! | [`init`] | PID 1: plan, supervision, modules, boot configuration, power | partly |
 //! | [`memory`] | what the allocator gives back to the kernel | I/O |
@@ -64,6 +65,7 @@ pub mod log;
 pub mod memory;
 pub mod net;
 pub mod nfs;
+pub mod orders;
 pub mod panel;
 pub mod stage;
 pub mod status;

@@ -6,9 +6,11 @@
 //!
 //! - `devices`, `hotplug`, `identify`, `table`: what is plugged in
 //! - `place`, `prepare`: where the store lies, opening and making it
-//! - `library`, `manifest`, `atomic`: what it holds, as small text files
+//! - `library`, `manifest`, `states`, `atomic`, `lock`: what it holds, as small text files
 //! - `sources`, `import`: image files on sticks, and making images of them
 //! - `root`, `mounts`, `personalise`: clients' trees
+//! - `operate`: what a person does with clients and images, step by step
+//! - `offline`: the same for a command, with no server
 //! - `words`: what people are told
 //!
 //! The rule about people's files: a stick is written only where a file system
@@ -21,13 +23,17 @@ mod hotplug;
 mod identify;
 mod import;
 mod library;
+mod lock;
 mod manifest;
 mod mounts;
+pub mod offline;
+pub mod operate;
 mod personalise;
 mod place;
 mod prepare;
 mod root;
 mod sources;
+pub mod states;
 mod table;
 mod tools;
 mod words;
@@ -46,6 +52,7 @@ use crate::client::{Client, ImageId, Role};
 use crate::directory::HandleKey;
 
 pub use self::personalise::RULES;
+pub use self::root::Surroundings;
 
 /// How the store is run.
 #[derive(Debug, Clone)]
@@ -96,6 +103,9 @@ pub enum Command {
     CreateClient(Box<Client>),
     /// Writes `client.toml` anew; only a failure is told.
     SaveClient(Box<Client>),
+    /// Answered by `Operated` with this ticket, and by `Changed` behind that
+    /// unless it only looked.
+    Operate(u64, Box<operate::Operation>),
     /// Watch for this client's evidence that its start is complete, or stop.
     WatchUp(Role, bool),
 }
@@ -118,7 +128,7 @@ pub enum Event {
     Opened {
         name: String,
         free_bytes: u64,
-        /// The oldest first.
+        /// The one for new clients last.
         images: Vec<ImageInfo>,
         clients: Vec<OpenClient>,
         /// Roles whose folder exists, also of clients that could not be
@@ -150,6 +160,17 @@ pub enum Event {
         role: Role,
         message: String,
         action: String,
+    },
+    /// What there is after an operation: as in `Opened`.
+    Changed {
+        images: Vec<ImageInfo>,
+        clients: Vec<OpenClient>,
+        taken_roles: Vec<Role>,
+    },
+    Operated {
+        ticket: u64,
+        /// The error is for people.
+        result: Result<Box<operate::Outcome>, String>,
     },
     /// A watched client wrote that its start is complete.
     Up {

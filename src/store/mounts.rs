@@ -110,6 +110,20 @@ pub fn overlay(layers: &Layers<'_>, point: &Path, read_only: bool) -> Result<(),
     }
 }
 
+/// Mounts layers to look at, the topmost first: nothing can be written, and
+/// handles are not asked for. One layer alone is shown as it is.
+pub fn read_only_overlay(lower: &Path, point: &Path) -> Result<(), MountError> {
+    if !lower.to_string_lossy().contains(':') {
+        return bind(lower, point);
+    }
+    make_point(point)?;
+    let options = format!("lowerdir={},redirect_dir=follow,metacopy=off,xino=on", lower.display());
+    let options = CString::new(options).unwrap_or_default();
+    rustix::mount::mount("overlay", point, "overlay", SAFE | MountFlags::RDONLY, &*options).map_err(|source| {
+        MountError::Mount { what: "overlay".into(), path: point.to_owned(), source: source.into() }
+    })
+}
+
 fn make_point(point: &Path) -> Result<(), MountError> {
     std::fs::create_dir_all(point).map_err(|source| MountError::MakePoint { path: point.to_owned(), source })
 }

@@ -13,9 +13,11 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use super::manifest::{CLIENTS, ClientPaths, IMAGES, ImagePaths, NEW, PROFILE};
+use super::manifest::{self, CLIENTS, ClientPaths, IMAGES, ImagePaths, NEW, PROFILE};
 use super::mounts::{self, Layers, MountError};
+use super::operate::site::lower;
 use super::personalise::{self, Context, Profile, Tree, TreeError};
+use super::states::{Books, ChainError, Record, State};
 use super::{OpenClient, atomic, sources};
 use crate::client::{Client, ImageId, Mode, Role};
 
@@ -26,6 +28,8 @@ pub enum RootError {
     Exists(Role),
     #[error("there is no image {0}")]
     NoImage(ImageId),
+    #[error(transparent)]
+    Chain(#[from] ChainError),
     #[error(transparent)]
     Mount(#[from] MountError),
     #[error("writing {path}")]
@@ -74,13 +78,19 @@ impl Roots {
         self.run.join(IMAGES).join(id.as_str()).join("root")
     }
 
+    /// Forgets an image that was unmounted behind our back.
+    pub fn forget_image(&mut self, id: &ImageId) {
+        self.images.remove(id);
+    }
+
     /// Mounts a client's two trees. An ephemeral client's is mounted as a
     /// persistent one: what throws its writes away comes between these layers.
-    pub fn mount(&mut self, client: &Client) -> Result<OpenClient, RootError> {
+    pub fn mount(&mut self, record: &Record) -> Result<OpenClient, RootError> {
+        let client = &record.client;
         self.mount_image(&client.image)?;
         let paths = ClientPaths::of(&self.store, &client.role);
         let point = self.run.join(CLIENTS).join(client.role.as_str());
-        let (root, boot) = self.overlays(client, &paths, &point, client.mode == Mode::ReadOnly)?;
+        let (root, boot) = self.overlays(client, &paths, &record.chain()?, &point, client.mode == Mode::ReadOnly)?;
         Ok(OpenClient { client: client.clone(), root, boot })
     }
 
@@ -88,14 +98,20 @@ impl Roots {
         &self,
         client: &Client,
         paths: &ClientPaths,
+        states: &[u32],
         point: &Path,
         read_only: bool,
     ) -> Result<(PathBuf, PathBuf), RootError> {
         let (root, boot) = (point.join("root"), point.join("boot"));
-        let lower = self.image_point(&client.image);
-        mounts::overlay(&Layers { lower: &lower, upper: &paths.upper(), work: &paths.work() }, &root, read_only)?;
-        let lower = ImagePaths::of(&self.store, &client.image).boot();
-        let layers = Layers { lower: &lower, upper: &paths.boot_upper(), work: &paths.boot_work() };
+        // The live state is written, the frozen ones lie between it and the image.
+        let (live, frozen) = states.split_first().map_or((0, states), |(live, frozen)| (*live, frozen));
+        let paths = paths.at(live);
+        let frozen = || frozen.iter().map(|state| paths.at(*state));
+        let below = lower(frozen().map(|paths| paths.upper()), &self.image_point(&client.image));
+        mounts::overlay(&Layers { lower: &below, upper: &paths.upper(), work: &paths.work() }, &root, read_only)?;
+        let image_boot = ImagePaths::of(&self.store, &client.image).boot();
+        let below = lower(frozen().map(|paths| paths.boot_upper()), &image_boot);
+        let layers = Layers { lower: &below, upper: &paths.boot_upper(), work: &paths.boot_work() };
         if let Err(error) = mounts::overlay(&layers, &boot, read_only) {
             // Half a client is none.
             mounts::unmount(&root)?;
@@ -121,7 +137,13 @@ impl Roots {
         fs::rename(&made.folder, &finished.folder).map_err(written)?;
         atomic::sync_folder(&self.store.join(CLIENTS)).map_err(written)?;
         // Nothing of a client's is in it yet; left there it would block its role.
-        let open = self.mount(client).inspect_err(|_| {
+        let record = Record {
+            client: client.clone(),
+            books: Books::default(),
+            states: [(0, State { parent: None })].into(),
+            snapshots: Vec::new(),
+        };
+        let open = self.mount(&record).inspect_err(|_| {
             let _ = fs::remove_dir_all(&finished.folder);
         })?;
         Ok((open, warnings))
@@ -140,10 +162,10 @@ impl Roots {
         {
             folder(&path, mode)?;
         }
-        self.write_manifest(client, made, false)?;
+        write_manifest(client, &Books::default(), made, false)?;
 
         let point = self.run.join(CLIENTS).join(format!("{NEW}{}", client.role));
-        let (root, boot) = self.overlays(client, made, &point, false)?;
+        let (root, boot) = self.overlays(client, made, &[0], &point, false)?;
         let applied = self.personalise(client, &root, &boot, around);
         let unmounted = mounts::unmount(&root).and(mounts::unmount(&boot));
         let _ = fs::remove_dir(&root).and_then(|()| fs::remove_dir(&boot)).and_then(|()| fs::remove_dir(&point));
@@ -164,37 +186,50 @@ impl Roots {
         boot: &Path,
         around: &Surroundings,
     ) -> Result<Vec<String>, RootError> {
-        let (profile, mut warnings) = read_profile(&self.store.join(PROFILE));
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let context = Context {
-            client,
-            appliance: around.appliance,
-            dns: &around.dns,
-            profile: &profile,
-            root: &Tree::open(root)?,
-            boot: &Tree::open(boot)?,
-            today: now.as_secs() / 86_400,
-        };
-        let applied = personalise::apply(&context)?;
-        tracing::info!(role = %client.role, rules = ?applied.acted, "new client adapted");
-        warnings.extend(applied.failed.into_iter().map(|(rule, error)| format!("{rule}: {}", super::chain(&error))));
-        Ok(warnings)
+        personalise_at(&self.store, client, root, boot, around, personalise::apply)
     }
 
     /// Writes a client's manifest anew.
-    pub fn save(&self, client: &Client) -> Result<(), RootError> {
-        self.write_manifest(client, &ClientPaths::of(&self.store, &client.role), true)
+    pub fn save(&self, client: &Client, books: &Books) -> Result<(), RootError> {
+        write_manifest(client, books, &ClientPaths::of(&self.store, &client.role), true)
     }
+}
 
-    fn write_manifest(&self, client: &Client, paths: &ClientPaths, sync: bool) -> Result<(), RootError> {
-        let text = toml::to_string(client)?;
-        let path = paths.manifest();
-        let result = match sync {
-            true => atomic::write(&path, text.as_bytes(), 0o644),
-            false => atomic::write_unsynced(&path, text.as_bytes(), 0o644, false),
-        };
-        result.map_err(|source| RootError::Write { path, source })
-    }
+/// Applies rules to a client's mounted trees; returns what could not be applied.
+pub fn personalise_at(
+    store: &Path,
+    client: &Client,
+    root: &Path,
+    boot: &Path,
+    around: &Surroundings,
+    rules: fn(&Context<'_>) -> Result<personalise::Applied, TreeError>,
+) -> Result<Vec<String>, RootError> {
+    let (profile, mut warnings) = read_profile(&store.join(PROFILE));
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let context = Context {
+        client,
+        appliance: around.appliance,
+        dns: &around.dns,
+        profile: &profile,
+        root: &Tree::open(root)?,
+        boot: &Tree::open(boot)?,
+        today: now.as_secs() / 86_400,
+    };
+    let applied = rules(&context)?;
+    tracing::info!(role = %client.role, rules = ?applied.acted, "client adapted");
+    warnings.extend(applied.failed.into_iter().map(|(rule, error)| format!("{rule}: {}", super::chain(&error))));
+    Ok(warnings)
+}
+
+/// Writes `client.toml`, whole or not at all.
+pub fn write_manifest(client: &Client, books: &Books, paths: &ClientPaths, sync: bool) -> Result<(), RootError> {
+    let text = manifest::client_text(client, books)?;
+    let path = paths.manifest();
+    let result = match sync {
+        true => atomic::write(&path, text.as_bytes(), 0o644),
+        false => atomic::write_unsynced(&path, text.as_bytes(), 0o644, false),
+    };
+    result.map_err(|source| RootError::Write { path, source })
 }
 
 /// Reads the store's profile; what cannot be used is told and left out.

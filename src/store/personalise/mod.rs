@@ -7,6 +7,7 @@
 //! fails is reported and the rest goes on, unless the stick itself fails.
 //! Facts: `reference/pi-netboot.md`, section 6, and the packages named there.
 
+mod identity;
 mod keys;
 mod rules;
 mod text;
@@ -15,6 +16,7 @@ mod tree;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
+pub use self::identity::{forget_identity, keep_identity};
 pub use self::rules::RULES;
 pub use self::tree::{Tree, TreeError};
 use crate::client::Client;
@@ -74,10 +76,23 @@ pub struct Applied {
     pub failed: Vec<(&'static str, RuleError)>,
 }
 
+/// Rules whose files name the role or the board: what a rename or a swap must
+/// write anew. Each can be applied again to what it made.
+const ADAPTING: [&str; 5] = ["hostname", "hosts", "fstab", "network-manager", "networkd"];
+
 /// Applies all rules in their order.
 pub fn apply(context: &Context<'_>) -> Result<Applied, TreeError> {
+    apply_where(context, |_| true)
+}
+
+/// Applies those rules only that name the role or the board.
+pub fn adapt(context: &Context<'_>) -> Result<Applied, TreeError> {
+    apply_where(context, |rule| ADAPTING.contains(&rule.name))
+}
+
+fn apply_where(context: &Context<'_>, wanted: impl Fn(&Rule) -> bool) -> Result<Applied, TreeError> {
     let mut applied = Applied::default();
-    for rule in RULES {
+    for rule in RULES.iter().filter(|rule| wanted(rule)) {
         match (rule.apply)(context) {
             Ok(true) => applied.acted.push(rule.name),
             Ok(false) => {}
