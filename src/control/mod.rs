@@ -175,7 +175,8 @@ impl Control {
         let moving = self.members.values().any(|member| member.boot.deadline().is_some());
         let strangers = self.strangers.iter().map(|(asked, _)| *asked + STRANGER_SHOWN);
         let tick = (self.window.is_open(now) || moving).then_some(self.last_tick + TICK);
-        let next = stages.chain(strangers).chain(self.window.deadline()).chain(tick).chain(self.orders.deadline()).min()?;
+        let next =
+            stages.chain(strangers).chain(self.window.deadline()).chain(tick).chain(self.orders.deadline()).min()?;
         Some(next.saturating_sub(now))
     }
 

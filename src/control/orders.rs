@@ -16,8 +16,8 @@ use crate::enrol::Window;
 use crate::orders::{Order, Reply, Request};
 use crate::stage::Boot;
 use crate::status::Stage;
-use crate::store::operate::{Board, Operation, Outcome};
 use crate::store;
+use crate::store::operate::{Board, Operation, Outcome};
 
 /// Orders that wait for the wire or the store.
 const MAX_ORDERS: usize = 32;

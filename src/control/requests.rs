@@ -128,9 +128,11 @@ impl Control {
     }
 
     fn unknown(&mut self, now: Duration, request: Request, actions: &mut Vec<Action>) {
-        let swapped = self.orders.swap.clone().filter(|role| {
-            self.window.is_open(now) && self.store_open && self.members.contains_key(role)
-        });
+        let swapped = self
+            .orders
+            .swap
+            .clone()
+            .filter(|role| self.window.is_open(now) && self.store_open && self.members.contains_key(role));
         if let Some(role) = swapped {
             self.swap(&role, &request, actions);
             return self.wait(now, request);
@@ -264,7 +266,8 @@ impl Control {
         if self.order_probed(now, address, conflict, actions) {
             return;
         }
-        let owner = self.members.values().find(|member| member.client.address == address).map(|member| member.client.mac);
+        let owner =
+            self.members.values().find(|member| member.client.address == address).map(|member| member.client.mac);
         match conflict {
             // Its own board, asked for because of an order.
             Some(mac) if Some(mac) == owner => {}

@@ -72,10 +72,7 @@ mod tests {
         let request = Request::Operation(Operation::Reset { role: Role::numbered(1), new_identity: false });
         let order = Order { request, force: true };
         let text = serde_json::to_string(&order).unwrap();
-        assert_eq!(
-            text,
-            r#"{"request":{"operation":{"do":"reset","role":"pi-1","new_identity":false}},"force":true}"#
-        );
+        assert_eq!(text, r#"{"request":{"operation":{"do":"reset","role":"pi-1","new_identity":false}},"force":true}"#);
         assert_eq!(serde_json::from_str::<Order>(&text).unwrap(), order);
         for text in ["", "{}", "[]", r#"{"request":{"operation":{"do":"reset","role":"../x","new_identity":false}}}"#] {
             assert!(serde_json::from_str::<Order>(text).is_err(), "{text}");

@@ -76,29 +76,34 @@ pub fn open(store: &Path) -> Result<Library, LibraryError> {
 /// Reads all of it as it is.
 pub fn read(store: &Path) -> Result<Library, LibraryError> {
     let mut library = Library { handle_key: handle_key(store)?, ..Library::default() };
-    read_choice(store, &mut library);
+    match read_choice(store) {
+        Ok(choice) => library.default_image = choice.default_image,
+        Err(error) => library.broken.push(format!("{STORE_MANIFEST}: {error}")),
+    }
     read_images(store, &mut library)?;
     read_clients(store, &mut library)?;
     Ok(library)
 }
 
-/// The image that a person chose for new clients.
-pub fn chosen_image(store: &Path) -> Option<ImageId> {
-    let bytes = atomic::read_bounded(&store.join(STORE_MANIFEST), manifest::MAX_MANIFEST_BYTES).ok()?;
-    manifest::parse_store(&bytes).ok()?.default_image
-}
-
-fn read_choice(store: &Path, library: &mut Library) {
-    let path = store.join(STORE_MANIFEST);
-    let parsed = match atomic::read_bounded(&path, manifest::MAX_MANIFEST_BYTES) {
+/// What a person chose for the whole store; all defaults where there is no file.
+pub fn read_choice(store: &Path) -> Result<StoreManifest, String> {
+    match atomic::read_bounded(&store.join(STORE_MANIFEST), manifest::MAX_MANIFEST_BYTES) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(StoreManifest::default()),
         Err(error) => Err(error.to_string()),
         Ok(bytes) => manifest::parse_store(&bytes).map_err(|error| error.to_string()),
-    };
-    match parsed {
-        Ok(chosen) => library.default_image = chosen.default_image,
-        Err(error) => library.broken.push(format!("{STORE_MANIFEST}: {error}")),
     }
+}
+
+/// Changes `store.toml`; one that cannot be read is begun anew.
+pub fn change_choice(store: &Path, change: impl FnOnce(&mut StoreManifest)) -> io::Result<()> {
+    let before = read_choice(store);
+    let mut choice = before.clone().unwrap_or_default();
+    change(&mut choice);
+    if before.as_ref() == Ok(&choice) {
+        return Ok(());
+    }
+    let text = toml::to_string(&choice).map_err(io::Error::other)?;
+    atomic::write(&store.join(STORE_MANIFEST), text.as_bytes(), 0o644)
 }
 
 /// 16 random bytes, made once. A file that is none is an error and not made

@@ -3,11 +3,12 @@
 //!
 //! Pure. Paths are relative to the store's top folder.
 
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::states::{Books, SnapshotName, Snapshot, State};
+use super::states::{Books, Snapshot, SnapshotName, State};
 use crate::client::{Client, ImageId, Role};
 
 /// Longest manifest that is read, in bytes.
@@ -178,6 +179,12 @@ pub struct StoreManifest {
     /// What new clients get; none, or one that is not there: the newest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub default_image: Option<ImageId>,
+    /// What the appliance was when it last opened the store: a command on
+    /// another computer tells it to the roots it makes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub appliance: Option<Ipv4Addr>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dns: Vec<Ipv4Addr>,
 }
 
 /// Parses `store.toml`.

@@ -119,9 +119,8 @@ pub fn read_only_overlay(lower: &Path, point: &Path) -> Result<(), MountError> {
     make_point(point)?;
     let options = format!("lowerdir={},redirect_dir=follow,metacopy=off,xino=on", lower.display());
     let options = CString::new(options).unwrap_or_default();
-    rustix::mount::mount("overlay", point, "overlay", SAFE | MountFlags::RDONLY, &*options).map_err(|source| {
-        MountError::Mount { what: "overlay".into(), path: point.to_owned(), source: source.into() }
-    })
+    rustix::mount::mount("overlay", point, "overlay", SAFE | MountFlags::RDONLY, &*options)
+        .map_err(|source| MountError::Mount { what: "overlay".into(), path: point.to_owned(), source: source.into() })
 }
 
 fn make_point(point: &Path) -> Result<(), MountError> {

@@ -15,6 +15,7 @@ use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 use super::devices::{self, Wanted};
 use super::identify::{self, Content, STORE_LABEL};
+use super::library::{self, LibraryError};
 use super::lock::{self, Lock};
 use super::mounts::{self, LoopDevice, MountError, Window};
 use super::operate::perform::{self, OperateError};
@@ -22,7 +23,6 @@ use super::operate::site::Site;
 use super::operate::{Operation, Outcome, recover, trash};
 use super::place::{OpenError, Place};
 use super::root::Surroundings;
-use super::library::{self, LibraryError};
 use super::words::open_action;
 use super::{chain, worker};
 
@@ -72,7 +72,7 @@ const RUN: &str = "/run/rootstock-command";
 
 /// Opens a store: a folder, a partition, a whole stick or its image in a file;
 /// `None`: the stick that is plugged in. Call it before any thread starts.
-pub fn open(store: Option<&Path>, around: Surroundings) -> Result<Offline, Error> {
+pub fn open(store: Option<&Path>) -> Result<Offline, Error> {
     if !rustix::process::geteuid().is_root() {
         return Err(Error::NotRoot);
     }
@@ -89,14 +89,15 @@ pub fn open(store: Option<&Path>, around: Surroundings) -> Result<Offline, Error
 
     let folder = run.join("store");
     let stop = AtomicBool::new(false);
-    place
-        .open(&folder, &stop)
-        .map_err(|error| Error::Open { message: chain(&error), action: action(&error) })?;
+    place.open(&folder, &stop).map_err(|error| Error::Open { message: chain(&error), action: action(&error) })?;
     let lock = lock::take(&folder).map_err(|source| match source.kind() {
         io::ErrorKind::WouldBlock => Error::Locked(named(&place)),
         _ => Error::Lock { path: named(&place), source },
     })?;
     let library = library::open(&folder)?;
+    let choice = library::read_choice(&folder).unwrap_or_default();
+    let appliance = choice.appliance.unwrap_or(super::Options::default().appliance);
+    let around = Surroundings { appliance, dns: choice.dns };
     let site = Site { store: folder, run, slot: "command", around };
     let mut broken = library.broken;
     for record in library.clients.iter().filter(|record| !recover::pending(record).is_empty()) {

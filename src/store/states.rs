@@ -53,7 +53,9 @@ pub struct State {
 pub struct SnapshotName(String);
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a snapshot's name: 1 to 63 letters, digits, dots, hyphens and underscores, a letter or digit first")]
+#[error(
+    "{0:?} is not a snapshot's name: 1 to 63 letters, digits, dots, hyphens and underscores, a letter or digit first"
+)]
 pub struct NameError(String);
 
 impl FromStr for SnapshotName {

@@ -352,6 +352,11 @@ impl Worker {
             self.take_down_store();
             (chain(&error), "Check the stick on a computer")
         })?;
+        let (appliance, dns) = (self.options.appliance, self.options.dns.clone());
+        let told = library::change_choice(&folder, |choice| (choice.appliance, choice.dns) = (Some(appliance), dns));
+        if let Err(error) = told {
+            library.broken.push(format!("store.toml: {error}"));
+        }
         let site = self.site(&folder, "short");
         let mut roots = Roots::new(&folder, &self.options.run);
         let mut broken = library.broken;
@@ -652,7 +657,8 @@ impl Worker {
             Err(error) => return self.problem(chain(&error), "Check the stick on a computer"),
         };
         let mounted = mounts::list().unwrap_or_default();
-        let is_mounted = |open: &OpenClient| [&open.root, &open.boot].iter().all(|point| mounted.iter().any(|m| m.point == **point));
+        let is_mounted =
+            |open: &OpenClient| [&open.root, &open.boot].iter().all(|point| mounted.iter().any(|m| m.point == **point));
         let gone: Vec<ImageId> = store.images.iter().map(|(id, _)| id.clone()).collect();
         for id in gone.iter().filter(|id| !library.images.iter().any(|(known, _)| known == *id)) {
             store.roots.forget_image(id);
@@ -800,7 +806,7 @@ impl Worker {
                 if let Some(store) = self.store.as_mut().filter(|_| !stopped) {
                     store.images.retain(|(known, _)| *known != id);
                     store.images.push((id.clone(), manifest.clone()));
-                    let chosen = library::chosen_image(&store.folder);
+                    let chosen = library::read_choice(&store.folder).unwrap_or_default().default_image;
                     library::sort_images(&mut store.images, chosen.as_ref());
                     self.tell(Event::Imported { image: info(&id, &manifest) });
                     // A person's choice goes before the newest.

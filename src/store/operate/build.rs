@@ -145,7 +145,19 @@ fn make_file(path: &Path, bytes: u64, inodes: u64, stop: &AtomicBool) -> Result<
     made.map_err(write_error(path))?;
     let inodes = inodes.saturating_add(inodes / 4).saturating_add(1000).to_string();
     let arguments = [
-        "-q", "-F", "-t", "ext4", "-L", "rootfs", "-m", "0", "-N", &inodes, "-O", "^has_journal", "-E",
+        "-q",
+        "-F",
+        "-t",
+        "ext4",
+        "-L",
+        "rootfs",
+        "-m",
+        "0",
+        "-N",
+        &inodes,
+        "-O",
+        "^has_journal",
+        "-E",
         "lazy_itable_init=1,nodiscard",
     ];
     let finished = tools::run("mke2fs", &arguments, path, MAKE_LIMIT, stop)?;

@@ -14,14 +14,14 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, SeekFrom, Stat, Timespec, Timestamps,
-    Uid, XattrFlags,
+    AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, SeekFrom, Stat, Timespec, Timestamps, Uid, XattrFlags,
 };
 use rustix::io::Errno;
 
 const MAX_DEPTH: usize = 256;
-/// Files with several names; Debian has a few hundred.
-const MAX_LINKED: usize = 200_000;
+/// Files with several names. Debian has a few hundred, but an overlay counts its
+/// index as a name of each file that was copied up.
+const MAX_LINKED: usize = 500_000;
 const MAX_XATTR_BYTES: usize = 64 << 10;
 const BUFFER_BYTES: usize = 256 << 10;
 
@@ -177,14 +177,7 @@ impl Copy<'_> {
         rustix::fs::futimens(to, &times(&stat)).map_err(failed("changing", at))
     }
 
-    fn entry(
-        &mut self,
-        from: &OwnedFd,
-        to: &OwnedFd,
-        name: &CStr,
-        at: &Path,
-        depth: usize,
-    ) -> Result<(), CopyError> {
+    fn entry(&mut self, from: &OwnedFd, to: &OwnedFd, name: &CStr, at: &Path, depth: usize) -> Result<(), CopyError> {
         if self.rules.stop.load(Ordering::Relaxed) {
             return Err(CopyError::Stopped);
         }
@@ -260,11 +253,13 @@ impl Copy<'_> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let source = rustix::fs::openat(from, name, flags, Mode::empty()).map_err(failed("opening", at))?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let target =
-            rustix::fs::openat(to, name, flags, Mode::from_raw_mode(0o600)).map_err(failed("making", at))?;
+        let target = rustix::fs::openat(to, name, flags, Mode::from_raw_mode(0o600)).map_err(failed("making", at))?;
         self.copied.files += 1;
-        self.copied.bytes += data(&source, &target, self.rules.stop)
-            .map_err(|source| CopyError::Io { operation: "copying", path: at.to_owned(), source })?;
+        self.copied.bytes += data(&source, &target, self.rules.stop).map_err(|source| CopyError::Io {
+            operation: "copying",
+            path: at.to_owned(),
+            source,
+        })?;
         own(&target, stat).map_err(failed("changing", at))?;
         attributes(source.as_fd(), target.as_fd()).map_err(failed("copying the attributes of", at))?;
         rustix::fs::futimens(&target, &times(stat)).map_err(failed("changing", at))

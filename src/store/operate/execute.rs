@@ -16,13 +16,13 @@ use super::plan::{Keep, Step};
 use super::site::{Access, Site, StackError};
 use super::{build, recover, trash};
 use crate::client::{Client, ImageId};
-use crate::store::manifest::{CLIENTS, ClientPaths, IMAGES, ImagePaths, STORE_MANIFEST, StoreManifest};
+use crate::store::manifest::{CLIENTS, ClientPaths, IMAGES, ImagePaths, STORE_MANIFEST};
 use crate::store::mounts::{self, MountError};
 use crate::store::personalise::{self, Tree, TreeError};
 use crate::store::root::{self, RootError};
 use crate::store::states::{Record, Snapshot, State};
 use crate::store::tools::ToolError;
-use crate::store::{atomic, chain};
+use crate::store::{atomic, chain, library};
 
 /// Why an operation ended before its end.
 #[derive(Debug, thiserror::Error)]
@@ -106,9 +106,8 @@ impl Run<'_> {
         let site = self.site;
         match step {
             Step::WriteDefault(image) => {
-                let text = toml::to_string(&StoreManifest { default_image: image.clone() })?;
-                let path = site.store.join(STORE_MANIFEST);
-                return atomic::write(&path, text.as_bytes(), 0o644).map_err(written(&path));
+                let changed = library::change_choice(&site.store, |choice| choice.default_image = image.clone());
+                return changed.map_err(written(&site.store.join(STORE_MANIFEST)));
             }
             Step::TrashImage(id) => return self.trash_image(id),
             Step::TakeDown(role) => return Ok(site.take_down(role)?),
@@ -358,7 +357,9 @@ fn touch_names(top: &Path, inodes: &HashSet<u32>, stop: &AtomicBool) -> Result<(
             let found = entry.metadata().map_err(read)?;
             if found.is_dir() && walked < MAX_WALKED {
                 pending.push(entry.path());
-            } else if found.nlink() > 1 && inodes.contains(&(found.ino() as u32)) {
+            // Not by its number of links: a name that was removed counts no more, and the
+            // last one may still lie below.
+            } else if inodes.contains(&(found.ino() as u32)) {
                 lift(&entry.path(), &found).map_err(read)?;
             }
         }

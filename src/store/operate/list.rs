@@ -117,9 +117,8 @@ pub fn image(site: &Site, library: &Library, facts: &Facts<'_>, id: &ImageId, ma
 }
 
 pub fn stick(site: &Site, library: &Library) -> StickEntry {
-    let (bytes, free_bytes) = rustix::fs::statvfs(&site.store).map_or((0, 0), |vfs| {
-        (vfs.f_blocks.saturating_mul(vfs.f_frsize), vfs.f_bavail.saturating_mul(vfs.f_frsize))
-    });
+    let (bytes, free_bytes) = rustix::fs::statvfs(&site.store)
+        .map_or((0, 0), |vfs| (vfs.f_blocks.saturating_mul(vfs.f_frsize), vfs.f_bavail.saturating_mul(vfs.f_frsize)));
     StickEntry {
         bytes,
         free_bytes,

@@ -155,7 +155,9 @@ impl Operation {
                 format!("{role} is pristine. Kept: its name, address, SSH host keys, machine-id and snapshots")
             }
             Self::Reset { role, new_identity: true } => {
-                format!("{role} is pristine, with new SSH host keys and machine-id. Kept: its name, address and snapshots")
+                format!(
+                    "{role} is pristine, with new SSH host keys and machine-id. Kept: its name, address and snapshots"
+                )
             }
             Self::Snapshot { role, name } => format!("snapshot {name} of {role} is taken"),
             Self::Restore { role, name } => {

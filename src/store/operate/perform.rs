@@ -72,12 +72,7 @@ pub fn perform(
     Ok(Outcome::Done { message, warnings: finished.warnings })
 }
 
-fn look(
-    site: &Site,
-    operation: &Operation,
-    library: &Library,
-    facts: &Facts<'_>,
-) -> Result<Option<Outcome>, Refusal> {
+fn look(site: &Site, operation: &Operation, library: &Library, facts: &Facts<'_>) -> Result<Option<Outcome>, Refusal> {
     let image = |id: &ImageId| {
         let found = library.images.iter().find(|(known, _)| known == id);
         let (id, manifest) = found.ok_or_else(|| Refusal::NoImage(id.clone()))?;

@@ -33,17 +33,32 @@ pub enum Step {
     /// that is frozen: the index that keeps them together is not part of it.
     GatherLinks,
     /// Makes an empty state on another, which gives it the top folder's mode.
-    MakeState { state: u32, parent: Option<u32> },
+    MakeState {
+        state: u32,
+        parent: Option<u32>,
+    },
     /// Fills a new state with what makes a root one client's own.
-    Personalise { state: u32, client: Client, keep: Keep },
+    Personalise {
+        state: u32,
+        client: Client,
+        keep: Keep,
+    },
     /// Copies all that the live chain changed into a new state right over the image.
-    Flatten { state: u32 },
+    Flatten {
+        state: u32,
+    },
     /// Everything so far is on the stick.
     Flush,
     NoteSnapshot(Snapshot),
     /// Writes `client.toml`.
-    Commit { client: Client, books: Books },
-    RenameFolder { from: Role, to: Role },
+    Commit {
+        client: Client,
+        books: Books,
+    },
+    RenameFolder {
+        from: Role,
+        to: Role,
+    },
     /// Writes the files that name the role or the board anew, in the live state.
     Adapt,
     ForgetSnapshot(SnapshotName),
@@ -56,7 +71,10 @@ pub enum Step {
     /// The image's folder goes, by one rename.
     TrashImage(ImageId),
     /// Makes an image of the live root, or of a snapshot's.
-    BuildImage { snapshot: Option<SnapshotName>, name: String },
+    BuildImage {
+        snapshot: Option<SnapshotName>,
+        name: String,
+    },
 }
 
 impl Step {
@@ -277,11 +295,8 @@ fn snapshot(record: &Record, name: &SnapshotName, now: u64) -> Result<Vec<Step>,
 fn restore(record: &Record, snapshot: &Snapshot) -> Vec<Step> {
     let state = record.next_state();
     let client = Client { image: snapshot.image.clone(), ..record.client.clone() };
-    let mut steps = vec![
-        Step::TakeDown(client.role.clone()),
-        Step::MakeState { state, parent: Some(snapshot.state) },
-        Step::Flush,
-    ];
+    let mut steps =
+        vec![Step::TakeDown(client.role.clone()), Step::MakeState { state, parent: Some(snapshot.state) }, Step::Flush];
     // Its name or its board may be others than when the snapshot was taken.
     steps.extend(adapted(client, Books { state, former: None, adapt: false }, None));
     steps.push(Step::Tidy);
@@ -423,9 +438,11 @@ mod tests {
     #[test]
     fn a_swap_changes_the_board_and_nothing_else() {
         let found = record(0, &[(0, None)], &[]);
-        let board = Board { mac: "d8:3a:dd:00:00:01".parse().unwrap(), serial: None, revision: None, model: Model::Pi5 };
-        let steps = planned(&Operation::Swap { role: role(), board }, &found).unwrap();
-        let [Step::TakeDown(_), Step::Commit { client, books }, Step::Adapt, Step::Commit { books: done, .. }] = &steps[..]
+        let board =
+            Board { mac: "d8:3a:dd:00:00:01".parse().unwrap(), serial: None, revision: None, model: Model::Pi5 };
+        let steps = planned(&Operation::Swap { role: role(), board: board.clone() }, &found).unwrap();
+        let [Step::TakeDown(_), Step::Commit { client, books }, Step::Adapt, Step::Commit { books: done, .. }] =
+            &steps[..]
         else {
             panic!("{steps:?}")
         };

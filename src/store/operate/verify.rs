@@ -99,8 +99,8 @@ fn look(
     stop: &AtomicBool,
     checked: &mut Checked,
 ) -> Result<(String, BTreeSet<u64>), VerifyError> {
-    let known: Option<std::collections::HashMap<&str, &str>> =
-        known.map(|list| list.lines().filter_map(|line| line.split_once("  ")).map(|(hash, what)| (what, hash)).collect());
+    let known: Option<std::collections::HashMap<&str, &str>> = known
+        .map(|list| list.lines().filter_map(|line| line.split_once("  ")).map(|(hash, what)| (what, hash)).collect());
     let differs = |what: &str, hash: &str| known.as_ref().is_some_and(|known| known.get(what) != Some(&hash));
     let (mut list, mut bad) = (String::new(), BTreeSet::new());
     let tell = |checked: &mut Checked, words: String| {
@@ -293,7 +293,11 @@ mod tests {
         let third = look();
         assert_eq!(
             third.damaged,
-            ["root.ext4 differs between byte 4194304 and 8388608", "boot/config.txt differs", "boot/overlays/b is missing"]
+            [
+                "root.ext4 differs between byte 4194304 and 8388608",
+                "boot/config.txt differs",
+                "boot/overlays/b is missing"
+            ]
         );
         assert_eq!(look().damaged.len(), 3, "what is damaged must not become right");
     }
