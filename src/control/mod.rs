@@ -435,7 +435,11 @@ impl Control {
     /// Takes in what there is after an operation. A client that is being made
     /// stays, and one that is being worked on gets no trees yet.
     fn changed(&mut self, clients: Vec<store::OpenClient>, actions: &mut Vec<Action>) {
-        let is_new = |role: &Role, member: &Member| member.trees.is_none() && !self.taken_roles.contains(role);
+        // Its operation may have renamed or deleted it.
+        let ended = std::mem::take(&mut self.orders.ended);
+        let is_new = |role: &Role, member: &Member| {
+            member.trees.is_none() && !self.taken_roles.contains(role) && !ended.contains(role)
+        };
         let members = std::mem::take(&mut self.members);
         let (new, before) = members.into_iter().partition(|(role, member)| is_new(role, member));
         self.members = before;

@@ -35,6 +35,8 @@ pub struct Orders {
     asking: Vec<Asking>,
     /// Operations at the store that took a client's trees down.
     down: Vec<(u64, Role)>,
+    /// Whose operation has ended, until the store says what there is now.
+    pub(super) ended: Vec<Role>,
     /// Whom the open window is for; none: new clients.
     pub(super) swap: Option<Role>,
 }
@@ -59,8 +61,14 @@ impl Orders {
     }
 }
 
-fn is_booting(stage: &Stage) -> bool {
-    matches!(stage, Stage::Discovered | Stage::Leased | Stage::Loading { .. } | Stage::Kernel)
+/// A boot of which nothing was heard for so long has ended, or its kernel
+/// answers for it: from the last file to a kernel's network a Pi takes less.
+const BOOT_QUIET: Duration = Duration::from_secs(15);
+
+/// Whether it is between power-on and a kernel that answers ARP.
+fn is_booting(now: Duration, boot: &Boot) -> bool {
+    let stage = matches!(boot.stage(), Stage::Discovered | Stage::Leased | Stage::Loading { .. } | Stage::Kernel);
+    stage && boot.quiet(now) < BOOT_QUIET
 }
 
 impl Control {
@@ -87,7 +95,7 @@ impl Control {
         if order.force {
             return self.go(now, ticket, order.request, &role, actions);
         }
-        if is_booting(member.boot.stage()) {
+        if is_booting(now, &member.boot) {
             return actions.push(self.runs(ticket, &role));
         }
         if self.orders.asking.len() >= MAX_ORDERS {
@@ -198,6 +206,7 @@ impl Control {
     ) {
         let role = self.orders.down.iter().find(|(down, _)| *down == ticket).map(|(_, role)| role.clone());
         self.orders.down.retain(|(down, _)| *down != ticket);
+        self.orders.ended.extend(role.clone());
         if let (Err(message), Some(role)) = (&result, role.filter(|_| ticket == OWN)) {
             let message = format!("{role}: {message}");
             actions.push(Action::Log(message.clone()));

@@ -665,9 +665,12 @@ impl Worker {
         }
         let mut broken = Vec::new();
         let before = std::mem::take(&mut store.open);
+        // Of another operation that runs: mounted when that has ended.
+        let busy: Vec<&Role> = self.operating.iter().filter_map(|running| running.operation.stops()).collect();
         for record in &mut library.clients {
             let role = record.client.role.clone();
-            let open = match before.get(&role).filter(|open| is_mounted(open)) {
+            let kept = |open: &&OpenClient| is_mounted(open) || busy.contains(&&role);
+            let open = match before.get(&role).filter(kept) {
                 Some(open) => Ok(OpenClient { client: record.client.clone(), ..open.clone() }),
                 // One that could not be mounted before is not tried again but by its own operation.
                 None if before.contains_key(&role) || concerns(operation, &role) => {

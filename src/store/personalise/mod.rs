@@ -7,7 +7,7 @@
 //! fails is reported and the rest goes on, unless the stick itself fails.
 //! Facts: `reference/pi-netboot.md`, section 6, and the packages named there.
 
-mod identity;
+mod keep;
 mod keys;
 mod rules;
 mod text;
@@ -16,7 +16,7 @@ mod tree;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
-pub use self::identity::{forget_identity, keep_identity};
+pub use self::keep::{forget_identity, keep_identity};
 pub use self::rules::RULES;
 pub use self::tree::{Tree, TreeError};
 use crate::client::Client;
