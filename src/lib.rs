@@ -35,6 +35,7 @@
 //! | [`store`] | finding the stick, its store, import, clients' roots, adaptation | partly |
 //! | [`orders`] | what a person orders by a command: the control socket | partly |
 //! | [`panel`] | gestures, pages, screens, drawing; GPIO, OLED, terminal | partly |
+//! | [`eeprom`] | a client's loader: its boot order, recovery cards, updates; no part of `serve` | mostly |
 //! | [`init`] | PID 1: plan, supervision, modules, boot configuration, power | partly |
 //! | [`memory`] | what the allocator gives back to the kernel | I/O |
 //! | [`log`] | one line an event, with the time since the machine's start | I/O |
@@ -59,6 +60,7 @@ pub mod config;
 pub mod control;
 pub mod dhcp;
 pub mod directory;
+pub mod eeprom;
 pub mod enrol;
 pub mod init;
 pub mod log;

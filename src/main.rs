@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use clap::{Parser, Subcommand};
 use rootstock::appliance::{self, End};
-use rootstock::{init, log, memory, panel};
+use rootstock::{eeprom, init, log, memory, panel};
 
 #[derive(Parser)]
 #[command(version, about = "Turns a Raspberry Pi into a netboot appliance")]
@@ -30,6 +30,9 @@ enum Command {
     /// The stick itself: what lies on it, and whether it is sound
     #[command(subcommand)]
     Stick(commands::Stick),
+    /// Teach a Pi 4 or 5 to try the network: show and set the boot order in its EEPROM's image
+    #[command(subcommand)]
+    Eeprom(eeprom::command::Command),
 }
 
 #[derive(clap::Args)]
@@ -91,6 +94,10 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
                 End::Stopped => ExitCode::SUCCESS,
                 End::PowerOff => ExitCode::from(POWER_OFF),
             })
+        }
+        Command::Eeprom(command) => {
+            eeprom::command::run(&command, &mut std::io::stdout())?;
+            Ok(ExitCode::SUCCESS)
         }
     }
 }

@@ -70,10 +70,15 @@ fn imports_beside_the_decompressor_alone() {
     let (packed, plain) = (room.path().join("a.img.xz"), room.path().join("b.img"));
     fs::copy(&image, &packed).unwrap();
     command(&format!("xz -dc -T0 {} > {}; sync", packed.display(), plain.display()));
+    let (gzip, zstd) = (room.path().join("c.img.gz"), room.path().join("d.img.zst"));
+    command(&format!("gzip -c {} > {}", plain.display(), gzip.display()));
+    command(&format!("zstd -q -12 {} -o {}", plain.display(), zstd.display()));
     let out = room.path().join("out").display().to_string();
 
     for (source, commands) in [
         (&packed, &["xz -dc -T1 IN > /dev/null", "xz -dc -T1 IN > OUT; sync", "xz -dc -T2 IN > OUT; sync"][..]),
+        (&gzip, &["gzip -dc IN > /dev/null", "gzip -dc IN > OUT; sync"][..]),
+        (&zstd, &["zstd -dcq IN > /dev/null", "zstd -dcq IN > OUT; sync"][..]),
         (&plain, &["sha256sum IN", "cp --sparse=never IN OUT; sync"][..]),
     ] {
         let mut imports = [(); 4].map(|()| Vec::new());

@@ -211,7 +211,7 @@ fn a_snapshot_costs_nothing_and_brings_everything_back() {
     shop.change(wild_changes);
     let before = tree(&shop);
     assert_eq!(before[Path::new("usr/share/doc/two")], before[Path::new("usr/share/doc/one")]);
-    let used = || rustix::fs::statvfs(&shop.bench.store()).unwrap().f_bfree;
+    let used = || rustix::fs::statvfs(shop.bench.store()).unwrap().f_bfree;
     let free = used();
     shop.perform(&snapshot("first"));
     assert!(free.abs_diff(used()) < 100, "{} blocks", free.abs_diff(used()));

@@ -340,6 +340,12 @@ impl Control {
                 self.images.retain(|id| *id != image.id);
                 self.images.push(image.id);
             }
+            Store::AlreadyThere { file, image } => {
+                let message = format!("{file} is the image {image}, which is there already");
+                actions.push(Action::Log(message.clone()));
+                let action = "Nothing was stored twice; the file can be deleted".to_owned();
+                self.problems.set(Topic::Import(file), message, action);
+            }
             Store::ImportFailed { file, message, action } => {
                 actions.push(Action::Log(format!("import of {file} failed: {message}. {action}")));
                 self.import = None;

@@ -18,6 +18,12 @@ const COMPRESSED: i32 = 4;
 /// A module that failed this often is left alone: its device announces itself again and again.
 const MAX_FAILURES: u8 = 3;
 
+/// usb-storage waits a second before it asks a stick anything, for sticks that were plugged in just now (`delay_use`).
+/// One that is found at the start had its power while the firmware and the kernel came up, so it is asked at once.
+const SETTLED: (&str, &str) = ("usb_storage", "delay_use=0");
+/// Where [`Loader::settle`] gives later sticks their second.
+const DELAY: &str = "/sys/module/usb_storage/parameters/delay_use";
+
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("cannot read {}", .0.display())]
@@ -29,7 +35,7 @@ pub enum Error {
 }
 
 /// Loads modules, each at most once.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Loader {
     dir: PathBuf,
     modules: Modules,
@@ -110,13 +116,32 @@ impl Loader {
     fn insert(&self, name: &str, path: &Path) -> Result<(), Error> {
         let failed = |source| Error::Load { name: name.to_owned(), path: path.to_owned(), source };
         let file = File::open(path).map_err(failed)?;
-        let parameters = words::module_parameters(&self.cmdline, name);
-        let parameters = CString::new(parameters).unwrap_or_default();
+        let parameters = CString::new(self.parameters(name)).unwrap_or_default();
         let plain = path.extension().is_some_and(|end| end == "ko");
         match rustix::system::finit_module(&file, &parameters, if plain { 0 } else { COMPRESSED }) {
             // Somebody else was faster, or it is built in.
             Ok(()) | Err(Errno::EXIST) => Ok(()),
             Err(errno) => Err(failed(errno.into())),
+        }
+    }
+}
+
+impl Loader {
+    /// A person's own words come last, and so they count.
+    fn parameters(&self, name: &str) -> String {
+        let told = words::module_parameters(&self.cmdline, name);
+        let ours = if name == SETTLED.0 { SETTLED.1 } else { "" };
+        [ours, &told].into_iter().filter(|words| !words.is_empty()).collect::<Vec<_>>().join(" ")
+    }
+
+    /// The devices of the start are found: a stick that comes from now on was just plugged in.
+    pub fn settle(&self) {
+        let told = words::module_parameters(&self.cmdline, SETTLED.0);
+        if !self.loaded.contains(SETTLED.0) || told.contains("delay_use=") {
+            return;
+        }
+        if let Err(error) = fs::write(DELAY, "1") {
+            say!("plug", "{DELAY}: {error}");
         }
     }
 }
@@ -176,6 +201,17 @@ mod tests {
         }
         assert_eq!(loader.failures["a_b"], MAX_FAILURES);
         assert_eq!(loader.load("nonsense"), 0);
+    }
+
+    #[test]
+    fn a_stick_of_the_start_is_asked_at_once_unless_a_person_says_otherwise() {
+        let dir = image();
+        let mut loader = Loader::open(dir.path()).unwrap();
+        loader.cmdline.clear();
+        assert_eq!(loader.parameters("usb_storage"), "delay_use=0");
+        assert_eq!(loader.parameters("a_b"), "");
+        loader.cmdline = "quiet usb-storage.delay_use=5".to_owned();
+        assert_eq!(loader.parameters("usb_storage"), "delay_use=0 delay_use=5");
     }
 
     #[test]

@@ -20,7 +20,7 @@ pub struct Texts<'t> {
 }
 
 /// What depmod knows.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Modules {
     by_name: HashMap<String, Module>,
     /// Patterns by what stands before their first `:`, for a device names its bus there and no pattern has a
@@ -29,7 +29,7 @@ pub struct Modules {
     builtin: HashSet<String>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Module {
     /// Below the modules' directory, such as `kernel/fs/ext4/ext4.ko`.
     path: String,

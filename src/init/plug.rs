@@ -51,13 +51,6 @@ pub fn run() -> Result<std::convert::Infallible, Error> {
         }
     };
     say!("plug", "coldplug starts, {} modules in the image", loader.available());
-    let mut queue = Queue::default();
-    queue.add_all(&loader);
-    // What guards the start and what `serve` waits for.
-    let mut loaded = queue.load(&mut loader, &socket, URGENT)?;
-    say!("plug", "watchdog and card done, {loaded} modules loaded");
-    // A stick takes a second or two to be found by itself: meanwhile the network is set up.
-    loaded += queue.load(&mut loader, &socket, USB)?;
     // A PHY's driver must be there before the network card's, which takes the generic one otherwise.
     let (network, others): (Vec<String>, Vec<String>) = loader::read_list(Path::new(LIST))
         .unwrap_or_else(|error| {
@@ -66,12 +59,22 @@ pub fn run() -> Result<std::convert::Infallible, Error> {
         })
         .into_iter()
         .partition(|name| loader.path_of(name).is_some_and(|path| rank(&path) <= NETWORK));
+    // File systems are no device's: the other processors load them meanwhile. What both want, the kernel loads once.
+    let mut beside = loader.clone();
+    let others = std::thread::spawn(move || others.iter().map(|name| beside.load(name)).sum::<usize>());
+    let mut queue = Queue::default();
+    queue.add_all(&loader);
+    // What guards the start and what `serve` waits for.
+    let mut loaded = queue.load(&mut loader, &socket, URGENT)?;
+    say!("plug", "watchdog and card done, {loaded} modules loaded");
+    // A stick takes a second or two to be found by itself: meanwhile the network is set up.
+    loaded += queue.load(&mut loader, &socket, USB)?;
     loaded += network.iter().map(|name| loader.load(name)).sum::<usize>();
     loaded += queue.load(&mut loader, &socket, usize::MAX)?;
-    say!("plug", "devices done, {loaded} modules loaded");
-    loaded += others.iter().map(|name| loader.load(name)).sum::<usize>();
-    loaded += queue.load(&mut loader, &socket, usize::MAX)?;
+    // A panic there was told by its thread, and costs what it had not loaded.
+    loaded += others.join().unwrap_or_default();
     say!("plug", "coldplug done, {loaded} modules loaded");
+    loader.settle();
     loop {
         queue.wait(&loader, &socket)?;
         for (name, devpath) in queue.take_all() {

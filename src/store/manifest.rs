@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::packing;
 use super::states::{Books, Snapshot, SnapshotName, State};
 use crate::client::{Client, ImageId, Role};
 
@@ -240,41 +241,11 @@ fn text(bytes: &[u8]) -> Result<&str, ManifestError> {
     std::str::from_utf8(bytes).map_err(|_| ManifestError::NotText)
 }
 
-/// What kind of file an import can read, by its name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Packing {
-    /// `.img`
-    Plain,
-    /// `.img.xz`
-    Xz,
-}
-
-/// Tells an image file by its name; `None` for every other file and for the
-/// hidden doubles that macOS leaves (`._name`).
-pub fn packing(file: &str) -> Option<Packing> {
-    let lower = file.to_ascii_lowercase();
-    if file.starts_with('.') {
-        None
-    } else if lower.ends_with(".img") {
-        Some(Packing::Plain)
-    } else if lower.ends_with(".img.xz") {
-        Some(Packing::Xz)
-    } else {
-        None
-    }
-}
-
-/// The name for people: the file's without its endings.
-pub fn image_name(file: &str) -> String {
-    let stem = file.len() - if packing(file) == Some(Packing::Xz) { 7 } else { 4.min(file.len()) };
-    file.get(..stem).unwrap_or(file).chars().filter(|c| !c.is_control()).take(80).collect()
-}
-
 /// Makes the id of an image from its file's name and the hash of the file:
 /// `2026-06-18-raspios-trixie-arm64-lite-1f2e3d4c`.
 pub fn image_id(file: &str, sha256: &[u8; 32]) -> ImageId {
     let mut id = String::new();
-    for c in image_name(file).chars().map(|c| c.to_ascii_lowercase()) {
+    for c in packing::image_name(file).chars().map(|c| c.to_ascii_lowercase()) {
         let c = if c.is_ascii_alphanumeric() || c == '.' || c == '_' { c } else { '-' };
         let repeats = c == '-' && id.ends_with('-');
         let leads = id.is_empty() && !c.is_ascii_alphanumeric();
@@ -286,29 +257,6 @@ pub fn image_id(file: &str, sha256: &[u8; 32]) -> ImageId {
     let hash: String = sha256[..4].iter().map(|byte| format!("{byte:02x}")).collect();
     #[expect(clippy::expect_used, reason = "at most 89 of a-z, 0-9, dot, hyphen, underscore, led by a letter or digit")]
     format!("{stem}-{hash}").parse().expect("cleaned above")
-}
-
-/// A checksum file's digits for `file`, in the form that `sha256sum` writes
-/// (`<64 digits> [ *]<name>`), or a bare digest.
-pub fn parse_sha256(text: &str, file: &str) -> Option<[u8; 32]> {
-    text.lines().take(1000).find_map(|line| {
-        let (digits, name) = line.trim().split_once(char::is_whitespace).unwrap_or((line.trim(), ""));
-        let name = name.trim_start().trim_start_matches('*');
-        let for_us = name.is_empty() || name == file || name.rsplit('/').next() == Some(file);
-        if for_us { from_hex(digits) } else { None }
-    })
-}
-
-/// 64 hexadecimal digits.
-pub fn from_hex(digits: &str) -> Option<[u8; 32]> {
-    if digits.len() != 64 || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
-        return None;
-    }
-    let mut bytes = [0; 32];
-    for (byte, pair) in bytes.iter_mut().zip(digits.as_bytes().chunks_exact(2)) {
-        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
-    }
-    Some(bytes)
 }
 
 pub fn hex(bytes: &[u8]) -> String {
@@ -330,35 +278,6 @@ mod tests {
         check("\u{e4}\n\u{1f600}.img", "image-abababab");
         check(".img", "image-abababab");
         check(&format!("{}.img", "x".repeat(250)), &format!("{}-abababab", "x".repeat(80)));
-    }
-
-    #[test]
-    fn only_images_are_images() {
-        for (file, expected) in [
-            ("a.img", Some(Packing::Plain)),
-            ("A.IMG.XZ", Some(Packing::Xz)),
-            ("a.xz", None),
-            ("._a.img", None),
-            ("a.img.sha256", None),
-            ("img", None),
-        ] {
-            assert_eq!(packing(file), expected, "{file}");
-        }
-    }
-
-    #[test]
-    fn checksum_files_are_read_as_sha256sum_writes_them() {
-        let digits = "ab".repeat(32);
-        let check = |text: &str, found: bool| {
-            assert_eq!(parse_sha256(text, "a.img.xz"), found.then_some([0xab; 32]), "{text:?}");
-        };
-        check(&format!("{digits}  a.img.xz\n"), true);
-        check(&format!("{} *a.img.xz\r\n", digits.to_uppercase()), true);
-        check(&format!("{}  other.img\n{digits}  ./a.img.xz\n", "cd".repeat(32)), true);
-        check(&digits, true);
-        check(&format!("{digits}  other.img\n"), false);
-        check("not a checksum", false);
-        check("", false);
     }
 
     #[test]

@@ -7,7 +7,7 @@
 //! - `devices`, `hotplug`, `identify`, `table`: what is plugged in
 //! - `place`, `prepare`: where the store lies, opening and making it
 //! - `library`, `manifest`, `states`, `atomic`, `lock`: what it holds, as small text files
-//! - `sources`, `import`: image files on sticks, and making images of them
+//! - `sources`, `packing`, `import`: image files on sticks, and making images of them
 //! - `root`, `mounts`, `personalise`: clients' trees
 //! - `operate`: what a person does with clients and images, step by step
 //! - `offline`: the same for a command, with no server
@@ -16,7 +16,7 @@
 //! The rule about people's files: a stick is written only where a file system
 //! labelled ROOTSTOCK is, or where nothing is and a person confirmed it.
 
-mod atomic;
+pub(crate) mod atomic;
 mod crc32;
 mod devices;
 mod hotplug;
@@ -28,6 +28,7 @@ mod manifest;
 mod mounts;
 pub mod offline;
 pub mod operate;
+mod packing;
 mod personalise;
 mod place;
 mod prepare;
@@ -149,6 +150,11 @@ pub enum Event {
     /// Also when the file turned out to hold an image that is there already.
     Imported {
         image: ImageInfo,
+    },
+    /// Before `Imported`: the file holds what is stored already, under this id.
+    AlreadyThere {
+        file: String,
+        image: ImageId,
     },
     ImportFailed {
         file: String,

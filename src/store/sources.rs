@@ -4,6 +4,7 @@
 //! I/O. Sticks are mounted read-only and looked at with bounds; nothing of
 //! theirs is ever written.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -11,8 +12,9 @@ use std::path::{Path, PathBuf};
 
 use super::atomic;
 use super::identify::Content;
-use super::manifest::{self, PROFILE, Packing, SourceFile};
+use super::manifest::{PROFILE, SourceFile};
 use super::mounts::{self, MountError};
+use super::packing::{self, Packing};
 
 /// Most entries of one folder that are looked at.
 const MAX_ENTRIES: usize = 20_000;
@@ -58,8 +60,8 @@ pub fn images(folder: &Path) -> io::Result<Vec<Found>> {
         .take(MAX_ENTRIES)
         .filter_map(|entry| {
             let entry = entry.ok()?;
-            let file = entry.file_name().into_string().ok()?;
-            let packing = manifest::packing(&file)?;
+            let file = shown(&entry.file_name());
+            let packing = packing::packing(&file)?;
             let metadata = entry.metadata().ok().filter(fs::Metadata::is_file)?;
             let source = SourceFile { file, bytes: metadata.len(), modified: metadata.mtime() };
             Some(Found { path: entry.path(), source, packing })
@@ -68,6 +70,12 @@ pub fn images(folder: &Path) -> io::Result<Vec<Found>> {
     found.sort_by(|a, b| a.source.file.cmp(&b.source.file));
     found.truncate(MAX_IMAGES);
     Ok(found)
+}
+
+/// A file's name for people, the log and manifests: what is no text, or would
+/// break a line, is replaced.
+pub fn shown(name: &OsStr) -> String {
+    name.to_string_lossy().chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
 /// Copies `profile/` of a stick into the store, what changed only. Files that

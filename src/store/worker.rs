@@ -804,7 +804,7 @@ impl Worker {
         match result {
             Ok(Imported { id, manifest, known }) => {
                 if known {
-                    tracing::info!(file = source.file, %id, "the file holds an image that is there already");
+                    self.tell(Event::AlreadyThere { file: source.file.clone(), image: id.clone() });
                 }
                 if let Some(store) = self.store.as_mut().filter(|_| !stopped) {
                     store.images.retain(|(known, _)| *known != id);

@@ -176,6 +176,15 @@ mod tests {
     }
 
     #[test]
+    fn an_update_of_the_loader_is_the_clients_own_file() {
+        for name in ["pieeprom.sig", "pieeprom.upd", "vl805.sig", "vl805.bin"] {
+            check(Some(OWN), &format!("9ffefdef/{name}"), Some(OWN), name, Kind::Plain);
+            check(Some(OWN), name, None, name, Kind::Plain);
+        }
+        assert_eq!(map(Some(OWN), b"00000001/pieeprom.upd"), Err(Denied::Missing));
+    }
+
+    #[test]
     fn paths_that_no_loader_asks_for_are_refused_with_the_reason() {
         refused(b"", "the path is empty");
         refused(b"/etc/shadow", "the path is absolute");

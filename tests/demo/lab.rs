@@ -194,34 +194,13 @@ impl Lab {
     }
 
     pub fn check_stick(&self) -> Result<(), String> {
-        let table = run("sfdisk", &["--json".as_ref(), self.stick.as_os_str()])?;
-        let starts: Vec<u64> = table
-            .lines()
-            .filter_map(|line| line.trim().strip_prefix("\"start\": "))
-            .chain(table.split("\"start\":").skip(1).map(|rest| rest.trim_start()))
-            .filter_map(|rest| rest.split(|c: char| !c.is_ascii_digit()).next().and_then(|n| n.parse().ok()))
-            .collect();
-        let mut starts = starts;
-        starts.sort_unstable();
-        starts.dedup();
+        let starts = stick::partitions(&self.stick)?;
         let [exfat, store] = starts[..] else {
-            return Err(format!("the stick's table is not two partitions:\n{table}"));
+            return Err(format!("the stick's partitions are not two: {starts:?}"));
         };
         for (start, program, arguments) in [(exfat, "fsck.exfat", vec!["-n"]), (store, "e2fsck", vec!["-f", "-n"])] {
             let part = self.folder.join("part.img");
-            let block = format!("skip={start}");
-            run(
-                "dd",
-                &[
-                    "bs=512",
-                    &block,
-                    "conv=sparse",
-                    "status=none",
-                    &format!("if={}", self.stick.display()),
-                    &format!("of={}", part.display()),
-                ]
-                .map(OsStr::new),
-            )?;
+            stick::extract(&self.stick, start, &part)?;
             let arguments: Vec<&OsStr> = arguments.iter().map(OsStr::new).chain([part.as_os_str()]).collect();
             run(program, &arguments)?;
             let _ = fs::remove_file(&part);

@@ -4,10 +4,10 @@
 //!
 //! Needs root, loop devices, ext4 and overlayfs. What is missing is a failure that says so.
 
-#![allow(dead_code)] // each test program uses its part
+#![allow(dead_code, clippy::unwrap_used)] // each test program uses its part; a failing test may panic
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -149,12 +149,7 @@ impl Lab {
     }
 
     pub fn mnt(&self, address: Ipv4Addr, path: &str) -> Result<nfs_fh3, u32> {
-        let mut client = Client::connect(self.ports().mount, address);
-        let reply = client.raw(100_005, 3, 1, &packed(&Opaque::borrowed(path.as_bytes()))).expect("a reply");
-        match u32::from_be_bytes(reply[..4].try_into().unwrap()) {
-            0 => Ok(nfs_fh3::unpack(&mut &reply[4..]).expect("a handle").0),
-            stat => Err(stat),
-        }
+        Client::connect(self.ports().mount, address).mnt(path)
     }
 }
 
@@ -186,14 +181,20 @@ static XID: AtomicU32 = AtomicU32::new(1);
 
 impl Client {
     pub fn connect(port: u16, from: Ipv4Addr) -> Self {
+        Self::try_connect(SocketAddrV4::new(A, port), SocketAddrV4::new(from, 0)).expect("the server listens")
+    }
+
+    /// Connects to a server that may be away, from a port of one's choice (0: any).
+    pub fn try_connect(server: SocketAddrV4, from: SocketAddrV4) -> std::io::Result<Self> {
         use rustix::net::*;
-        let socket = socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
-        bind(&socket, &std::net::SocketAddrV4::new(from, 0)).expect("the address");
-        connect(&socket, &std::net::SocketAddrV4::new(A, port)).expect("the server listens");
+        let socket = socket(AddressFamily::INET, SocketType::STREAM, None)?;
+        sockopt::set_socket_reuseaddr(&socket, true)?;
+        bind(&socket, &from)?;
+        connect(&socket, &server)?;
         let stream = TcpStream::from(socket);
         stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
         stream.set_nodelay(true).expect("no delay");
-        Self { stream, uid: 0, gid: 0, gids: Vec::new(), xid: XID.fetch_add(1 << 12, Ordering::Relaxed) }
+        Ok(Self { stream, uid: 0, gid: 0, gids: Vec::new(), xid: XID.fetch_add(1 << 12, Ordering::Relaxed) })
     }
 
     pub fn acting(mut self, uid: u32, gid: u32, gids: &[u32]) -> Self {
@@ -233,20 +234,39 @@ impl Client {
 
     /// The results of a call that succeeded as RPC; else `None`.
     pub fn raw(&mut self, program: u32, version: u32, procedure: u32, args: &[u8]) -> Option<Vec<u8>> {
+        self.try_raw(program, version, procedure, args).expect("a reply")
+    }
+
+    fn try_raw(&mut self, program: u32, version: u32, procedure: u32, args: &[u8]) -> std::io::Result<Option<Vec<u8>>> {
         self.xid += 1;
         let call = [self.header(program, version, procedure), args.to_vec()].concat();
-        self.send(&call);
-        let reply = self.receive().expect("a reply");
+        let mark = 0x8000_0000 | call.len() as u32;
+        self.stream.write_all(&[&mark.to_be_bytes()[..], &call].concat())?;
+        let reply = self.receive()?;
         assert_eq!(reply[..8], [packed(&self.xid), packed(&1u32)].concat(), "the reply to this call");
-        (reply[8..12] == [0; 4] && reply[20..24] == [0; 4]).then(|| reply[24..].to_vec())
+        Ok((reply[8..12] == [0; 4] && reply[20..24] == [0; 4]).then(|| reply[24..].to_vec()))
     }
 
     /// One NFS call: the whole reply is read, or the codec did not agree with ours.
     pub fn call<R: Unpack>(&mut self, procedure: NFS_PROGRAM, args: &impl Pack) -> R {
-        let reply = self.raw(100_003, 3, procedure as u32, &packed(args)).expect("accepted");
+        self.try_call(procedure, args).expect("a reply")
+    }
+
+    /// The same to a server that may be away.
+    pub fn try_call<R: Unpack>(&mut self, procedure: NFS_PROGRAM, args: &impl Pack) -> std::io::Result<R> {
+        let reply = self.try_raw(100_003, 3, procedure as u32, &packed(args))?.expect("accepted");
         let (result, read) = R::unpack(&mut &reply[..]).expect("a reply by the letter");
         assert_eq!(read, reply.len(), "nothing behind the reply");
-        result
+        Ok(result)
+    }
+
+    /// MNT, on a connection to the mount port.
+    pub fn mnt(&mut self, path: &str) -> Result<nfs_fh3, u32> {
+        let reply = self.raw(100_005, 3, 1, &packed(&Opaque::borrowed(path.as_bytes()))).expect("a reply");
+        match u32::from_be_bytes(reply[..4].try_into().unwrap()) {
+            0 => Ok(nfs_fh3::unpack(&mut &reply[4..]).expect("a handle").0),
+            stat => Err(stat),
+        }
     }
 
     pub fn lookup(&mut self, dir: &nfs_fh3, name: &str) -> LOOKUP3res {

@@ -28,7 +28,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Runs a tool; its output.
 pub fn run(tool: &str, arguments: &[&str]) -> String {
     let output = Process::new(tool).args(arguments).output().unwrap_or_else(|error| {
-        panic!("{tool}: {error}; apt-get install -y e2fsprogs fdisk mtools dosfstools xz-utils mount")
+        panic!(
+            "{tool}: {error}; apt-get install -y e2fsprogs fdisk mtools dosfstools xz-utils gzip zstd zip python3 mount"
+        )
     });
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{tool} {arguments:?}: {text}{}", String::from_utf8_lossy(&output.stderr));

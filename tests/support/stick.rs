@@ -1,5 +1,6 @@
 //! A USB stick as a disk image: an exFAT partition with files on it, and free space behind.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
@@ -40,6 +41,23 @@ pub fn make(stick: &Path, size: u64, exfat: u64, content: &[Content<'_>]) -> Res
     super::command::run_with_input("sfdisk", &["--quiet".as_ref(), stick.as_os_str()], table.as_bytes())?;
     copy_sparse(&part, stick, MIB)?;
     fs::remove_dir_all(&folder).map_err(|e| format!("{}: {e}", folder.display()))
+}
+
+/// Where the partitions of a stick begin, in bytes, in the order of their places; sfdisk reads them.
+pub fn partitions(stick: &Path) -> Result<Vec<u64>, String> {
+    let dump = run("sfdisk", &["--dump".as_ref(), stick.as_os_str()])?;
+    let start = |line: &str| line.split_once("start=")?.1.split(',').next()?.trim().parse::<u64>().ok();
+    let mut starts: Vec<u64> = dump.lines().filter_map(start).map(|sector| sector * 512).collect();
+    starts.sort_unstable();
+    Ok(starts)
+}
+
+/// Copies what begins at `start` on a stick into a file of its own, for checkers that take no offset.
+pub fn extract(stick: &Path, start: u64, to: &Path) -> Result<(), String> {
+    let (skip, input, output) =
+        (format!("skip={start}"), format!("if={}", stick.display()), format!("of={}", to.display()));
+    run("dd", &["bs=1M", "iflag=skip_bytes", &skip, "conv=sparse", "status=none", &input, &output].map(OsStr::new))
+        .map(drop)
 }
 
 fn fill(device: &Path, mount: &Path, content: &[Content<'_>]) -> Result<(), String> {

@@ -1,172 +1,197 @@
-//! The source file of an import: hashed as it is read, decoded as it comes.
+//! The packed file of an import: opened by its packing, hashed as it lies
+//! there, decoded as it comes.
 //!
-//! I/O. Every byte of the file goes through SHA-256 once, in order, whatever
-//! order a decoder reads it in.
+//! I/O. All but the parallel `.xz` go one way: a thread reads and hashes, and
+//! a decoder takes what it read. An error is told apart here: the stick's own,
+//! a cut, damage, or too little memory.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use lzma_rust2::XzReader;
 use sha2::{Digest, Sha256};
 
+use super::ImportError;
+use super::ahead::{Ahead, Position};
+use super::gzip::Gzip;
+use super::hashing::HashingFile;
 use super::xz::{self, ParallelXz};
-use crate::store::manifest::Packing;
+use super::zip::{self, Zip, ZipError};
+use super::zstd::Zstd;
+use crate::store::packing::Compression;
 
-/// A file that hashes what is read from it for the first time.
-#[derive(Debug)]
-pub struct HashingFile {
-    file: File,
-    position: u64,
-    /// Everything before this is in the hash.
-    hashed: u64,
-    hash: Sha256,
-    /// The same figure, for whoever shows progress.
-    progress: Arc<AtomicU64>,
-}
+/// Bytes that are read from the stick at a time.
+const READ_BYTES: usize = 256 << 10;
 
-impl HashingFile {
-    pub fn new(mut file: File) -> io::Result<Self> {
-        file.seek(SeekFrom::Start(0))?;
-        // Twice the read-ahead; only a hint, so a refusal is no error.
-        let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::Sequential);
-        Ok(Self { file, position: 0, hashed: 0, hash: Sha256::new(), progress: Arc::default() })
-    }
-
-    /// Reads what is left, so that the hash covers the whole file.
-    fn finish(mut self) -> io::Result<[u8; 32]> {
-        self.seek(SeekFrom::Start(self.hashed))?;
-        let mut buffer = vec![0; 128 << 10];
-        while self.read(&mut buffer)? > 0 {}
-        Ok(self.hash.finalize().into())
-    }
-}
-
-impl Read for HashingFile {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let bytes = self.file.read(buffer)?;
-        let end = self.position + bytes as u64;
-        if self.position <= self.hashed && end > self.hashed {
-            let new = (self.hashed - self.position) as usize; // less than `bytes`
-            self.hash.update(&buffer[new..bytes]);
-            self.hashed = end;
-            self.progress.store(end, Ordering::Relaxed);
-        }
-        self.position = end;
-        Ok(bytes)
-    }
-}
-
-impl Seek for HashingFile {
-    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        let at = self.file.seek(to)?;
-        // What lies between is hashed on the way: a decoder that skips the
-        // index of one stream must not leave a hole in the hash.
-        if at > self.hashed {
-            self.file.seek(SeekFrom::Start(self.hashed))?;
-            self.position = self.hashed;
-            let mut left = at - self.hashed;
-            let mut buffer = [0; 4096];
-            while left > 0 {
-                let part = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-                let bytes = self.read(&mut buffer[..part])?;
-                if bytes == 0 {
-                    break;
-                }
-                left -= bytes as u64;
-            }
-        }
-        self.position = self.file.seek(SeekFrom::Start(at))?;
-        Ok(at)
-    }
-}
+type Packed = Ahead<HashingFile>;
 
 enum Decoder {
-    Plain(HashingFile),
-    Xz(Box<XzReader<BufReader<HashingFile>>>),
+    Plain(Packed),
+    Xz(Box<XzReader<Packed>>),
     ParallelXz(ParallelXz),
+    Gzip(Gzip<Packed>),
+    Zstd(Box<Zstd<Packed>>),
+    Zip(Zip<Packed>),
 }
 
 /// The decoded bytes of an image file.
 pub struct Source {
     decoder: Decoder,
-    /// Of the file, as it lies there.
-    pub packed_bytes: u64,
+    unpacked_hash: Option<Sha256>,
+    place: Place,
     /// Of the image, where the file tells it.
     pub unpacked_bytes: Option<u64>,
-    read: Arc<AtomicU64>,
+}
+
+/// Where the decoder is, also while another thread holds it.
+#[derive(Clone)]
+pub struct Place {
+    path: PathBuf,
+    pub packed_bytes: u64,
+    position: Arc<Position>,
+    compression: Compression,
+}
+
+/// What came of the whole file.
+pub struct Hashes {
+    pub packed: [u8; 32],
+    pub unpacked: Option<[u8; 32]>,
 }
 
 impl Source {
-    /// Opens a file; `cores` is how many threads may decode.
-    pub fn open(mut file: File, packing: Packing, cores: usize) -> io::Result<Self> {
-        let packed_bytes = file.seek(SeekFrom::End(0))?;
-        let (decoder, unpacked_bytes, read) = match packing {
-            Packing::Plain => {
-                let file = HashingFile::new(file)?;
-                let read = file.progress.clone();
-                (Decoder::Plain(file), Some(packed_bytes), read)
-            }
-            Packing::Xz => {
-                let blocks = xz::read_blocks(&mut BufReader::new(&mut file))?;
-                let unpacked = blocks.iter().try_fold(0u64, |sum, block| sum.checked_add(block.uncompressed));
-                let file = HashingFile::new(file)?;
-                let read = file.progress.clone();
-                let workers = xz::workers(&blocks, cores);
-                let decoder = if workers >= 2 {
-                    Decoder::ParallelXz(ParallelXz::new(file, blocks, workers)?)
-                } else {
-                    let file = BufReader::with_capacity(64 << 10, file);
-                    Decoder::Xz(Box::new(XzReader::new_mem_limit(file, true, xz::DECODER_LIMIT_KIB)))
-                };
-                (decoder, unpacked, read)
-            }
-        };
-        Ok(Self { decoder, packed_bytes, unpacked_bytes, read })
-    }
-
-    /// How much of the file was read and decoded, in bytes, about.
-    pub fn read_bytes(&self) -> u64 {
-        self.read.load(Ordering::Relaxed)
-    }
-
-    /// The hash of the whole file; call it when `read` has returned 0.
-    pub fn finish(self) -> io::Result<[u8; 32]> {
-        match self.decoder {
-            Decoder::Plain(file) => file.finish(),
-            Decoder::Xz(reader) => reader.into_inner().into_inner().finish(),
-            Decoder::ParallelXz(reader) => reader.into_file()?.finish(),
+    /// Opens a file; `cores` is how many threads may decode. The unpacked
+    /// bytes are hashed where someone wants to compare them.
+    pub fn open(path: &Path, compression: Compression, cores: usize, hash_unpacked: bool) -> Result<Self, ImportError> {
+        let read_error = |source: io::Error| ImportError::Read { path: path.to_owned(), source };
+        let mut file = File::open(path).map_err(read_error)?;
+        let packed_bytes = file.seek(SeekFrom::End(0)).map_err(read_error)?;
+        if packed_bytes == 0 {
+            return Err(ImportError::Empty);
         }
+        let position = Arc::new(Position::default());
+        let mut place = Place { path: path.to_owned(), packed_bytes, position, compression };
+        let (decoder, unpacked_bytes) = open_decoder(file, cores, &mut place)?;
+        let unpacked_hash = hash_unpacked.then(Sha256::new);
+        Ok(Self { decoder, unpacked_hash, place, unpacked_bytes })
     }
+
+    pub fn place(&self) -> Place {
+        self.place.clone()
+    }
+
+    /// Hashes what is left of the file; call it when `read` has returned 0.
+    pub fn finish(self) -> Result<Hashes, ImportError> {
+        let ahead = |file: Packed| file.into_inner();
+        let file = match self.decoder {
+            Decoder::Plain(file) => ahead(file),
+            Decoder::Xz(reader) => ahead(reader.into_inner()),
+            Decoder::ParallelXz(reader) => reader.into_file(),
+            Decoder::Gzip(reader) => reader.into_inner().ok_or(io::ErrorKind::Other.into()).and_then(ahead),
+            Decoder::Zstd(reader) => ahead(reader.into_inner()),
+            Decoder::Zip(reader) => ahead(reader.into_inner()),
+        };
+        let packed = file.and_then(HashingFile::finish);
+        let packed = packed.map_err(|source| ImportError::Read { path: self.place.path, source })?;
+        Ok(Hashes { packed, unpacked: self.unpacked_hash.map(|hash| hash.finalize().into()) })
+    }
+}
+
+fn open_decoder(mut file: File, cores: usize, place: &mut Place) -> Result<(Decoder, Option<u64>), ImportError> {
+    let path = place.path.clone();
+    let read_error = |source: io::Error| ImportError::Read { path: path.clone(), source };
+    let ahead = |file: HashingFile, place: &Place| {
+        Ahead::new("import-read", file, READ_BYTES, Some(place.position.clone())).map_err(read_error)
+    };
+    Ok(match place.compression {
+        Compression::None => {
+            let file = HashingFile::new(file).map_err(read_error)?;
+            (Decoder::Plain(ahead(file, place)?), Some(place.packed_bytes))
+        }
+        Compression::Xz => {
+            let blocks = xz::read_blocks(&mut BufReader::new(&mut file)).map_err(|error| match error.kind() {
+                io::ErrorKind::UnexpectedEof => ImportError::Truncated(place.packed_bytes),
+                _ => read_error(error),
+            })?;
+            let unpacked = blocks.iter().try_fold(0u64, |sum, block| sum.checked_add(block.uncompressed));
+            let file = HashingFile::new(file).map_err(read_error)?;
+            let workers = xz::workers(&blocks, cores);
+            let decoder = if workers >= 2 {
+                place.position = Arc::new(Position::counted_by(file.progress.clone()));
+                Decoder::ParallelXz(ParallelXz::new(file, blocks, workers).map_err(read_error)?)
+            } else {
+                Decoder::Xz(Box::new(XzReader::new_mem_limit(ahead(file, place)?, true, xz::DECODER_LIMIT_KIB)))
+            };
+            (decoder, unpacked)
+        }
+        Compression::Gzip => {
+            let file = HashingFile::new(file).map_err(read_error)?;
+            (Decoder::Gzip(Gzip::new(ahead(file, place)?)), None)
+        }
+        Compression::Zstd => {
+            let file = HashingFile::new(file).map_err(read_error)?;
+            (Decoder::Zstd(Box::new(Zstd::new(ahead(file, place)?))), None)
+        }
+        Compression::Zip => {
+            let entry = zip::find_image(&mut file).map_err(|error| match error {
+                ZipError::Read(source) => read_error(source),
+                error => ImportError::Zip(error),
+            })?;
+            let mut file = HashingFile::new(file).map_err(read_error)?;
+            file.seek(SeekFrom::Start(entry.start)).map_err(read_error)?;
+            place.position.consumed.store(entry.start, std::sync::atomic::Ordering::Relaxed);
+            let unpacked = entry.unpacked;
+            (Decoder::Zip(Zip::new(ahead(file, place)?, entry)), Some(unpacked))
+        }
+    })
 }
 
 impl Read for Source {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match &mut self.decoder {
+        // The decoder meets whatever a stranger put into the file; a bug in it
+        // is that file's end, not the appliance's.
+        let read = catch_unwind(AssertUnwindSafe(|| match &mut self.decoder {
             Decoder::Plain(file) => file.read(buffer),
             Decoder::Xz(reader) => reader.read(buffer),
             Decoder::ParallelXz(reader) => reader.read(buffer),
+            Decoder::Gzip(reader) => reader.read(buffer),
+            Decoder::Zstd(reader) => reader.read(buffer),
+            Decoder::Zip(reader) => reader.read(buffer),
+        }));
+        let read = read.unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::InvalidData, "the decoder gave up")));
+        let bytes = read.map_err(|error| match error.get_ref().is_none() && error.raw_os_error().is_none() {
+            // With a text of its own it is not taken for a reader's plain end.
+            true => io::Error::new(error.kind(), error.to_string()),
+            false => error,
+        })?;
+        if let Some(hash) = &mut self.unpacked_hash {
+            hash.update(&buffer[..bytes]);
         }
+        Ok(bytes)
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::io::Write;
+impl Place {
+    /// How much of the file was decoded, in bytes, about.
+    pub fn read_bytes(&self) -> u64 {
+        self.position.consumed()
+    }
 
-    #[test]
-    fn the_hash_covers_each_byte_once_in_whatever_order_it_is_read() {
-        let data: Vec<u8> = (0..40_000u32).map(|n| ((n * 31) >> 3) as u8).collect();
-        let mut file = tempfile::tempfile().unwrap();
-        file.write_all(&data).unwrap();
-        let mut hashing = HashingFile::new(file).unwrap();
-        let mut buffer = [0; 1000];
-        for at in [0, 500, 39_500, 100, 20_000, 5000] {
-            hashing.seek(SeekFrom::Start(at)).unwrap();
-            hashing.read_exact(&mut buffer[..400]).unwrap();
+    /// What an error means that `Source::read` gave.
+    pub fn explain(&self, error: io::Error) -> ImportError {
+        let stick = self.position.take_failure().ok_or(()).or_else(|()| match error.raw_os_error() {
+            Some(_) => Ok(io::Error::new(error.kind(), error.to_string())),
+            None => Err(()),
+        });
+        match (stick, error.kind()) {
+            // A system call that failed is the stick's fault, not the file's.
+            (Ok(source), _) => ImportError::Read { path: self.path.clone(), source },
+            _ if self.compression == Compression::None => ImportError::Read { path: self.path.clone(), source: error },
+            (_, io::ErrorKind::OutOfMemory) => ImportError::TooMuchMemory,
+            _ if self.position.ended() => ImportError::Truncated(self.packed_bytes),
+            _ => ImportError::Damaged { at: self.read_bytes(), reason: error.to_string() },
         }
-        assert_eq!(hashing.finish().unwrap(), <[u8; 32]>::from(Sha256::digest(&data)));
     }
 }

@@ -218,12 +218,12 @@ impl Drop for Writer {
     }
 }
 
-fn free_bytes(store: &Path) -> Result<u64, ImportError> {
+pub fn free_bytes(store: &Path) -> Result<u64, ImportError> {
     let vfs = rustix::fs::statvfs(store).map_err(|error| write_error(store, error.into()))?;
     Ok(vfs.f_bavail.saturating_mul(vfs.f_frsize))
 }
 
-fn no_room(missing_bytes: u64) -> ImportError {
+pub fn no_room(missing_bytes: u64) -> ImportError {
     ImportError::NoRoom { missing_mib: missing_bytes.div_ceil(1 << 20).max(1) }
 }
 
@@ -450,7 +450,7 @@ impl Target {
 }
 
 /// Runs of pages that are not all zero, as ranges of `bytes`.
-fn data_runs(bytes: &[u8]) -> Vec<(usize, usize)> {
+pub fn data_runs(bytes: &[u8]) -> Vec<(usize, usize)> {
     const ZEROS: [u8; PAGE_BYTES] = [0; PAGE_BYTES];
     let mut runs: Vec<(usize, usize)> = Vec::new();
     for (index, page) in bytes.chunks(PAGE_BYTES).enumerate() {

@@ -15,7 +15,7 @@ use std::thread::JoinHandle;
 
 use lzma_rust2::XzReader;
 
-use super::source::HashingFile;
+use super::hashing::HashingFile;
 use crate::store::crc32::crc32;
 
 /// What one decoder may allocate: `xz -9` needs a 64 MiB dictionary.
@@ -278,8 +278,9 @@ fn dispatch(
                 }
             }
             Err(error) => {
-                let _ = result_to.send(Err(io::Error::new(error.kind(), error.to_string())));
-                return Err(error);
+                let again = io::Error::new(error.kind(), error.to_string());
+                let _ = result_to.send(Err(error));
+                return Err(again);
             }
         }
     }

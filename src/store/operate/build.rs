@@ -18,6 +18,7 @@ use super::site::{Access, Site};
 use crate::client::ImageId;
 use crate::store::manifest::{self, IMAGES, ImageManifest, ImagePaths, UNFINISHED};
 use crate::store::mounts::{self, Window};
+use crate::store::packing;
 use crate::store::personalise::{self, Tree};
 use crate::store::states::{Record, SnapshotName};
 use crate::store::{atomic, tools};
@@ -182,7 +183,7 @@ fn publish(
     }
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let made = ImageManifest {
-        name: format!("{} (from {})", manifest::image_name(&file), record.client.role),
+        name: format!("{} (from {})", packing::image_name(&file), record.client.role),
         sha256: manifest::hex(&sha256),
         imported: now,
         root_bytes,

@@ -468,7 +468,7 @@ mod tests {
         ) {
             let live = live.min(states);
             let parents: Vec<(u32, Option<u32>)> = (0..=states).map(|n| (n, n.checked_sub(1).filter(|_| n % 5 != 0))).collect();
-            let frozen = live.checked_sub(1).unwrap_or(0);
+            let frozen = live.saturating_sub(1);
             let found = record(live, &parents, &[("s", frozen)]);
             let role = role();
             let operation = match which {

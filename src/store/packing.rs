@@ -1,0 +1,119 @@
+//! Which files are images, and how they are packed: told by the name alone.
+//!
+//! Pure. What a file really holds is found out by its import.
+
+/// What lies inside, once it is unpacked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Content {
+    /// A whole card: partition table, FAT, ext4.
+    Disk,
+    /// The files of a root, its boot folder among them.
+    Tarball,
+}
+
+/// What it is packed with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compression {
+    None,
+    Xz,
+    Gzip,
+    Zstd,
+    /// A `.zip` with one image in it.
+    Zip,
+}
+
+/// What kind of file an import has before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Packing {
+    pub content: Content,
+    pub compression: Compression,
+}
+
+impl Packing {
+    /// Whether the file's bytes are not those of what is inside.
+    pub fn is_packed(self) -> bool {
+        self.compression != Compression::None
+    }
+}
+
+/// The endings, the longer before what they end with.
+const ENDINGS: [(&str, Content, Compression); 12] = [
+    (".img", Content::Disk, Compression::None),
+    (".img.xz", Content::Disk, Compression::Xz),
+    (".img.gz", Content::Disk, Compression::Gzip),
+    (".img.zst", Content::Disk, Compression::Zstd),
+    (".img.zip", Content::Disk, Compression::Zip),
+    (".zip", Content::Disk, Compression::Zip),
+    (".tar", Content::Tarball, Compression::None),
+    (".tar.xz", Content::Tarball, Compression::Xz),
+    (".tar.gz", Content::Tarball, Compression::Gzip),
+    (".tgz", Content::Tarball, Compression::Gzip),
+    (".tar.zst", Content::Tarball, Compression::Zstd),
+    (".tar.zstd", Content::Tarball, Compression::Zstd),
+];
+
+fn ending(file: &str) -> Option<(&'static str, Packing)> {
+    let has = |ending: &str| {
+        let at = file.len().checked_sub(ending.len());
+        at.and_then(|at| file.get(at..)).is_some_and(|end| end.eq_ignore_ascii_case(ending))
+    };
+    let &(ending, content, compression) = ENDINGS.iter().find(|(ending, ..)| has(ending))?;
+    Some((ending, Packing { content, compression }))
+}
+
+/// Tells an image file by its name; `None` for every other file and for the
+/// hidden doubles that macOS leaves (`._name`).
+pub fn packing(file: &str) -> Option<Packing> {
+    if file.starts_with('.') { None } else { ending(file).map(|(_, packing)| packing) }
+}
+
+/// The name for people: the file's without its endings.
+pub fn image_name(file: &str) -> String {
+    let ending = ending(file).map_or(0, |(ending, _)| ending.len());
+    let stem = file.get(..file.len() - ending).unwrap_or(file);
+    stem.chars().filter(|c| !c.is_control()).take(80).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_images_are_images() {
+        use {Compression::*, Content::*};
+        for (file, expected) in [
+            ("a.img", Some((Disk, None))),
+            ("A.IMG.XZ", Some((Disk, Xz))),
+            ("a.img.gz", Some((Disk, Gzip))),
+            ("a.img.zst", Some((Disk, Zstd))),
+            ("2026-raspios.zip", Some((Disk, Zip))),
+            ("root.tar", Some((Tarball, None))),
+            ("root.tar.xz", Some((Tarball, Xz))),
+            ("root.tgz", Some((Tarball, Gzip))),
+            ("root.Tar.Zst", Some((Tarball, Zstd))),
+            ("a.xz", Option::None),
+            ("a.gz", Option::None),
+            ("._a.img", Option::None),
+            ("a.img.sha256", Option::None),
+            ("img", Option::None),
+            ("\u{e4}img", Option::None),
+        ] {
+            let expected = expected.map(|(content, compression)| Packing { content, compression });
+            assert_eq!(packing(file), expected, "{file}");
+        }
+    }
+
+    #[test]
+    fn a_name_for_people_has_no_endings_and_no_control_characters() {
+        for (file, expected) in [
+            ("raspios lite.img.xz", "raspios lite"),
+            ("raspios.zip", "raspios"),
+            ("raspios.img.zip", "raspios"),
+            ("root\n.tar.zst", "root"),
+            (".img", ""),
+            ("other", "other"),
+        ] {
+            assert_eq!(image_name(file), expected, "{file:?}");
+        }
+    }
+}

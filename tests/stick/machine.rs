@@ -1,0 +1,189 @@
+//! The appliance in QEMU, its sticks put in and pulled through QEMU's monitor.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::store_support::{make_image_of, pi_root};
+use crate::support::command::run;
+use crate::support::netns::Netns;
+use crate::support::panel_tty::PanelTty;
+use crate::support::qemu::{Machine, Start, virt};
+use crate::support::sd_image;
+use crate::support::stick::{self, Content};
+
+const MIB: u64 = 1 << 20;
+const STICK_BYTES: u64 = 2 << 30;
+/// Bytes a second: as slow as a cheap stick, so that there is a middle of an import to pull it in.
+const STICK_SPEED: u64 = 6 << 20;
+const EXFAT_BYTES: u64 = 256 * MIB;
+/// Noise in the image's root: what is random does not compress.
+const NOISE_BYTES: usize = 24 << 20;
+
+pub struct Appliance {
+    pub wire: Netns,
+    pub panel: PanelTty,
+    machine: Machine,
+    folder: PathBuf,
+    monitor: BufReader<UnixStream>,
+    /// How much of the console was looked at.
+    seen: usize,
+    /// The `-device` that is in, and how many there were.
+    plugged: Option<String>,
+    count: u32,
+}
+
+impl Appliance {
+    pub fn start() -> Result<Self, String> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/stick");
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir_all(&folder).map_err(|e| format!("{}: {e}", folder.display()))?;
+        let image = image(&folder)?;
+        stick::make(&folder.join("stick.img"), STICK_BYTES, EXFAT_BYTES, &[Content { to: "pi.img.xz", from: &image }])?;
+        stick::make(&folder.join("stranger.img"), STICK_BYTES, EXFAT_BYTES, &[])?;
+
+        let wire = Netns::new("stick");
+        wire.bridge("br0");
+        wire.tap("tap-pi0", "br0");
+        let sd = sd_image::path()?;
+        let boot = sd_image::boot(&sd, &folder)?;
+        let words: Vec<&str> = boot.words.split_whitespace().filter(|word| !word.starts_with("console=")).collect();
+        let words = format!("console=ttyAMA0 rootstock.panel=/dev/hvc0 {}", words.join(" "));
+        let (panel, monitor) = (folder.join("panel.sock"), folder.join("monitor.sock"));
+        let start = Start { kernel: &boot.kernel, initramfs: &boot.initramfs, words: &words };
+        let mut command = virt(&wire, "tap-pi0", "52:54:00:77:00:02", &start);
+        command
+            .arg("-qmp")
+            .arg(format!("unix:{},server=on,wait=off", monitor.display()))
+            .args(["-monitor", "none", "-device", "qemu-xhci,id=usb"])
+            .arg("-chardev")
+            .arg(format!("socket,id=panel,path={},server=on,wait=off", panel.display()))
+            .args(["-device", "virtio-serial-pci", "-device", "virtconsole,chardev=panel"]);
+        command.arg("-object").arg(format!("throttle-group,id=slow,x-bps-total={STICK_SPEED}"));
+        command.arg("-drive").arg(format!("if=none,id=sd,format=raw,readonly=on,file={}", sd.display()));
+        command.args(["-device", "virtio-blk-pci,drive=sd,romfile="]);
+        for name in ["stick", "stranger"] {
+            let file = folder.join(format!("{name}.img"));
+            command.arg("-blockdev").arg(format!("driver=file,node-name={name}-file,filename={}", file.display()));
+            command.arg("-blockdev").arg(format!("driver=raw,node-name={name}-raw,file={name}-file"));
+            let slow = format!("driver=throttle,node-name={name},throttle-group=slow,file={name}-raw");
+            command.arg("-blockdev").arg(slow);
+        }
+        let machine = Machine::start("appliance", &mut command, &folder)?;
+        let panel = PanelTty::connect(&panel, |_| {})?;
+        let monitor = UnixStream::connect(&monitor).map_err(|e| format!("{}: {e}", monitor.display()))?;
+        monitor.set_read_timeout(Some(Duration::from_secs(20))).map_err(|e| format!("monitor: {e}"))?;
+        let mut appliance =
+            Self { wire, panel, machine, folder, monitor: BufReader::new(monitor), seen: 0, plugged: None, count: 0 };
+        appliance.tell("qmp_capabilities", "{}")?;
+        Ok(appliance)
+    }
+
+    /// One command to QEMU; waits for its answer.
+    fn tell(&mut self, command: &str, arguments: &str) -> Result<(), String> {
+        let line = format!("{{\"execute\":\"{command}\",\"arguments\":{arguments}}}\n");
+        self.monitor.get_mut().write_all(line.as_bytes()).map_err(|e| format!("monitor: {e}"))?;
+        self.answer(|line| match line {
+            line if line.contains("\"error\"") => Some(Err(format!("{command}: {line}"))),
+            line if line.contains("\"return\"") => Some(Ok(())),
+            _ => None,
+        })
+    }
+
+    fn answer(&mut self, mut wanted: impl FnMut(&str) -> Option<Result<(), String>>) -> Result<(), String> {
+        loop {
+            let mut line = String::new();
+            match self.monitor.read_line(&mut line) {
+                Ok(0) => return Err("QEMU closed its monitor".to_owned()),
+                Ok(_) => {}
+                Err(error) => return Err(format!("monitor: {error}")),
+            }
+            if let Some(result) = wanted(&line) {
+                return result;
+            }
+        }
+    }
+
+    /// Puts a stick into a port.
+    pub fn plug(&mut self, name: &str, port: u8) -> Result<(), String> {
+        self.count += 1;
+        let id = format!("usb{}", self.count);
+        let arguments = format!(
+            "{{\"driver\":\"usb-storage\",\"id\":\"{id}\",\"bus\":\"usb.0\",\"port\":\"{port}\",\"drive\":\"{name}\",\
+             \"serial\":\"{name}\",\"removable\":true}}"
+        );
+        self.tell("device_add", &arguments)?;
+        self.plugged = Some(id);
+        Ok(())
+    }
+
+    /// Pulls the stick: no unmount, no flush, no word before.
+    pub fn pull(&mut self) -> Result<(), String> {
+        let id = self.plugged.take().ok_or("no stick is in")?;
+        self.tell("device_del", &format!("{{\"id\":\"{id}\"}}"))?;
+        self.answer(|line| (line.contains("DEVICE_DELETED") && line.contains(&id)).then_some(Ok(())))
+    }
+
+    /// Waits for the next log line that holds `needle`.
+    pub fn log(&mut self, needle: &str, limit: Duration) -> Result<(), String> {
+        self.seen = self.machine.wait_for(needle, self.seen, limit)?;
+        Ok(())
+    }
+
+    pub fn power_off(&mut self) -> Result<(), String> {
+        let end = Instant::now() + Duration::from_secs(60);
+        self.panel.press('N')?;
+        self.machine.wait_exit(end.saturating_duration_since(Instant::now()))
+    }
+
+    /// Foreign checkers look at what is on the sticks.
+    pub fn check(&self) -> Result<(), String> {
+        let parts = stick::partitions(&self.folder.join("stick.img"))?;
+        let [exfat, store] = parts[..] else { return Err(format!("the stick has the partitions {parts:?}")) };
+        let stranger = stick::partitions(&self.folder.join("stranger.img"))?;
+        let [strange] = stranger[..] else {
+            return Err(format!("the stranger's stick has the partitions {stranger:?}"));
+        };
+        for (name, start, program, arguments) in [
+            ("stick", exfat, "fsck.exfat", vec!["-n"]),
+            ("stick", store, "e2fsck", vec!["-f", "-n"]),
+            ("stranger", strange, "fsck.exfat", vec!["-n"]),
+        ] {
+            let part = self.folder.join("part.img");
+            stick::extract(&self.folder.join(format!("{name}.img")), start, &part)?;
+            let arguments: Vec<&OsStr> = arguments.iter().map(OsStr::new).chain([part.as_os_str()]).collect();
+            run(program, &arguments)?;
+            let _ = fs::remove_file(&part);
+        }
+        Ok(())
+    }
+}
+
+/// A small operating system in Raspberry Pi OS's layout, packed as a download is.
+fn image(folder: &Path) -> Result<PathBuf, String> {
+    let root = tempfile::tempdir().map_err(|e| format!("a temporary folder: {e}"))?;
+    pi_root(root.path());
+    let mut state = 7u64;
+    let noise: Vec<u8> = (0..NOISE_BYTES)
+        .map(|_| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 56) as u8
+        })
+        .collect();
+    fs::write(root.path().join("noise"), noise).map_err(|e| format!("noise: {e}"))?;
+    let image = folder.join("pi.img");
+    // What a Pi 4's loader asks for before it starts a kernel.
+    let boot = tempfile::tempdir().map_err(|e| format!("a temporary folder: {e}"))?;
+    let words = "console=serial0,115200 root=PARTUUID=a-02 rootwait\n";
+    let files = [("config.txt", "arm_64bit=1\n"), ("cmdline.txt", words)];
+    let binaries = ["start4.elf", "fixup4.dat", "bcm2711-rpi-4-b.dtb", "kernel8.img"].map(|name| (name, name));
+    for (name, content) in files.into_iter().chain(binaries) {
+        fs::write(boot.path().join(name), content).map_err(|e| format!("{name}: {e}"))?;
+    }
+    make_image_of(&image, boot.path(), root.path());
+    run("xz", &["-0".as_ref(), "--force".as_ref(), image.as_os_str()])?;
+    Ok(folder.join("pi.img.xz"))
+}

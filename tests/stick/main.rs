@@ -1,0 +1,112 @@
+//! The stick test: a stick that is pulled at the worst moments from the SD
+//! image's own kernel, in an emulated machine.
+//!
+//! It is pulled while its image is imported, and while a client writes; put back
+//! in other ports; and in between a stranger's stick is put in its place. The
+//! client is a connection of ours that asks as the Linux client does: the same
+//! call again, on a new connection if need be, until it is answered.
+
+// Of what these share with other tests, a part is used.
+#[path = "../nfs_lab/mod.rs"]
+mod nfs_lab;
+#[path = "../store_support/mod.rs"]
+mod store_support;
+#[path = "../support/mod.rs"]
+mod support;
+
+mod machine;
+mod writer;
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use machine::Appliance;
+use support::netns::Netns;
+use support::virtual_pi::{Board, VirtualPi};
+use writer::Writer;
+
+const LIMIT: Duration = Duration::from_secs(180);
+/// How long a pulled stick stays out.
+const OUT: Duration = Duration::from_secs(3);
+
+fn main() -> ExitCode {
+    let began = Instant::now();
+    match stick() {
+        Ok(passed) => {
+            println!("\n{passed} passed, 0 failed ({} s)", began.elapsed().as_secs());
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("\nstick test failed: {error}\n\n0 passed, 1 failed");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn stick() -> Result<usize, String> {
+    let began = Instant::now();
+    let mut passed = 0;
+    let mut ok = |what: &str| {
+        println!("{:6.1}s ok {what}", began.elapsed().as_secs_f32());
+        passed += 1;
+    };
+    let mut appliance = Appliance::start()?;
+    appliance.plug("stick", 1)?;
+    appliance.panel.wait_for("Hold ENROLL", LIMIT)?;
+    appliance.panel.press('E')?;
+
+    appliance.log("import begins", LIMIT)?;
+    std::thread::sleep(Duration::from_secs(2));
+    println!("        pulled at {:?}", appliance.panel.wait_for("Importing", LIMIT)?.words);
+    appliance.pull()?;
+    appliance.log("stick removed", LIMIT)?;
+    appliance.panel.wait_for("stick", LIMIT)?;
+    ok("a stick pulled in the middle of an import is told");
+    std::thread::sleep(OUT);
+    appliance.plug("stick", 2)?;
+    appliance.log(" imported", LIMIT)?;
+    appliance.panel.wait_for("Press ENROLL", LIMIT)?;
+    ok("put back in another port, the import begins anew and ends");
+
+    appliance.panel.press('e')?;
+    appliance.panel.wait_for("Waiting for a Pi", LIMIT)?;
+    let pi = VirtualPi::new(Board::Pi4B, 1, "eth0");
+    let netns = Netns::new("pi");
+    appliance.wire.plug("br0", "pi-port", &netns, "eth0", pi.mac);
+    let fetched = netns.run(|| pi.boot(LIMIT)).map_err(|failure| format!("the virtual Pi did not boot: {failure}"))?;
+    netns.ip(&format!("address add {}/24 dev eth0", fetched.address));
+    let path = fetched.command_line("ttyAMA0");
+    let writer = Writer::start(&netns, fetched.address, &path)?;
+    writer.wait_for(20, LIMIT)?;
+    ok("a client is enrolled, and writes");
+
+    for (round, port) in [(1, 3), (2, 1)] {
+        appliance.pull()?;
+        appliance.log("stick removed", LIMIT)?;
+        appliance.panel.wait_for("stick", LIMIT)?;
+        std::thread::sleep(OUT);
+        if round == 2 {
+            appliance.plug("stranger", 2)?;
+            appliance.panel.wait_for("Hold ENROLL", LIMIT)?;
+            ok("a stranger's stick gets none of the first one's clients");
+            let written = writer.written();
+            std::thread::sleep(OUT);
+            if writer.written() != written {
+                return Err("the client's writes went to a stranger's stick".to_owned());
+            }
+            appliance.pull()?;
+            appliance.log("stick removed", LIMIT)?;
+        }
+        let written = writer.written();
+        appliance.plug("stick", port)?;
+        writer.wait_for(written + 20, LIMIT)?;
+        ok(&format!("put back in port {port}, the client goes on with its handles"));
+    }
+    let count = writer.finish()?;
+    ok(&format!("each of its {count} acknowledged writes is there, and no call failed"));
+
+    appliance.power_off()?;
+    appliance.check()?;
+    ok("switched off in order; both sticks are clean to e2fsck and fsck.exfat");
+    Ok(passed)
+}

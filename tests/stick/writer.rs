@@ -1,0 +1,177 @@
+//! A client that writes without an end, as the Linux client would over a stick that comes and goes.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use nfs3_client::nfs3_types::nfs3::*;
+use nfs3_client::nfs3_types::xdr_codec::{Opaque, Pack, Unpack};
+
+use crate::nfs_lab::{Client, at, mode};
+use crate::support::netns::Netns;
+
+const SERVER: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 1);
+const BLOCK: usize = 4096;
+/// Blocks between two COMMITs.
+const COMMIT_EVERY: u64 = 16;
+/// No call may be without an answer for longer; the Linux client would ask for ever.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+#[derive(Default)]
+struct Shared {
+    written: AtomicU64,
+    stop: AtomicBool,
+    failed: Mutex<Option<String>>,
+}
+
+pub struct Writer {
+    shared: Arc<Shared>,
+    thread: JoinHandle<Result<u64, String>>,
+}
+
+impl Writer {
+    /// Writes from `address` into the root that the command line names.
+    pub fn start(netns: &Netns, address: Ipv4Addr, words: &str) -> Result<Self, String> {
+        let root =
+            words.split(' ').find_map(|word| word.strip_prefix("nfsroot=")).ok_or("no nfsroot= in cmdline.txt")?;
+        let path = root.split_once(':').and_then(|(_, rest)| rest.split(',').next()).ok_or("no path in nfsroot=")?;
+        let (path, shared) = (path.to_owned(), Arc::new(Shared::default()));
+        let inside = shared.clone();
+        let thread = netns.spawn(move || {
+            let result = run(address, &path, &inside);
+            if let Err(error) = &result {
+                *inside.failed.lock().expect("no holder panics") = Some(error.clone());
+            }
+            result
+        });
+        Ok(Self { shared, thread })
+    }
+
+    pub fn written(&self) -> u64 {
+        self.shared.written.load(Ordering::SeqCst)
+    }
+
+    pub fn wait_for(&self, count: u64, limit: Duration) -> Result<(), String> {
+        let end = Instant::now() + limit;
+        while self.written() < count {
+            if let Some(error) = self.shared.failed.lock().expect("no holder panics").clone() {
+                return Err(format!("the client failed after {} writes: {error}", self.written()));
+            }
+            if Instant::now() > end {
+                return Err(format!("the client came to {} writes in {limit:?}, not to {count}", self.written()));
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
+    /// Ends the writing and reads everything back.
+    pub fn finish(self) -> Result<u64, String> {
+        self.shared.stop.store(true, Ordering::SeqCst);
+        self.thread.join().map_err(|_| "the client's thread panicked".to_owned())?
+    }
+}
+
+struct Session {
+    address: Ipv4Addr,
+    connection: Option<Client>,
+    next_port: u16,
+}
+
+impl Session {
+    /// The client's own address and a port that only root can bind; another one each time.
+    fn connect(&mut self, port: u16) -> std::io::Result<Client> {
+        self.next_port = if self.next_port <= 700 { 1000 } else { self.next_port - 1 };
+        let client =
+            Client::try_connect(SocketAddrV4::new(SERVER, port), SocketAddrV4::new(self.address, self.next_port))?;
+        client.stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        Ok(client)
+    }
+
+    /// Asks again until there is an answer that is not "later".
+    fn ask<T, E>(&mut self, procedure: NFS_PROGRAM, args: &impl Pack) -> Result<T, String>
+    where
+        Nfs3Result<T, E>: Unpack,
+    {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let answer = match self.connection.take().map_or_else(|| self.connect(2049), Ok) {
+                Ok(mut client) => client.try_call(procedure, args).inspect(|_| self.connection = Some(client)),
+                Err(error) => Err(error),
+            };
+            let told = match answer {
+                Ok(Nfs3Result::Ok(result)) => return Ok(result),
+                Ok(Nfs3Result::Err((nfsstat3::NFS3ERR_JUKEBOX, _))) => "JUKEBOX".to_owned(),
+                Ok(Nfs3Result::Err((stat, _))) => return Err(format!("{procedure:?}: {stat:?}")),
+                Err(error) => error.to_string(),
+            };
+            if Instant::now() > end {
+                return Err(format!("{procedure:?}: no answer in {PATIENCE:?}, the last was {told}"));
+            }
+            thread::sleep(Duration::from_millis(200));
+        }
+    }
+}
+
+impl Session {
+    /// Gives the server's write verifier.
+    fn write(&mut self, file: &nfs_fh3, number: u64, stable: stable_how) -> Result<writeverf3, String> {
+        let (data, offset) = (block(number), number * BLOCK as u64);
+        let (count, data) = (BLOCK as u32, Opaque::borrowed(&data));
+        let write = WRITE3args { file: file.clone(), offset, count, stable, data };
+        self.ask::<WRITE3resok, WRITE3resfail>(NFS_PROGRAM::NFSPROC3_WRITE, &write).map(|ok| ok.verf)
+    }
+
+    /// Commits; what was written under another verifier is sent again, as RFC 1813 §3.3.21 asks of a client.
+    fn commit(&mut self, file: &nfs_fh3, unstable: &mut Vec<(u64, writeverf3)>) -> Result<(), String> {
+        while !unstable.is_empty() {
+            let commit = COMMIT3args { file: file.clone(), offset: 0, count: 0 };
+            let ok = self.ask::<COMMIT3resok, COMMIT3resfail>(NFS_PROGRAM::NFSPROC3_COMMIT, &commit)?;
+            unstable.retain(|(_, verifier)| verifier.0 != ok.verf.0);
+            for (number, verifier) in unstable.iter_mut() {
+                *verifier = self.write(file, *number, stable_how::UNSTABLE)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn block(number: u64) -> Vec<u8> {
+    number.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes().repeat(BLOCK / 8)
+}
+
+fn run(address: Ipv4Addr, path: &str, shared: &Shared) -> Result<u64, String> {
+    let mut session = Session { address, connection: None, next_port: 1000 };
+    let mut mount = session.connect(20048).map_err(|error| format!("mount port: {error}"))?;
+    let root = mount.mnt(path).map_err(|stat| format!("MNT {path}: {stat}"))?;
+    drop(mount);
+    let create = CREATE3args { where_: at(&root, "written"), how: createhow3::UNCHECKED(mode(0o644)) };
+    let created = session.ask::<CREATE3resok, CREATE3resfail>(NFS_PROGRAM::NFSPROC3_CREATE, &create)?;
+    let post_op_fh3::Some(file) = created.obj else { return Err("CREATE gave no handle".to_owned()) };
+    let mut number = 0;
+    let mut unstable = Vec::new();
+    while !shared.stop.load(Ordering::SeqCst) {
+        let stable = if number % 3 == 0 { stable_how::FILE_SYNC } else { stable_how::UNSTABLE };
+        let verifier = session.write(&file, number, stable)?;
+        if stable == stable_how::UNSTABLE {
+            unstable.push((number, verifier));
+        }
+        number += 1;
+        if number % COMMIT_EVERY == 0 {
+            session.commit(&file, &mut unstable)?;
+        }
+        shared.written.store(number, Ordering::SeqCst);
+        thread::sleep(Duration::from_millis(20));
+    }
+    session.commit(&file, &mut unstable)?;
+    for number_read in 0..number {
+        let read = READ3args { file: file.clone(), offset: number_read * BLOCK as u64, count: BLOCK as u32 };
+        let read = session.ask::<READ3resok, READ3resfail>(NFS_PROGRAM::NFSPROC3_READ, &read)?;
+        if *read.data != block(number_read) {
+            return Err(format!("block {number_read} of {number} was acknowledged and is not there"));
+        }
+    }
+    Ok(number)
+}
