@@ -8,7 +8,6 @@
 
 mod serve_lab;
 mod store_support;
-#[allow(dead_code, reason = "serve_netns uses the rest")]
 mod support;
 
 use std::fs;

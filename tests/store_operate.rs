@@ -653,3 +653,48 @@ fn what_should_take_a_moment_does() {
         assert!(took < 5 * limit, "{operation:?}: {took:?}");
     }
 }
+
+/// With 200 clients the store may open 2 s later than with one, and an idle
+/// one costs this process less than 100 KiB.
+#[test]
+fn two_hundred_clients_open_as_one_does() {
+    let shop = Shop::new();
+    let opens = || {
+        let before = resident_kib();
+        let started = Instant::now();
+        let mut running = shop.bench.start_in_folder();
+        let (_, clients) = running.opened();
+        let (took, grown) = (started.elapsed(), resident_kib().saturating_sub(before));
+        running.stop();
+        println!("{} clients: {took:?}, {grown} KiB", clients.len());
+        (clients.len(), took, grown)
+    };
+    let (_, one, _) = opens();
+    let first = fs::read_to_string(shop.bench.store().join("clients/pi-1/client.toml")).unwrap();
+    for n in 2..=200u32 {
+        let folder = shop.bench.store().join(format!("clients/pi-{n}"));
+        for name in ["upper", "work", "boot-upper", "boot-work"] {
+            fs::create_dir_all(folder.join(name)).unwrap();
+        }
+        let own = |line: &str| match line.split(' ').next() {
+            Some("role") => format!("role = 'pi-{n}'"),
+            Some("mac") => format!("mac = 'dc:a6:32:01:00:{n:02x}'"),
+            Some("address") => format!("address = '10.0.0.{n}'"),
+            Some("export_id") => format!("export_id = {n}"),
+            _ => line.to_owned(),
+        };
+        let lines: Vec<String> = first.lines().map(own).collect();
+        fs::write(folder.join("client.toml"), lines.join("\n")).unwrap();
+    }
+    let (clients, many, grown) = opens();
+    assert_eq!(clients, 200);
+    // Loaded test machines are slow; the figure itself is printed.
+    assert!(many < one + Duration::from_secs(10), "{one:?}, then {many:?}");
+    assert!(grown < 200 * 100, "{grown} KiB");
+}
+
+fn resident_kib() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
