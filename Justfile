@@ -19,7 +19,7 @@ test: (deps "build" "image" "qemu" "os" "net" "lint") image os-image
 check:
     cargo fmt --check
     cargo clippy --quiet --all-targets -- -D warnings
-    cargo clippy --quiet --test demo --test board --test stick -- -D warnings
+    cargo clippy --quiet --test demo --test modes --test board --test stick --test shop_qemu -- -D warnings
     cargo test --quiet --lib --bins
 
 # The flashable image: target/image/rootstock.img.xz

@@ -10,6 +10,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::size::Size;
+
 /// Why a text is not the identity it was meant to be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum IdentityError {
@@ -276,11 +278,16 @@ pub enum Mode {
     /// They stay on the stick.
     #[default]
     Persistent,
-    /// They are thrown away at the client's next boot.
+    /// They are thrown away when the client's next boot begins.
     Ephemeral,
     /// They are refused.
     ReadOnly,
 }
+
+/// The least and the most that a block volume may have. ext4 with a journal
+/// wants some MiB; the most is what ext4 with blocks of 4 KiB lets a file have.
+pub const VOLUME_MINIMUM: Size = Size(64 << 20);
+pub const VOLUME_MAXIMUM: Size = Size((16 << 40) - 4096);
 
 /// One enrolled client: `clients/<role>/client.toml` is this, as text.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -299,6 +306,9 @@ pub struct Client {
     pub image: ImageId,
     #[serde(default)]
     pub mode: Mode,
+    /// How large a block volume for containers it has; see `store/volume.rs`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volume_size: Option<Size>,
     /// Stable number in NFS file handles: never changed, never used for another role.
     pub export_id: u32,
 }

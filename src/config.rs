@@ -12,6 +12,9 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use crate::client::{Mode, VOLUME_MAXIMUM, VOLUME_MINIMUM};
+use crate::size::Size;
+
 /// Longest file that is read, in bytes.
 pub const MAX_FILE_BYTES: usize = 64 << 10;
 
@@ -22,6 +25,7 @@ pub struct Config {
     pub dhcp: Dhcp,
     pub nfs: Nfs,
     pub enrol: Enrol,
+    pub store: Store,
     pub panel: Panel,
 }
 
@@ -115,11 +119,31 @@ pub struct Nfs {
 pub struct Enrol {
     /// `window`: how long ENROLL stays open, in seconds, 10 to 3600.
     pub window: Duration,
+    /// `mode`: that of new clients; `client.toml` says it for each.
+    pub mode: Mode,
+    /// `volume_size`: the block volume of new clients, 64M to 16T; `client.toml` says it for each.
+    pub volume_size: Option<Size>,
 }
 
 impl Default for Enrol {
     fn default() -> Self {
-        Self { window: Duration::from_secs(120) }
+        Self { window: Duration::from_secs(120), mode: Mode::Persistent, volume_size: None }
+    }
+}
+
+/// `[store]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Store {
+    /// `write`: whether a store may be made on a stick that has none.
+    pub write: bool,
+    /// `size_gib`: of the file that is made on an exFAT or FAT32 stick, 1 to
+    /// 2048; without it what fits.
+    pub size_gib: Option<u16>,
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Self { write: true, size_gib: None }
     }
 }
 
@@ -225,6 +249,10 @@ impl Reader<'_> {
             "dhcp.lease" => set(&mut config.dhcp.lease, seconds(value_of, 120..31_536_001)),
             "nfs.allow_unprivileged_ports" => set(&mut config.nfs.allow_unprivileged_ports, boolean(value_of)),
             "enrol.window" => set(&mut config.enrol.window, seconds(value_of, 10..3601)),
+            "enrol.mode" => set(&mut config.enrol.mode, mode(value_of)),
+            "enrol.volume_size" => set(&mut config.enrol.volume_size, volume_size(value_of).map(Some)),
+            "store.write" => set(&mut config.store.write, boolean(value_of)),
+            "store.size_gib" => set(&mut config.store.size_gib, gib(value_of).map(Some)),
             "panel.enroll_gpio" => set(&mut config.panel.enroll_gpio, byte(value_of, 0..28)),
             "panel.next_gpio" => set(&mut config.panel.next_gpio, byte(value_of, 0..28)),
             "panel.i2c_bus" => set(&mut config.panel.i2c_bus, byte(value_of, 0..32)),
@@ -310,6 +338,20 @@ fn interface(value: &DeValue<'_>) -> Result<String, Expected> {
     text(value).filter(valid).map(str::to_owned).ok_or("an interface name such as \"eth0\"")
 }
 
+fn mode(value: &DeValue<'_>) -> Result<Mode, Expected> {
+    match text(value) {
+        Some("persistent") => Ok(Mode::Persistent),
+        Some("ephemeral") => Ok(Mode::Ephemeral),
+        Some("read-only") => Ok(Mode::ReadOnly),
+        _ => Err("\"persistent\", \"ephemeral\" or \"read-only\""),
+    }
+}
+
+fn volume_size(value: &DeValue<'_>) -> Result<Size, Expected> {
+    let fits = |size: &Size| (VOLUME_MINIMUM..=VOLUME_MAXIMUM).contains(size);
+    text(value).and_then(|text| text.parse().ok()).filter(fits).ok_or("a size of 64M to 16T such as \"8G\"")
+}
+
 fn address(value: &DeValue<'_>) -> Result<Ipv4Addr, Expected> {
     text(value).and_then(|text| text.parse().ok()).ok_or("an address such as \"192.168.77.1\"")
 }
@@ -350,6 +392,11 @@ fn byte(value: &DeValue<'_>, range: Range<i64>) -> Result<u8, Expected> {
     number.and_then(|number| u8::try_from(number).ok()).ok_or("a whole number in the key's range")
 }
 
+fn gib(value: &DeValue<'_>) -> Result<u16, Expected> {
+    let number = integer(value).filter(|number| (1..2049).contains(number));
+    number.and_then(|number| u16::try_from(number).ok()).ok_or("a whole number of GiB, 1 to 2048")
+}
+
 fn boolean(value: &DeValue<'_>) -> Result<bool, Expected> {
     match value {
         DeValue::Boolean(value) => Ok(*value),
@@ -379,7 +426,8 @@ mod tests {
         let config = check(
             "[network]\ninterface = 'eth1'\naddress = '10.0.0.1/16'\ngateway = '10.0.0.254'\ndns = ['9.9.9.9']\n\
              [dhcp]\nfirst = '10.0.1.1'\nlast = '10.0.1.99'\nlease = 600\n\
-             [nfs]\nallow_unprivileged_ports = true\n[enrol]\nwindow = 60\n\
+             [nfs]\nallow_unprivileged_ports = true\n[enrol]\nwindow = 60\nmode = 'ephemeral'\nvolume_size = '8G'\n\
+             [store]\nwrite = false\nsize_gib = 16\n\
              [panel]\nenroll_gpio = 5\nnext_gpio = 6\ni2c_bus = 3\ni2c_address = 0x3d\n",
             &[],
         );
@@ -388,6 +436,8 @@ mod tests {
         assert_eq!(config.dhcp.last, Ipv4Addr::new(10, 0, 1, 99));
         assert_eq!(config.panel, Panel { enroll_gpio: 5, next_gpio: 6, i2c_bus: 3, i2c_address: 0x3d });
         assert!(config.nfs.allow_unprivileged_ports);
+        assert_eq!((config.enrol.mode, config.enrol.volume_size), (Mode::Ephemeral, Some(Size::gib(8))));
+        assert_eq!(config.store, Store { write: false, size_gib: Some(16) });
     }
 
     #[test]
@@ -404,7 +454,9 @@ mod tests {
             dns: vec![gateway],
             ..Network::default()
         };
-        assert_eq!(check(&set, &[]), Config { network, ..Config::default() });
+        let store = Store { size_gib: Some(16), ..Store::default() };
+        let enrol = Enrol { volume_size: Some(Size::gib(8)), ..Enrol::default() };
+        assert_eq!(check(&set, &[]), Config { network, enrol, store, ..Config::default() });
     }
 
     #[test]

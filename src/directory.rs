@@ -27,12 +27,15 @@ pub enum Tree {
     Root,
     /// Its boot partition: what TFTP serves, mounted at `/boot/firmware`.
     Boot,
+    /// The folder with its block volume.
+    Volume,
 }
 
 /// One NFS export: a directory of this machine that one address may mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Export {
-    /// In every handle of this tree: the client's `export_id` × 2, plus 1 for the boot tree.
+    /// In every handle of this tree: the client's `export_id` × 2, plus 1 for the boot tree;
+    /// for the volume see `control/publish.rs`.
     pub id: u32,
     /// The name a client gives to MNT, such as `/clients/pi-1/root`.
     pub path: String,
@@ -51,9 +54,17 @@ pub struct Served {
     pub serial: Option<Serial>,
     pub root: Export,
     pub boot: Export,
+    pub volume: Option<Export>,
     /// Kernel words that the appliance puts into `cmdline.txt`, such as
     /// `root=/dev/nfs nfsroot=… rw ip=dhcp rootwait`.
     pub kernel_words: String,
+}
+
+impl Served {
+    /// Its root first.
+    pub fn exports(&self) -> impl Iterator<Item = &Export> {
+        [&self.root, &self.boot].into_iter().chain(&self.volume)
+    }
 }
 
 /// All that is served now. Small (2 to 200 clients): looked up by scanning.
@@ -70,7 +81,7 @@ impl Directory {
 
     /// The exports one address may use, its root first.
     pub fn exports(&self, address: Ipv4Addr) -> impl Iterator<Item = &Export> {
-        self.client(address).into_iter().flat_map(|client| [&client.root, &client.boot])
+        self.client(address).into_iter().flat_map(Served::exports)
     }
 }
 

@@ -20,7 +20,7 @@
 //!
 //! | module | what | pure |
 //! |---|---|---|
-//! | [`client`] | identities: MAC, serial, revision, model, role, image | yes |
+//! | [`client`], [`size`] | identities: MAC, serial, revision, model, role, image | yes |
 //! | [`config`] | `rootstock.toml`, its defaults, and what is wrong in it | yes |
 //! | [`control`] | events in, actions out: the one place that decides | yes |
 //! | [`enrol`] | the enrolment window, role names, export numbers | yes |
@@ -69,6 +69,7 @@ pub mod net;
 pub mod nfs;
 pub mod orders;
 pub mod panel;
+pub mod size;
 pub mod stage;
 pub mod status;
 pub mod store;

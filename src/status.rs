@@ -42,14 +42,23 @@ pub enum Stick {
     Absent,
     /// Plugged in, being read.
     Reading,
-    /// Has no store; a long press makes one in `free_bytes` of unpartitioned space.
-    NeedsConfirmation { name: String, free_bytes: u64 },
+    /// Has no store; a press makes one of `free_bytes`.
+    NeedsConfirmation { name: String, free_bytes: u64, place: NewPlace },
     /// A confirmed store is being made.
     Preparing,
     /// The store is open.
     Ready { name: String, free_bytes: u64 },
     /// Cannot be used; the message says why and what to do.
     Unusable { message: String },
+}
+
+/// Where a new store would lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NewPlace {
+    /// In unpartitioned space, as one more partition: ENROLL must be held.
+    Partition,
+    /// In its exFAT or FAT32, as a file that a laptop can delete: any press does.
+    File,
 }
 
 /// An import that runs.

@@ -19,7 +19,7 @@ use rootstock::panel::pages::{self, View};
 use rootstock::panel::presence::Look;
 use rootstock::panel::screen::Screen;
 use rootstock::panel::screens;
-use rootstock::status::{ClientStatus, Enrolment, Import, Network, Problem, Stage, Status, Stick, Stranger};
+use rootstock::status::{ClientStatus, Enrolment, Import, Network, NewPlace, Problem, Stage, Status, Stick, Stranger};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -82,13 +82,15 @@ fn gallery() -> Vec<(String, Screen)> {
         gallery.push((name.to_owned(), screens::screen(&status, &view, Duration::ZERO)));
     };
     let stick = |stick| Status { stick, ..ready() };
-    let offered = Stick::NeedsConfirmation { name: "SanDisk Ultra Fit".to_owned(), free_bytes: 27_900_000_000 };
+    let offered =
+        |place| Stick::NeedsConfirmation { name: "SanDisk Ultra Fit".to_owned(), free_bytes: 27_900_000_000, place };
     let loading = Stage::Loading { bytes: 12_400_000, file: "9ffefdef/kernel8.img".to_owned() };
     let hint = "Take the SD card out of it, then switch it off and on.";
     overview("starting", Status::default());
     overview("stick-none", stick(Stick::Absent));
     overview("stick-reading", stick(Stick::Reading));
-    overview("stick-confirm", stick(offered));
+    overview("stick-confirm", stick(offered(NewPlace::Partition)));
+    overview("stick-confirm-file", stick(offered(NewPlace::File)));
     overview("stick-preparing", stick(Stick::Preparing));
     let message = "This stick is write-protected. Move its switch or use another.".to_owned();
     overview("stick-unusable", stick(Stick::Unusable { message }));
@@ -131,7 +133,8 @@ fn gallery() -> Vec<(String, Screen)> {
         let screen = screens::screen(&long, &pages::views(&long)[0], screens::PART * part);
         gallery.push((format!("problem-long-{}", part + 1), screen));
     }
-    let status = stick(Stick::NeedsConfirmation { name: String::new(), free_bytes: 1_500_000_000 });
+    let place = NewPlace::Partition;
+    let status = stick(Stick::NeedsConfirmation { name: String::new(), free_bytes: 1_500_000_000, place });
     let mut screen = screens::screen(&status, &View::ConfirmStick, Duration::ZERO);
     screen.hold = Some(600);
     gallery.push(("stick-confirm-held".to_owned(), screen));
@@ -232,7 +235,10 @@ fn wide_table() -> Vec<Status> {
     for name in names {
         for size in sizes {
             let name = name.to_owned();
-            table.push(Status { stick: Stick::NeedsConfirmation { name: name.clone(), free_bytes: size }, ..ready() });
+            for place in [NewPlace::Partition, NewPlace::File] {
+                let stick = Stick::NeedsConfirmation { name: name.clone(), free_bytes: size, place };
+                table.push(Status { stick, ..ready() });
+            }
             table.push(Status { stick: Stick::Ready { name, free_bytes: size }, ..ready() });
         }
         table.push(Status { stick: Stick::Unusable { message: name.repeat(9) }, ..ready() });

@@ -11,8 +11,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
 
-use rootstock::client::{Mode, Role};
-use rootstock::store::{Command, Event};
+use rootstock::client::{Client, Mode, Role};
+use rootstock::size::Size;
+use rootstock::store::{Command, Event, OpenClient};
 use store_support::*;
 
 /// A file handle with its type, as the NFS server keeps it.
@@ -233,6 +234,198 @@ fn a_saved_client_is_read_back_and_read_only_is_obeyed() {
     assert_eq!(clients[0].client, changed);
     let refused = fs::write(clients[0].root.join("etc/hostname"), "x").unwrap_err();
     assert_eq!(refused.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
+}
+
+/// Starts with one client whose mode is then written into its manifest.
+fn start_with_mode(bench: &Bench, mode: Mode) -> (Running, OpenClient) {
+    pi_image(&bench.store(), "a.img");
+    let mut running = bench.start_in_folder();
+    running.opened();
+    let image = running.imported().id;
+    let open = running.create(&Client { mode, ..client(1, &image) });
+    (running, open)
+}
+
+#[test]
+fn an_ephemeral_root_is_fresh_at_each_boot_and_keeps_its_name_and_keys() {
+    let bench = Bench::new();
+    let (mut running, open) = start_with_mode(&bench, Mode::Ephemeral);
+    let read = |path: &str| fs::read_to_string(open.root.join(path)).unwrap();
+    let (key, id) = (read("etc/ssh/ssh_host_ed25519_key"), read("etc/machine-id"));
+    assert!(open.renew_at_boot);
+    for _ in 0..2 {
+        fs::write(open.root.join("new"), "new").unwrap();
+        fs::write(open.root.join("usr/share/doc/one"), "changed\n").unwrap();
+        fs::remove_file(open.root.join("etc/hostname")).unwrap();
+        fs::rename(open.root.join("home/pi"), open.root.join("home/ada")).unwrap();
+        fs::write(open.boot.join("kernel8.img"), "new kernel").unwrap();
+        let old = handle(&open.root.join("new"));
+        let root = handle(&open.root);
+
+        // The server restarts under it: it goes on with what it had.
+        running.stop();
+        running = bench.start_in_folder();
+        let (_, clients) = running.opened();
+        assert_eq!(clients, std::slice::from_ref(&open));
+        open_handle(&open.root, &old).unwrap();
+        open_handle(&open.root, &root).unwrap();
+        assert_eq!(read("usr/share/doc/two"), "changed\n", "a hard link of the image was parted");
+        assert!(open.root.join("home/ada/.profile").exists());
+
+        // It boots anew.
+        let again = running.renew(&open.client.role);
+        assert_eq!(again, open);
+        assert!(!open.root.join("new").exists() && open.root.join("home/pi/.profile").exists());
+        // What was thrown away does not stay on the stick, and is gone for who still has a handle.
+        let folder = bench.store().join("clients/pi-1");
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+        while names(&folder).iter().any(|name| name.starts_with(".discarded")) {
+            assert!(std::time::Instant::now() < deadline, "{:?}", names(&folder));
+            std::thread::yield_now();
+        }
+        assert_eq!(open_handle(&open.root, &old).unwrap_err().raw_os_error(), Some(libc::ESTALE));
+        assert_eq!(read("usr/share/doc/one"), "one\n");
+        assert_eq!(read("etc/hostname"), "pi-1\n");
+        assert_eq!((read("etc/ssh/ssh_host_ed25519_key"), read("etc/machine-id")), (key.clone(), id.clone()));
+        assert_eq!(fs::read_to_string(open.boot.join("kernel8.img")).unwrap(), "kernel");
+    }
+    // A client that runs holds the old layers for a while: nobody waits for it.
+    let held = fs::File::open(open.root.join("etc/hostname")).unwrap();
+    running.renew(&open.client.role);
+    drop(held);
+}
+
+#[test]
+fn an_ephemeral_client_tells_that_it_is_up() {
+    let bench = Bench::new();
+    let (mut running, open) = start_with_mode(&bench, Mode::Ephemeral);
+    running.send(Command::WatchUp(Role::numbered(1), true));
+    let image = open.client.image.clone();
+    running.create(&client(2, &image));
+    fs::create_dir_all(open.root.join("var/lib/rootstock")).unwrap();
+    fs::write(open.root.join("var/lib/rootstock/up"), "boot id\n").unwrap();
+    running.wait("Up", |event| matches!(event, Event::Up { .. }).then_some(()));
+}
+
+#[test]
+fn a_mode_that_was_changed_holds_from_the_next_boot() {
+    let bench = Bench::new();
+    let (mut running, open) = start_with_mode(&bench, Mode::Persistent);
+    assert!(!open.renew_at_boot);
+    fs::write(open.root.join("kept"), "kept").unwrap();
+    fs::rename(open.root.join("usr/share/doc"), open.root.join("usr/share/documents")).unwrap();
+    let kept = handle(&open.root.join("kept"));
+    let role = open.client.role.clone();
+    let change = |running: Running, mode: Mode| {
+        running.send(Command::SaveClient(Box::new(Client { mode, ..open.client.clone() })));
+        running.stop();
+        let mut running = bench.start_in_folder();
+        running.opened();
+        running
+    };
+
+    running = change(running, Mode::Ephemeral);
+    open_handle(&open.root, &kept).unwrap();
+    fs::write(open.root.join("late"), "still persistent").unwrap();
+    // A call of NFS is under way in the old root for a moment.
+    let held = fs::File::open(open.root.join("late")).unwrap();
+    let let_go = std::thread::spawn(move || {
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        drop(held);
+    });
+    running.renew(&role);
+    let_go.join().unwrap();
+    assert!(open.root.join("late").exists() && open.root.join("usr/share/documents/one").exists());
+    fs::write(open.root.join("late"), "thrown away").unwrap();
+
+    running = change(running, Mode::ReadOnly);
+    assert_eq!(fs::read_to_string(open.root.join("late")).unwrap(), "thrown away", "it has not booted yet");
+    running.renew(&role);
+    assert_eq!(fs::read_to_string(open.root.join("late")).unwrap(), "still persistent");
+    assert!(open.root.join("usr/share/documents/one").exists(), "a renamed folder of the image");
+    open_handle(&open.root, &kept).unwrap();
+    let refused = fs::write(open.root.join("late"), "x").unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
+
+    running = change(running, Mode::Persistent);
+    fs::write(open.root.join("late"), "writable").unwrap();
+    running.stop();
+}
+
+/// Opens the store again with the client's manifest changed, and begins its boot.
+fn boot_with(bench: &Bench, running: Running, client: Client) -> (Running, OpenClient) {
+    let role = client.role.clone();
+    running.send(Command::SaveClient(Box::new(client)));
+    running.stop();
+    let mut running = bench.start_in_folder();
+    running.opened();
+    let open = running.renew(&role);
+    (running, open)
+}
+
+fn problem(running: &mut Running) -> String {
+    running.wait("Problem", |event| match event {
+        Event::Problem { message, .. } => Some(message.clone()),
+        _ => None,
+    })
+}
+
+#[test]
+fn a_volume_is_sparse_grows_and_is_never_lost() {
+    let bench = Bench::new();
+    let (running, open) = start_with_mode(&bench, Mode::Ephemeral);
+    assert_eq!(open.volume, None);
+    let sized = |mib: u64| Client { volume_size: Some(Size(mib << 20)), ..open.client.clone() };
+    let file = bench.store().join("clients/pi-1/volume/containers.ext4");
+    let wants = open.root.join("etc/systemd/system/multi-user.target.wants/rootstock-volume.service");
+
+    let (mut running, with) = boot_with(&bench, running, sized(256));
+    let served = with.volume.expect("it is mounted").join("containers.ext4");
+    let found = fs::metadata(&served).unwrap();
+    assert_eq!(found.len(), 256 << 20);
+    assert!(found.blocks() * 512 < 16 << 20, "{} blocks", found.blocks());
+    run("e2fsck", &["-f", "-n", file.to_str().unwrap()]);
+    assert!(fs::symlink_metadata(&wants).is_ok());
+    assert_eq!(fs::metadata(open.root.join("usr/local/lib/rootstock/volume")).unwrap().mode() & 0o777, 0o755);
+    // What the client keeps there outlives its ephemeral root.
+    let loops = bench.path("loop");
+    fs::create_dir(&loops).unwrap();
+    run("mount", &["-o", "loop", served.to_str().unwrap(), loops.to_str().unwrap()]);
+    fs::write(loops.join("kept"), "kept").unwrap();
+    run("umount", &[loops.to_str().unwrap()]);
+    running.renew(&open.client.role);
+
+    let (running, _) = boot_with(&bench, running, sized(512));
+    assert_eq!(fs::metadata(&served).unwrap().len(), 512 << 20);
+    let (mut running, with) = boot_with(&bench, running, sized(128));
+    assert!(with.volume.is_some());
+    let told = problem(&mut running);
+    assert!(told.contains("pi-1: its volume has 512M and stays so, though volume_size is 128M"), "{told}");
+    run("mount", &["-o", "loop", served.to_str().unwrap(), loops.to_str().unwrap()]);
+    assert_eq!(fs::read_to_string(loops.join("kept")).unwrap(), "kept");
+    run("umount", &[loops.to_str().unwrap()]);
+
+    let (mut running, without) = boot_with(&bench, running, open.client.clone());
+    assert_eq!(without.volume, None);
+    assert!(problem(&mut running).contains("its volume is kept"));
+    assert!(fs::symlink_metadata(&wants).is_err());
+    assert_eq!(fs::metadata(&file).unwrap().len(), 512 << 20);
+}
+
+#[test]
+fn a_volume_that_cannot_be_made_is_told_and_the_client_boots() {
+    let bench = Bench::new();
+    let (running, open) = start_with_mode(&bench, Mode::ReadOnly);
+    let small = Client { volume_size: Some(Size(1)), ..open.client.clone() };
+    let (mut running, without) = boot_with(&bench, running, small);
+    assert_eq!(without.volume, None);
+    let told = problem(&mut running);
+    assert!(told.contains("volume_size 1 is not between 64M and 16T"), "{told}");
+    assert!(fs::write(open.root.join("x"), "x").is_err(), "its root is read-only again");
+    // A read-only root gets the unit all the same.
+    let (_running, with) = boot_with(&bench, running, Client { volume_size: Some(Size(64 << 20)), ..open.client });
+    assert!(with.volume.is_some());
+    assert!(with.root.join("usr/local/lib/rootstock/volume").exists());
 }
 
 #[test]

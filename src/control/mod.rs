@@ -19,12 +19,12 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use crate::client::{Client, ImageId, MacAddr, Revision, Role, Serial};
+use crate::client::{Client, ImageId, MacAddr, Mode, Revision, Role, Serial};
 use crate::config::{self, Config};
 use crate::directory::{Directory, HandleKey, Tree};
 use crate::enrol::Window;
 use crate::stage::{Boot, Sign};
-use crate::status::{self, ClientStatus, Import, Stage, Status, Stick, Stranger};
+use crate::status::{self, ClientStatus, Import, NewPlace, Stage, Status, Stick, Stranger};
 use crate::{dhcp, net, nfs, orders as orders_shell, panel, store, tftp};
 
 use noise::Noise;
@@ -82,6 +82,26 @@ struct Member {
     /// `None` until the store has mounted them.
     trees: Option<Trees>,
     boot: Boot,
+    renewal: Renewal,
+}
+
+/// What a client's next boot needs of the store before it is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Renewal {
+    /// Nothing: it goes on with the root it has.
+    None,
+    /// When its boot begins: that of an ephemeral client, for instance.
+    AtBoot,
+    /// Its boot has begun.
+    Due,
+    /// The store is at it.
+    Asked,
+}
+
+impl Renewal {
+    fn of(open: &store::OpenClient) -> Self {
+        if open.renew_at_boot { Self::AtBoot } else { Self::None }
+    }
 }
 
 #[derive(Debug)]
@@ -270,7 +290,12 @@ impl Control {
     fn nfs(&mut self, now: Duration, event: nfs::Event, actions: &mut Vec<Action>) {
         match event {
             nfs::Event::Mounted { address, tree: Tree::Root } => self.sign(now, address, Sign::RootMounted, actions),
-            nfs::Event::Mounted { tree: Tree::Boot, .. } | nfs::Event::Unmounted { .. } => {}
+            nfs::Event::Mounted { address, tree: Tree::Boot } if self.is_read_only(address) => {
+                // It cannot write that its start is complete: that its system
+                // mounts its boot tree, which no initramfs does, is what is seen of it.
+                self.sign(now, address, Sign::Up, actions);
+            }
+            nfs::Event::Mounted { tree: Tree::Boot | Tree::Volume, .. } | nfs::Event::Unmounted { .. } => {}
             nfs::Event::Traffic { address, .. } => self.sign(now, address, Sign::Traffic, actions),
             nfs::Event::MountRefused { address, path, reason } => {
                 self.refusals.log(now, format!("nfs: {address} may not mount {path:?}: {reason}"), actions);
@@ -281,6 +306,11 @@ impl Control {
         }
     }
 
+    fn is_read_only(&self, address: Ipv4Addr) -> bool {
+        let mut members = self.members.values();
+        members.any(|member| member.client.address == address && member.client.mode == Mode::ReadOnly)
+    }
+
     fn store(&mut self, now: Duration, event: store::Event, actions: &mut Vec<Action>) {
         use store::Event as Store;
         match event {
@@ -289,10 +319,10 @@ impl Control {
                 self.problems.clear_imports();
             }
             Store::StickReading { .. } => self.stick = Stick::Reading,
-            Store::NeedsConfirmation { name, free_bytes } => {
-                actions
-                    .push(Action::Log(format!("stick {name:?} asks for a held ENROLL; {free_bytes} bytes are free")));
-                self.stick = Stick::NeedsConfirmation { name, free_bytes };
+            Store::NeedsConfirmation { name, free_bytes, place } => {
+                let press = if place == NewPlace::File { "ENROLL" } else { "a held ENROLL" };
+                actions.push(Action::Log(format!("stick {name:?} asks for {press}; {free_bytes} bytes are free")));
+                self.stick = Stick::NeedsConfirmation { name, free_bytes, place };
             }
             Store::Preparing { .. } => self.stick = Stick::Preparing,
             Store::StickUnusable { message, action } => {
@@ -314,6 +344,7 @@ impl Control {
                 self.taken_roles = taken_roles;
                 self.opened(clients, actions);
                 self.readdress(now, actions);
+                self.renew_all(actions);
                 self.publish(actions);
                 self.answer_waiting(now, actions);
             }
@@ -360,10 +391,15 @@ impl Control {
             }
             Store::ClientFailed { role, message, action } => {
                 actions.push(Action::Log(format!("client {role}: {message}. {action}")));
-                // A client that never came to be: its board's next DISCOVER asks for it anew
-                // in a batch, and after another press otherwise.
-                if self.members.get(&role).is_some_and(|member| member.trees.is_none()) {
-                    self.members.remove(&role);
+                match self.members.get_mut(&role) {
+                    // Its board's next DISCOVER asks again.
+                    Some(member) if member.renewal == Renewal::Asked => member.renewal = Renewal::Due,
+                    // A client that never came to be: its board's next DISCOVER asks for it anew
+                    // in a batch, and after another press otherwise.
+                    Some(member) if member.trees.is_none() && member.renewal != Renewal::Due => {
+                        self.members.remove(&role);
+                    }
+                    _ => {}
                 }
                 self.problems.set(Topic::Client(role.clone()), format!("{role}: {message}"), action);
             }
@@ -371,6 +407,7 @@ impl Control {
                 self.images = images.into_iter().map(|image| image.id).collect();
                 self.taken_roles = taken_roles;
                 self.changed(clients, actions);
+                self.renew_all(actions);
                 self.publish(actions);
                 self.answer_waiting(now, actions);
             }
@@ -390,14 +427,16 @@ impl Control {
     fn panel(&mut self, now: Duration, event: panel::Event, actions: &mut Vec<Action>) {
         use panel::{Button, Gesture};
         match event {
-            panel::Event::Pressed(Gesture::Short(Button::Enroll)) => self.press(now, false, actions),
-            panel::Event::Pressed(Gesture::Long(Button::Enroll)) => {
-                if let Stick::NeedsConfirmation { name, .. } = &self.stick {
-                    actions.push(Action::Log(format!("confirmed: a store is made on {name}")));
-                    self.stick = Stick::Preparing;
-                    actions.push(Action::Store(store::Command::Prepare));
-                } else {
-                    self.press(now, true, actions);
+            panel::Event::Pressed(gesture @ (Gesture::Short(Button::Enroll) | Gesture::Long(Button::Enroll))) => {
+                let held = gesture == Gesture::Long(Button::Enroll);
+                match &self.stick {
+                    // A file can be deleted again; a partition is there for good.
+                    Stick::NeedsConfirmation { name, place, .. } if held || *place == NewPlace::File => {
+                        actions.push(Action::Log(format!("confirmed: a store is made on {name}")));
+                        self.stick = Stick::Preparing;
+                        actions.push(Action::Store(store::Command::Prepare));
+                    }
+                    _ => self.press(now, held, actions),
                 }
             }
             panel::Event::Pressed(Gesture::Long(Button::Next)) => {
@@ -428,13 +467,23 @@ impl Control {
     fn opened(&mut self, clients: Vec<store::OpenClient>, actions: &mut Vec<Action>) {
         let mut before = std::mem::take(&mut self.members);
         for open in clients {
-            let boot = before.remove(&open.client.role).map(|member| member.boot).unwrap_or_default();
+            let mut renewal = Renewal::of(&open);
+            let boot = match before.remove(&open.client.role) {
+                Some(member) => {
+                    // Its boot began while the store was away.
+                    if matches!(member.renewal, Renewal::Due | Renewal::Asked) && renewal == Renewal::AtBoot {
+                        renewal = Renewal::Due;
+                    }
+                    member.boot
+                }
+                None => Boot::default(),
+            };
             // A store that was opened anew watches nobody.
             if matches!(boot.stage(), Stage::RootMounted | Stage::Stalled { .. }) {
                 actions.push(Action::Store(store::Command::WatchUp(open.client.role.clone(), true)));
             }
-            let trees = Some(Trees { root: open.root, boot: open.boot });
-            self.members.insert(open.client.role.clone(), Member { client: open.client, trees, boot });
+            let trees = Some(Trees { root: open.root, boot: open.boot, volume: open.volume });
+            self.members.insert(open.client.role.clone(), Member { client: open.client, trees, boot, renewal });
         }
     }
 
@@ -460,11 +509,14 @@ impl Control {
 
     fn client_ready(&mut self, open: store::OpenClient) {
         self.problems.clear(&Topic::Client(open.client.role.clone()));
-        let trees = Some(Trees { root: open.root, boot: open.boot });
+        let renewal = Renewal::of(&open);
+        // An order may have come meanwhile that takes its trees away again.
+        let is_down = self.orders.is_down(&open.client.role);
+        let trees = (!is_down).then_some(Trees { root: open.root, boot: open.boot, volume: open.volume });
         match self.members.get_mut(&open.client.role) {
-            Some(member) => member.trees = trees,
+            Some(member) => (member.trees, member.renewal) = (trees, renewal),
             None => {
-                let member = Member { client: open.client, trees, boot: Boot::default() };
+                let member = Member { client: open.client, trees, boot: Boot::default(), renewal };
                 self.members.insert(member.client.role.clone(), member);
             }
         }
@@ -490,8 +542,13 @@ impl Control {
 
     fn sign_role(&mut self, now: Duration, role: &Role, sign: Sign, actions: &mut Vec<Action>) {
         let Some(member) = self.members.get_mut(role) else { return };
+        let begins = sign == Sign::BootloaderAsks;
         if !member.boot.observe(now, sign) {
             return;
+        }
+        // Only a board that was reset has a loader that asks: what ran on it is gone.
+        if begins && member.renewal == Renewal::AtBoot {
+            member.renewal = Renewal::Due;
         }
         actions.push(stage_log(role, &member.boot, now));
         match member.boot.stage() {
@@ -503,6 +560,27 @@ impl Control {
             Stage::Up { .. } => actions.push(Action::Store(store::Command::WatchUp(role.clone(), false))),
             _ => {}
         }
+    }
+
+    /// Has the store renew what is due; until then those clients are not served.
+    /// One that is being worked on is renewed when that has ended.
+    fn renew_all(&mut self, actions: &mut Vec<Action>) {
+        if !self.store_open {
+            return;
+        }
+        let is_due = |member: &&mut Member| member.renewal == Renewal::Due && !self.orders.is_down(&member.client.role);
+        let due: Vec<&mut Member> = self.members.values_mut().filter(is_due).collect();
+        if due.is_empty() {
+            return;
+        }
+        let mut roles = Vec::new();
+        for member in due {
+            member.renewal = Renewal::Asked;
+            member.trees = None;
+            roles.push(member.client.role.clone());
+        }
+        self.publish(actions);
+        actions.extend(roles.into_iter().map(|role| Action::Store(store::Command::RenewClient(role))));
     }
 
     fn publish(&self, actions: &mut Vec<Action>) {

@@ -13,16 +13,18 @@ use crate::directory::{Export, Served, Tree};
 pub struct Trees {
     pub root: PathBuf,
     pub boot: PathBuf,
+    pub volume: Option<PathBuf>,
 }
 
 /// The entry of one client in the directory.
 pub fn served(appliance: Ipv4Addr, client: &Client, trees: &Trees) -> Served {
     let export = |tree, directory: &PathBuf| Export {
-        id: client.export_id.wrapping_mul(2).wrapping_add(u32::from(tree == Tree::Boot)),
+        id: export_id(client, tree),
         path: export_path(client, tree),
         directory: directory.clone(),
         tree,
-        read_only: client.mode == Mode::ReadOnly,
+        // The volume is what a read-only client may write.
+        read_only: client.mode == Mode::ReadOnly && tree != Tree::Volume,
     };
     Served {
         role: client.role.clone(),
@@ -30,7 +32,23 @@ pub fn served(appliance: Ipv4Addr, client: &Client, trees: &Trees) -> Served {
         serial: client.serial,
         root: export(Tree::Root, &trees.root),
         boot: export(Tree::Boot, &trees.boot),
+        volume: trees.volume.as_ref().map(|folder| export(Tree::Volume, folder)),
         kernel_words: kernel_words(appliance, client),
+    }
+}
+
+/// Roots and boot trees have all 32 bits between them. A volume has its root's
+/// number with some bits turned, which may be another client's: no harm, since
+/// an address only ever reaches its own client's exports, and a handle tells
+/// its file by inode and generation besides.
+const VOLUME_BITS: u32 = 0x5a5a_5a5a;
+
+fn export_id(client: &Client, tree: Tree) -> u32 {
+    let root = client.export_id.wrapping_mul(2);
+    match tree {
+        Tree::Root => root,
+        Tree::Boot => root + 1,
+        Tree::Volume => root ^ VOLUME_BITS,
     }
 }
 
@@ -39,6 +57,7 @@ fn export_path(client: &Client, tree: Tree) -> String {
     let tree = match tree {
         Tree::Root => "root",
         Tree::Boot => "boot",
+        Tree::Volume => "volume",
     };
     format!("/clients/{}/{tree}", client.role)
 }
@@ -79,11 +98,15 @@ mod tests {
             address: Ipv4Addr::new(10, 0, 0, 9),
             image: "raspios-12345678".parse().unwrap(),
             mode: Mode::Persistent,
+            volume_size: None,
             export_id: 0x7fff_ffff,
         };
-        let trees = Trees { root: "/r".into(), boot: "/b".into() };
+        let trees = Trees { root: "/r".into(), boot: "/b".into(), volume: Some("/v".into()) };
         let served = served(Ipv4Addr::new(10, 0, 0, 1), &client, &trees);
         assert_eq!((served.root.id, served.boot.id), (0xffff_fffe, 0xffff_ffff));
+        let volume = served.volume.unwrap();
+        assert_eq!((volume.path.as_str(), volume.read_only), ("/clients/pi-1/volume", false));
+        assert!(volume.id != served.root.id && volume.id != served.boot.id);
         assert_eq!(served.boot.path, "/clients/pi-1/boot");
         assert_eq!(
             served.kernel_words,

@@ -10,8 +10,8 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use super::problems::Topic;
-use super::{Action, Control, MAX_STRANGERS, Member, publish};
-use crate::client::{Client, ImageId, MacAddr, Mode, Role};
+use super::{Action, Control, MAX_STRANGERS, Member, Renewal, publish};
+use crate::client::{Client, ImageId, MacAddr, Role};
 use crate::dhcp::{self, Decision, Kind, Request};
 use crate::enrol;
 use crate::stage::{Boot, Sign};
@@ -69,11 +69,16 @@ impl Control {
         if request.kind == Kind::Discover {
             let sign = if request.identity.asker.is_loader() { Sign::BootloaderAsks } else { Sign::SystemAsks };
             self.sign_role(now, role, sign, actions);
+            self.renew_all(actions);
         }
         let Some(member) = self.members.get(role) else { return };
         let address = member.client.address;
         if !self.store_open || member.trees.is_none() {
             // Its root is not there yet: an answer would let the boot fail half-way.
+            if self.store_open {
+                // The probe runs while the root is made.
+                self.is_free(now, address, request.mac, actions);
+            }
             return self.wait(now, request);
         }
         // A probe before the first use since our start. A client that says it holds the address is believed.
@@ -156,7 +161,8 @@ impl Control {
         self.strangers.retain(|(_, stranger)| stranger.mac != request.mac);
         let (role, address) = (client.role.clone(), client.address);
         actions.push(Action::Store(store::Command::CreateClient(Box::new(client.clone()))));
-        self.members.insert(role.clone(), Member { client, trees: None, boot: Boot::default() });
+        self.members
+            .insert(role.clone(), Member { client, trees: None, boot: Boot::default(), renewal: Renewal::None });
         self.sign_role(now, &role, Sign::BootloaderAsks, actions);
         // The probe runs while the root is made.
         self.is_free(now, address, request.mac, actions);
@@ -176,7 +182,8 @@ impl Control {
             model: request.identity.model,
             address,
             image,
-            mode: Mode::default(),
+            mode: self.config.enrol.mode,
+            volume_size: self.config.enrol.volume_size,
             export_id,
         })
     }

@@ -17,6 +17,7 @@ struct Bench {
     sent: Vec<Answer>,
     probes: Vec<Ipv4Addr>,
     created: Vec<Client>,
+    renewed: usize,
     saved: Vec<Client>,
     directory: Directory,
     log: Vec<String>,
@@ -30,6 +31,7 @@ impl Bench {
             sent: Vec::new(),
             probes: Vec::new(),
             created: Vec::new(),
+            renewed: 0,
             saved: Vec::new(),
             directory: Directory::default(),
             log: Vec::new(),
@@ -62,6 +64,7 @@ impl Bench {
                 Action::Send(reply) => self.sent.push(reply.answer),
                 Action::Probe(address, _) => self.probes.push(address),
                 Action::Store(store::Command::CreateClient(client)) => self.created.push(*client),
+                Action::Store(store::Command::RenewClient(_)) => self.renewed += 1,
                 Action::Store(store::Command::SaveClient(client)) => self.saved.push(*client),
                 Action::Publish(directory) => self.directory = directory,
                 Action::Log(line) => self.log.push(line),
@@ -99,7 +102,13 @@ fn image() -> store::ImageInfo {
 }
 
 fn open(client: Client) -> store::OpenClient {
-    store::OpenClient { client, root: "/r".into(), boot: "/b".into() }
+    store::OpenClient {
+        root: "/r".into(),
+        boot: "/b".into(),
+        volume: None,
+        renew_at_boot: client.mode == Mode::Ephemeral,
+        client,
+    }
 }
 
 fn opened(clients: Vec<Client>) -> store::Event {
@@ -250,6 +259,71 @@ fn while_the_stick_is_away_a_client_waits_and_then_is_answered() {
     assert_eq!(bench.sent, [Answer::Offer]);
 }
 
+fn ephemeral() -> Client {
+    Client { mode: Mode::Ephemeral, ..enrolled() }
+}
+
+#[test]
+fn an_ephemeral_client_is_answered_when_its_root_is_fresh() {
+    let mut bench = Bench::with_store(vec![ephemeral()]);
+    assert_eq!((bench.directory.clients.len(), bench.renewed), (1, 0), "it may be running: it is served as it was");
+    bench.asks(discover(MAC, Asker::PiEeprom)).probed(None);
+    assert_eq!((bench.directory.clients.len(), bench.renewed), (0, 1), "its former run is served no more");
+    assert!(bench.sent.is_empty());
+    bench.asks(discover(MAC, Asker::PiEeprom));
+    assert_eq!(bench.renewed, 1, "a repeated DISCOVER is the same boot");
+    bench.event(Event::Store(store::Event::ClientReady(open(ephemeral()))));
+    assert_eq!((bench.sent.as_slice(), bench.directory.clients.len()), (&[Answer::Offer][..], 1));
+    bench.event(Event::Nfs(nfs::Event::Mounted { address: ephemeral().address, tree: Tree::Root }));
+    assert_eq!(bench.renewed, 1);
+    // Its next boot.
+    bench.asks(discover(MAC, Asker::PiEeprom));
+    assert_eq!(bench.renewed, 2);
+}
+
+#[test]
+fn an_ephemeral_client_that_runs_through_our_restart_keeps_its_root() {
+    let mut bench = Bench::with_store(vec![ephemeral()]);
+    let address = ephemeral().address;
+    bench.event(Event::Nfs(nfs::Event::Traffic { address, calls: 1, read_bytes: 0, written_bytes: 0 }));
+    bench.asks(discover(MAC, Asker::Other)).probed(None);
+    assert_eq!((bench.renewed, bench.directory.clients.len()), (0, 1));
+}
+
+#[test]
+fn a_boot_that_began_without_the_stick_gets_a_fresh_root_when_it_is_back() {
+    let mut bench = Bench::with_store(vec![ephemeral()]);
+    bench.event(Event::Store(store::Event::Closed { name: "Stick".to_owned() }));
+    bench.asks(discover(MAC, Asker::PiEeprom));
+    assert_eq!(bench.renewed, 0);
+    bench.event(Event::Store(opened(vec![ephemeral()])));
+    assert_eq!((bench.renewed, bench.directory.clients.len()), (1, 0));
+}
+
+#[test]
+fn a_root_that_could_not_be_made_fresh_is_tried_again_and_the_client_stays() {
+    let mut bench = Bench::with_store(vec![ephemeral()]);
+    bench.asks(discover(MAC, Asker::PiEeprom));
+    let (message, action) = ("full".to_owned(), "Remove something".to_owned());
+    bench.event(Event::Store(store::Event::ClientFailed { role: ephemeral().role, message, action }));
+    assert_eq!(bench.control.status(bench.now).clients.len(), 1);
+    bench.asks(discover(MAC, Asker::PiEeprom));
+    assert_eq!((bench.renewed, bench.sent.len()), (2, 0));
+}
+
+#[test]
+fn new_clients_get_the_mode_of_the_configuration() {
+    let mut bench = Bench::with_store(Vec::new());
+    bench.control.config.enrol.mode = Mode::ReadOnly;
+    bench.press(Gesture::Short(Button::Enroll)).asks(discover(MAC, Asker::PiEeprom));
+    assert_eq!(bench.created[0].mode, Mode::ReadOnly);
+    bench.ready();
+    // It cannot write that it is up.
+    bench.event(Event::Nfs(nfs::Event::Mounted { address: bench.created[0].address, tree: Tree::Root }));
+    bench.event(Event::Nfs(nfs::Event::Mounted { address: bench.created[0].address, tree: Tree::Boot }));
+    assert!(matches!(bench.stage(), Stage::Up { .. }));
+}
+
 #[test]
 fn the_serial_is_learned_from_the_tftp_folder() {
     let client = Client { serial: None, ..enrolled() };
@@ -265,15 +339,18 @@ fn the_serial_is_learned_from_the_tftp_folder() {
 }
 
 #[test]
-fn a_store_is_made_only_after_a_held_press() {
-    let prepared = |gesture| {
+fn a_partition_is_made_only_after_a_held_press_and_a_file_after_any() {
+    let prepared = |place, gesture| {
         let mut bench = Bench::new();
-        bench.event(Event::Store(store::Event::NeedsConfirmation { name: "Stick".to_owned(), free_bytes: 1 << 33 }));
+        let name = "Stick".to_owned();
+        bench.event(Event::Store(store::Event::NeedsConfirmation { name, free_bytes: 1 << 33, place }));
         let actions = bench.control.handle(bench.now, Event::Panel(panel::Event::Pressed(gesture)));
         actions.iter().any(|action| matches!(action, Action::Store(store::Command::Prepare)))
     };
-    assert!(!prepared(Gesture::Short(Button::Enroll)));
-    assert!(prepared(Gesture::Long(Button::Enroll)));
+    assert!(!prepared(status::NewPlace::Partition, Gesture::Short(Button::Enroll)));
+    assert!(prepared(status::NewPlace::Partition, Gesture::Long(Button::Enroll)));
+    assert!(prepared(status::NewPlace::File, Gesture::Short(Button::Enroll)));
+    assert!(prepared(status::NewPlace::File, Gesture::Long(Button::Enroll)));
 }
 
 #[test]
@@ -513,6 +590,32 @@ fn a_client_that_is_off_is_unpublished_while_it_is_worked_on() {
     assert!(matches!(&replies[..], [crate::orders::Reply::Outcome(_)]));
     bench.event(changed());
     assert_eq!(bench.directory.clients.len(), 1);
+}
+
+#[test]
+fn a_boot_that_begins_while_its_client_is_worked_on_gets_its_root_behind_that() {
+    let mut bench = Bench::with_store(vec![ephemeral()]);
+    let force = || crate::orders::Order { force: true, ..reset() };
+    assert_eq!(ordered(&mut bench, order(7, force())).0.len(), 1);
+    bench.asks(discover(MAC, Asker::PiEeprom)).probed(None);
+    assert_eq!((bench.renewed, bench.sent.len()), (0, 0));
+    let ends = |bench: &mut Bench, ticket| {
+        bench.event(Event::Store(store::Event::Operated { ticket, result: Err(String::new()) }));
+        let (images, clients) = (vec![image()], vec![open(ephemeral())]);
+        bench.event(Event::Store(store::Event::Changed { images, clients, taken_roles: vec![ephemeral().role] }));
+    };
+    ends(&mut bench, 7);
+    assert_eq!((bench.renewed, bench.directory.clients.len()), (1, 0));
+
+    // A root that was asked for before is not served while the next order has it.
+    assert_eq!(ordered(&mut bench, order(8, force())).0.len(), 1);
+    bench.event(Event::Store(store::Event::ClientReady(open(ephemeral()))));
+    assert_eq!((bench.directory.clients.len(), bench.sent.len()), (0, 0));
+    ends(&mut bench, 8);
+    bench.asks(discover(MAC, Asker::PiEeprom));
+    assert_eq!(bench.renewed, 2);
+    bench.event(Event::Store(store::Event::ClientReady(open(ephemeral()))));
+    assert_eq!((bench.directory.clients.len(), bench.sent.len()), (1, 1));
 }
 
 #[test]

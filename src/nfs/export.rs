@@ -21,7 +21,7 @@ use rustix::io::Errno;
 use super::errors::status;
 use super::file::FileCache;
 use super::listing::Listings;
-use crate::directory::{Directory, Export};
+use crate::directory::{Directory, Export, Served};
 
 /// Locks that order changes of one tree's files among themselves.
 const STRIPES: usize = 64;
@@ -213,7 +213,7 @@ impl Exports {
             let published = directory
                 .clients
                 .iter()
-                .flat_map(|client| [&client.root, &client.boot])
+                .flat_map(Served::exports)
                 .any(|export| export.id == open.id && export.directory == open.directory);
             if published && open.is_current() {
                 open.files.sweep(now);

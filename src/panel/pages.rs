@@ -206,7 +206,7 @@ fn urgent(view: &View) -> bool {
 mod tests {
     use super::*;
     use crate::client::Model;
-    use crate::status::{Import, Network, Stranger};
+    use crate::status::{Import, Network, NewPlace, Stranger};
 
     const SECOND: Duration = Duration::from_secs(1);
     const NEXT: Gesture = Gesture::Short(Button::Next);
@@ -261,7 +261,7 @@ mod tests {
         check(&Status { stick: Stick::Absent, ..ready() }, &[View::NoStick]);
         check(&Status { images: vec![], ..ready() }, &[View::NoImage]);
         check(&Status { network: Network { carrier: false, ..ready().network }, ..ready() }, &[View::NoCable]);
-        let confirm = Stick::NeedsConfirmation { name: String::new(), free_bytes: 0 };
+        let confirm = Stick::NeedsConfirmation { name: String::new(), free_bytes: 0, place: NewPlace::File };
         let asked = Status { stick: confirm, problems: vec![problem("a")], ..ready() };
         check(&asked, &[View::ConfirmStick, View::Problem(problem("a"))]);
         let pulled = Status { stick: Stick::Absent, clients: vec![client(1, Stage::Kernel, 1)], ..ready() };

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::pages::View;
 use super::screen::{BIG, COLUMNS, Element, HEADLINE, LINES, Screen};
 use super::words::{self, shorten, wrap};
-use crate::status::{ClientStatus, Enrolment, Import, Problem, Stage, Status, Stick};
+use crate::status::{ClientStatus, Enrolment, Import, NewPlace, Problem, Stage, Status, Stick};
 
 /// Each part of a longer text is shown for this long: four short lines are read in it.
 pub const PART: Duration = Duration::from_secs(4);
@@ -143,12 +143,15 @@ fn part(total: usize, shown: Duration) -> (usize, usize) {
 }
 
 fn confirm(stick: &Stick) -> Screen {
-    let (name, free) = match stick {
-        Stick::NeedsConfirmation { name, free_bytes } => (name.as_str(), *free_bytes),
-        _ => ("", 0),
+    let (name, free, place) = match stick {
+        Stick::NeedsConfirmation { name, free_bytes, place } => (name.as_str(), *free_bytes, *place),
+        _ => ("", 0, NewPlace::Partition),
     };
-    let space = format!("use its free {}.", words::bytes(free));
-    let lines = [name, "Hold ENROLL 3 s to", &space, "Your files stay."];
+    let (press, space) = match place {
+        NewPlace::Partition => ("Hold ENROLL 3 s to", format!("use its free {}.", words::bytes(free))),
+        NewPlace::File => ("Press ENROLL: adds a", format!("{} file to it.", words::bytes(free))),
+    };
+    let lines = [name, press, &space, "Your files stay."];
     let lines = lines.iter().filter(|text| !text.is_empty());
     Screen::new("New USB stick", lines.map(line).collect())
 }
@@ -251,7 +254,7 @@ fn stick(stick: &Stick) -> Screen {
     let (name, free, state) = match stick {
         Stick::Absent => ("None plugged in.", None, ""),
         Stick::Reading => ("Being read.", None, ""),
-        Stick::NeedsConfirmation { name, free_bytes } => (name.as_str(), Some(*free_bytes), "Waits for your OK."),
+        Stick::NeedsConfirmation { name, free_bytes, .. } => (name.as_str(), Some(*free_bytes), "Waits for your OK."),
         Stick::Preparing => ("Being prepared.", None, "Leave it in."),
         Stick::Ready { name, free_bytes } => (name.as_str(), Some(*free_bytes), "In use: leave it in."),
         Stick::Unusable { .. } => ("Cannot be used.", None, ""),

@@ -9,6 +9,7 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use super::identify::{self, Content};
+use super::shop::{self, Look, Rule};
 use super::table::{self, Geometry, Table, TableError};
 
 /// Most disks and partitions that are looked at.
@@ -117,10 +118,12 @@ pub struct Reading {
     pub contents: Vec<Content>,
     /// No table and the first MiB all zero.
     pub blank: bool,
+    /// Each FAT and exFAT file system, and what it means for a store.
+    pub shops: Vec<(PathBuf, Look)>,
 }
 
-/// Reads tables and superblocks.
-pub fn read(disk: Disk) -> io::Result<Reading> {
+/// Reads tables and superblocks, and in FAT and exFAT what is free.
+pub fn read(disk: Disk, rule: Rule) -> io::Result<Reading> {
     let head = read_head(&disk.node(), disk.geometry.head_bytes())?;
     let whole = identify::identify(&head);
     let contents: Vec<Content> = disk
@@ -140,7 +143,19 @@ pub fn read(disk: Disk) -> io::Result<Reading> {
         && table == Ok(Table::None)
         && disk.partitions.is_empty()
         && read_head(&disk.node(), 1 << 20)?.iter().all(|&b| b == 0);
-    Ok(Reading { disk, head, table, whole, contents, blank })
+    let mut shops = Vec::new();
+    // Partitions that overlap or lie beyond the end are not trusted.
+    if table.is_ok() {
+        let names = disk.partitions.iter().map(|partition| &partition.name).zip(&contents);
+        let alone = disk.partitions.is_empty().then_some((&disk.name, &whole));
+        for (name, _) in names.chain(alone).filter(|(_, content)| matches!(content, Content::ExFat | Content::Fat)) {
+            let device = Path::new("/dev").join(name);
+            let look = shop::look(&device, rule);
+            tracing::info!(device = name, ?look, "file system read");
+            shops.push((device, look));
+        }
+    }
+    Ok(Reading { disk, head, table, whole, contents, blank, shops })
 }
 
 /// Reads at most `bytes` from the start.

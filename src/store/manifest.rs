@@ -1,7 +1,7 @@
 //! The store's layout and its small text files: names of folders, `image.toml`,
 //! `client.toml`, the making of an image id.
 //!
-//! Pure. Paths are relative to the store's top folder.
+//! Pure, but for one look at which layers a client runs on. Paths are relative to the store's top folder.
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -108,6 +108,32 @@ impl ClientPaths {
 
     pub fn work(&self) -> PathBuf {
         self.layer().join("work")
+    }
+
+    /// What an ephemeral client wrote since its boot began: folders of the
+    /// same names. It is there while such a client runs, and only then.
+    pub fn ephemeral(&self) -> Self {
+        Self { folder: self.folder.join("ephemeral"), state: 0 }
+    }
+
+    /// An ephemeral folder being made.
+    pub fn new_ephemeral(&self) -> Self {
+        Self { folder: self.folder.join(".new-ephemeral"), state: 0 }
+    }
+
+    /// The layers that take the writes of the client as it runs now.
+    pub fn running(&self) -> Self {
+        let ephemeral = self.ephemeral();
+        if ephemeral.folder.is_dir() { ephemeral } else { self.clone() }
+    }
+
+    /// An export of its own: what outlives the root.
+    pub fn volume(&self) -> PathBuf {
+        self.folder.join("volume")
+    }
+
+    pub fn volume_file(&self) -> PathBuf {
+        self.volume().join("containers.ext4")
     }
 
     pub fn boot_upper(&self) -> PathBuf {

@@ -6,19 +6,24 @@
 //!
 //! - `devices`, `hotplug`, `identify`, `table`: what is plugged in
 //! - `place`, `prepare`: where the store lies, opening and making it
+//! - [`shop`]: the store as a file of an exFAT or FAT32 file system
 //! - `library`, `manifest`, `states`, `atomic`, `lock`: what it holds, as small text files
 //! - `sources`, `packing`, `import`: image files on sticks, and making images of them
 //! - `root`, `mounts`, `personalise`: clients' trees
+//! - `volume`: their block volumes
+//! - `discard`: removing what an ephemeral client wrote
 //! - `operate`: what a person does with clients and images, step by step
 //! - `offline`: the same for a command, with no server
 //! - `words`: what people are told
 //!
-//! The rule about people's files: a stick is written only where a file system
-//! labelled ROOTSTOCK is, or where nothing is and a person confirmed it.
+//! The rule about people's files: a stick is written only after a person pressed
+//! ENROLL, and only where nothing is: a partition in unpartitioned space after a
+//! held press, or one more file in free clusters, which a laptop can delete.
 
 pub(crate) mod atomic;
 mod crc32;
 mod devices;
+mod discard;
 mod hotplug;
 mod identify;
 mod import;
@@ -33,10 +38,12 @@ mod personalise;
 mod place;
 mod prepare;
 mod root;
+pub mod shop;
 mod sources;
 pub mod states;
 mod table;
 mod tools;
+mod volume;
 mod words;
 mod worker;
 
@@ -51,6 +58,7 @@ use std::time::{Duration, Instant};
 
 use crate::client::{Client, ImageId, Role};
 use crate::directory::HandleKey;
+use crate::status::NewPlace;
 
 pub use self::personalise::RULES;
 pub use self::root::Surroundings;
@@ -69,8 +77,14 @@ pub struct Options {
     pub ignore_devices: Vec<String>,
     /// Disks that may be a stick though they are not on USB: for tests.
     pub extra_devices: Vec<String>,
-    /// Smallest unpartitioned space in which a store is offered, in bytes.
+    /// Smallest space in which a store is offered, in bytes.
     pub minimum_store_bytes: u64,
+    /// Size of a store that is made in a file system; without it what fits.
+    pub store_bytes: Option<u64>,
+    /// Whether a store may be made on a stick that has none.
+    pub make_store: bool,
+    /// Size of a store in memory; without it half of the machine's.
+    pub memory_bytes: Option<u64>,
     /// Where clients mount from.
     pub appliance: Ipv4Addr,
     /// Name servers for new clients.
@@ -87,6 +101,9 @@ impl Default for Options {
             ignore_devices: Vec::new(),
             extra_devices: Vec::new(),
             minimum_store_bytes: 1 << 30,
+            store_bytes: None,
+            make_store: true,
+            memory_bytes: None,
             appliance: Ipv4Addr::new(192, 168, 77, 1),
             dns: Vec::new(),
             plain_writes: false,
@@ -107,6 +124,9 @@ pub enum Command {
     /// Answered by `Operated` with this ticket, and by `Changed` behind that
     /// unless it only looked.
     Operate(u64, Box<operate::Operation>),
+    /// The client's boot begins and it must get what `renew_at_boot` tells of;
+    /// its trees are served no more. Answered as `CreateClient`.
+    RenewClient(Role),
     /// Watch for this client's evidence that its start is complete, or stop.
     WatchUp(Role, bool),
 }
@@ -122,6 +142,7 @@ pub enum Event {
     NeedsConfirmation {
         name: String,
         free_bytes: u64,
+        place: NewPlace,
     },
     Preparing {
         name: String,
@@ -214,6 +235,10 @@ pub struct OpenClient {
     pub root: PathBuf,
     /// Its boot partition.
     pub boot: PathBuf,
+    /// The folder of its block volume.
+    pub volume: Option<PathBuf>,
+    /// Its next boot must begin with `RenewClient`.
+    pub renew_at_boot: bool,
 }
 
 /// Why the store cannot be started.

@@ -13,6 +13,8 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags};
+use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 
 /// What went wrong with a mount, and where.
@@ -48,6 +50,17 @@ pub fn device(device: &Path, point: &Path, kind: &str, read_only: bool, options:
     })
 }
 
+/// Mounts memory, at most so many bytes.
+pub fn memory(point: &Path, bytes: u64) -> Result<(), MountError> {
+    make_point(point)?;
+    let options = CString::new(format!("size={bytes},mode=700,nr_inodes=64")).unwrap_or_default();
+    rustix::mount::mount("tmpfs", point, "tmpfs", SAFE, &*options).map_err(|source| MountError::Mount {
+        what: "memory".into(),
+        path: point.to_owned(),
+        source: source.into(),
+    })
+}
+
 /// Mounts a folder a second time.
 pub fn bind(folder: &Path, point: &Path) -> Result<(), MountError> {
     make_point(point)?;
@@ -65,7 +78,8 @@ pub fn bind(folder: &Path, point: &Path) -> Result<(), MountError> {
 /// The layers of one overlay.
 #[derive(Debug)]
 pub struct Layers<'a> {
-    pub lower: &'a Path,
+    /// The topmost first; at least one.
+    pub lower: &'a [PathBuf],
     pub upper: &'a Path,
     pub work: &'a Path,
 }
@@ -77,32 +91,31 @@ pub struct Layers<'a> {
 /// `redirect_dir` lets a client rename a directory of the image, which would
 /// be EXDEV without it; `metacopy` excludes `nfs_export`. All are given in
 /// words, because a kernel's defaults differ.
-pub fn overlay(layers: &Layers<'_>, point: &Path, read_only: bool) -> Result<(), MountError> {
+///
+/// There is always an upper layer, also for a read-only root: without one the
+/// kernel gives handles only with `redirect_dir=nofollow`, and then a folder
+/// that was renamed in the layers is missing from the tree (tried 2026-11-22,
+/// Linux 6.18).
+pub fn overlay(layers: &Layers<'_>, point: &Path) -> Result<(), MountError> {
     make_point(point)?;
     let options = format!(
         "lowerdir={},upperdir={},workdir={},index=on,nfs_export=on,xino=on,redirect_dir=on,metacopy=off",
-        layers.lower.display(),
+        joined(layers.lower),
         layers.upper.display(),
         layers.work.display(),
     );
-    let flags = if read_only { SAFE | MountFlags::RDONLY } else { SAFE };
     let options = CString::new(options).unwrap_or_default();
-    rustix::mount::mount("overlay", point, "overlay", flags, &*options).map_err(|source| MountError::Mount {
+    rustix::mount::mount("overlay", point, "overlay", SAFE, &*options).map_err(|source| MountError::Mount {
         what: "overlay".into(),
         path: point.to_owned(),
         source: source.into(),
     })?;
     // The kernel only warns and goes on without `nfs_export` when a layer
     // cannot give handles; a client of such a root would see ESTALE later.
-    // The option is only listed where it differs from the module's default.
-    let default = std::fs::read_to_string("/sys/module/overlay/parameters/nfs_export").unwrap_or_default();
-    let default_on = default.starts_with('Y');
-    let exports = |mount: &Mounted| match default_on {
-        true => !mount.options.contains("nfs_export=off"),
-        false => mount.options.contains("nfs_export=on"),
-    };
-    // The newest, if something was mounted there before.
-    if list()?.iter().rev().find(|mount| mount.point == point).is_some_and(exports) {
+    // Asked for one as NFS will ask: such an overlay gives none that it could
+    // find again, and says so (tried 2026-11-22, Linux 6.18). Its options
+    // would tell too, but only in the list of all mounts.
+    if gives_handles(point) {
         Ok(())
     } else {
         unmount(point)?;
@@ -110,17 +123,66 @@ pub fn overlay(layers: &Layers<'_>, point: &Path, read_only: bool) -> Result<(),
     }
 }
 
+/// `struct file_handle` with room for what any file system gives (MAX_HANDLE_SZ).
+#[repr(C)]
+struct FileHandle {
+    bytes: u32,
+    kind: i32,
+    handle: [u8; 128],
+}
+
+fn gives_handles(point: &Path) -> bool {
+    let Ok(path) = CString::new(point.as_os_str().as_encoded_bytes()) else { return false };
+    let mut handle = FileHandle { bytes: 128, kind: 0, handle: [0; 128] };
+    let mut mount_id: libc::c_int = 0;
+    // SAFETY: the path ends with a zero byte, the handle has the kernel's
+    // layout and the 128 bytes that it announces, and all outlive the call.
+    let result = unsafe {
+        libc::syscall(libc::SYS_name_to_handle_at, libc::AT_FDCWD, path.as_ptr(), &raw mut handle, &raw mut mount_id, 0)
+    };
+    result == 0
+}
+
 /// Mounts layers to look at, the topmost first: nothing can be written, and
 /// handles are not asked for. One layer alone is shown as it is.
-pub fn read_only_overlay(lower: &Path, point: &Path) -> Result<(), MountError> {
-    if !lower.to_string_lossy().contains(':') {
-        return bind(lower, point);
+pub fn read_only_overlay(lower: &[PathBuf], point: &Path) -> Result<(), MountError> {
+    if let [alone] = lower {
+        return bind(alone, point);
     }
     make_point(point)?;
-    let options = format!("lowerdir={},redirect_dir=follow,metacopy=off,xino=on", lower.display());
+    let options = format!("lowerdir={},redirect_dir=follow,metacopy=off,xino=on", joined(lower));
     let options = CString::new(options).unwrap_or_default();
     rustix::mount::mount("overlay", point, "overlay", SAFE | MountFlags::RDONLY, &*options)
         .map_err(|source| MountError::Mount { what: "overlay".into(), path: point.to_owned(), source: source.into() })
+}
+
+fn joined(lower: &[PathBuf]) -> String {
+    lower.iter().map(|lower| lower.display().to_string()).collect::<Vec<_>>().join(":")
+}
+
+/// Lets a mount take writes or not; what is mounted stays the same, with the
+/// handles that were given of it.
+pub fn set_read_only(point: &Path, read_only: bool) -> Result<(), MountError> {
+    let flags = if read_only { SAFE | MountFlags::RDONLY } else { SAFE };
+    rustix::mount::mount_remount(point, MountFlags::BIND | flags, c"").map_err(|source| MountError::Mount {
+        what: "it again".into(),
+        path: point.to_owned(),
+        source: source.into(),
+    })
+}
+
+/// Whether a file system is mounted there. Asked of the point itself: with
+/// many clients the list of all mounts takes long to read.
+pub fn is_mounted(point: &Path) -> Result<bool, MountError> {
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+    match rustix::fs::statx(CWD, point, flags, StatxFlags::empty()) {
+        Ok(found) if found.stx_attributes_mask.contains(StatxAttributes::MOUNT_ROOT) => {
+            Ok(found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
+        }
+        Err(Errno::NOENT | Errno::NOTDIR) => Ok(false),
+        // What is mounted there may be dead, its stick pulled.
+        Ok(_) | Err(_) => Ok(list()?.iter().any(|mount| mount.point == point)),
+    }
 }
 
 fn make_point(point: &Path) -> Result<(), MountError> {
@@ -147,8 +209,6 @@ pub fn detach(point: &Path) -> Result<(), MountError> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mounted {
     pub point: PathBuf,
-    /// Options of the file system itself.
-    pub options: String,
 }
 
 /// All mounts of this thread's namespace, in the order they were made.
@@ -160,9 +220,8 @@ pub fn list() -> Result<Vec<Mounted>, MountError> {
 
 fn parse(text: &str) -> Vec<Mounted> {
     let line = |line: &str| {
-        let (front, back) = line.split_once(" - ")?;
-        let point = unescape(front.split(' ').nth(4)?);
-        Some(Mounted { point, options: back.split(' ').nth(2)?.to_owned() })
+        let (front, _) = line.split_once(" - ")?;
+        Some(Mounted { point: unescape(front.split(' ').nth(4)?) })
     };
     text.lines().filter_map(line).collect()
 }
@@ -199,6 +258,7 @@ const LOOP_CONFIGURE: libc::c_ulong = 0x4c0a;
 const LOOP_CTL_GET_FREE: libc::c_ulong = 0x4c82;
 const LO_FLAGS_READ_ONLY: u32 = 1;
 const LO_FLAGS_AUTOCLEAR: u32 = 4;
+const LO_FLAGS_DIRECT_IO: u32 = 16;
 
 #[repr(C)]
 struct LoopInfo64 {
@@ -245,6 +305,18 @@ const LOOP_ATTEMPTS: u32 = 32;
 
 /// Sets up a loop device over a file or over a range of a block device.
 pub fn loop_device(backing: &Path, window: Window, read_only: bool) -> Result<LoopDevice, MountError> {
+    let flags = if read_only { LO_FLAGS_READ_ONLY } else { 0 };
+    make_loop(backing, window, flags)
+}
+
+/// The same to read and write, past the page cache of what lies below; where
+/// the alignment does not allow that, the kernel goes through the cache.
+pub fn loop_device_direct(backing: &Path, window: Window) -> Result<LoopDevice, MountError> {
+    make_loop(backing, window, LO_FLAGS_DIRECT_IO)
+}
+
+fn make_loop(backing: &Path, window: Window, flags: u32) -> Result<LoopDevice, MountError> {
+    let read_only = flags & LO_FLAGS_READ_ONLY != 0;
     let failed = |source: io::Error| MountError::Loop { path: backing.to_owned(), source };
     let file = OpenOptions::new().read(true).write(!read_only).open(backing).map_err(failed)?;
     let control = OpenOptions::new().read(true).write(true).open("/dev/loop-control").map_err(failed)?;
@@ -256,7 +328,7 @@ pub fn loop_device(backing: &Path, window: Window, read_only: bool) -> Result<Lo
         }
         let path = PathBuf::from(format!("/dev/loop{number}"));
         let device = OpenOptions::new().read(true).write(!read_only).open(&path).map_err(failed)?;
-        let flags = LO_FLAGS_AUTOCLEAR | if read_only { LO_FLAGS_READ_ONLY } else { 0 };
+        let flags = flags | LO_FLAGS_AUTOCLEAR;
         let config = LoopConfig {
             fd: file.as_fd().as_raw_fd() as u32,
             block_size: 0,
@@ -309,7 +381,7 @@ mod tests {
         let mounts = parse(text);
         assert_eq!(mounts.len(), 2);
         assert_eq!(mounts[0].point, Path::new("/mnt 2"));
-        assert_eq!(mounts[1].options, "rw,nfs_export=on");
+        assert_eq!(mounts[1].point, Path::new("/a"));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
@@ -23,6 +24,7 @@ use super::operate::site::Site;
 use super::operate::{Operation, Outcome, recover, trash};
 use super::place::{OpenError, Place};
 use super::root::Surroundings;
+use super::shop::{self, Look, Refusal, Rule};
 use super::words::open_action;
 use super::{chain, worker};
 
@@ -41,6 +43,8 @@ pub enum Error {
     ManySticks(Vec<String>),
     #[error("{0} holds no store")]
     NoStore(PathBuf),
+    #[error("{path}: {refusal}")]
+    Refused { path: PathBuf, refusal: Refusal },
     #[error("looking at {path}")]
     Look { path: PathBuf, source: io::Error },
     #[error("{message}. {action}")]
@@ -63,9 +67,14 @@ pub struct Offline {
     pub site: Site,
     /// What could not be read or finished, in words.
     pub broken: Vec<String>,
-    _lock: Lock,
+    lock: Lock,
+    /// Of the partition that the store is a range of; let go after the store.
+    _held: Option<Lock>,
     _device: Option<LoopDevice>,
 }
+
+/// No store is made here: only whether there is one is asked.
+const ANY: Rule = Rule { minimum_bytes: u64::MAX, wanted_bytes: None };
 
 /// Where the commands mount what they need, in their own namespace.
 const RUN: &str = "/run/rootstock-command";
@@ -88,16 +97,23 @@ pub fn open(store: Option<&Path>) -> Result<Offline, Error> {
     memory.map_err(|errno| Error::MakeFolder { path: run.clone(), source: errno.into() })?;
 
     let folder = run.join("store");
-    let stop = AtomicBool::new(false);
-    place.open(&folder, &stop).map_err(|error| Error::Open { message: chain(&error), action: action(&error) })?;
-    let lock = lock::take(&folder).map_err(|source| match source.kind() {
+    let stop = Arc::new(AtomicBool::new(false));
+    let open_failed = |error: OpenError| Error::Open { message: chain(&error), action: action(&error) };
+    let locked = |source: io::Error| match source.kind() {
         io::ErrorKind::WouldBlock => Error::Locked(named(&place)),
+        io::ErrorKind::ResourceBusy => open_failed(OpenError::Busy { device: named(&place) }),
         _ => Error::Lock { path: named(&place), source },
-    })?;
+    };
+    let held = match &place {
+        Place::Run { partition, .. } => Some(lock::take_alone(partition).map_err(locked)?),
+        Place::Partition(_) | Place::Memory { .. } | Place::Folder(_) => None,
+    };
+    place.open(&folder, &stop).map_err(open_failed)?;
+    let lock = lock::take(&folder).map_err(locked)?;
     let library = library::open(&folder)?;
     let choice = library::read_choice(&folder).unwrap_or_default();
     let appliance = choice.appliance.unwrap_or(super::Options::default().appliance);
-    let around = Surroundings { appliance, dns: choice.dns };
+    let around = Surroundings { appliance, dns: choice.dns, stop: stop.clone() };
     let site = Site { store: folder, run, slot: "command", around };
     let mut broken = library.broken;
     for record in library.clients.iter().filter(|record| !recover::pending(record).is_empty()) {
@@ -105,7 +121,7 @@ pub fn open(store: Option<&Path>) -> Result<Offline, Error> {
             broken.push(format!("clients/{}: {}", record.client.role, chain(&error)));
         }
     }
-    Ok(Offline { site, broken, _lock: lock, _device: device })
+    Ok(Offline { site, broken, lock, _held: held, _device: device })
 }
 
 impl Offline {
@@ -120,7 +136,7 @@ impl Offline {
         let open = fs::File::open(&self.site.store)?;
         rustix::fs::syncfs(&open)?;
         drop(open);
-        drop(self._lock);
+        drop(self.lock);
         // The store itself last; a lazy unmount would let a person pull the stick too early.
         mounts::unmount_below(&self.site.run, false).map_err(io::Error::other)?;
         emptied
@@ -136,7 +152,8 @@ fn action(error: &OpenError) -> &'static str {
 
 fn named(place: &Place) -> PathBuf {
     match place {
-        Place::Partition(path) | Place::Folder(path) => path.clone(),
+        Place::Partition(path) | Place::Run { partition: path, .. } => path.clone(),
+        Place::Folder(folder) | Place::Memory { folder, .. } => folder.clone(),
     }
 }
 
@@ -145,8 +162,8 @@ fn find(store: Option<&Path>) -> Result<(Place, Option<LoopDevice>), Error> {
         let found = sticks(&[]);
         return match &found[..] {
             [] => Err(Error::NoStick),
-            [device] => Ok((Place::Partition(device.clone()), None)),
-            _ => Err(Error::ManySticks(found.iter().map(|device| device.display().to_string()).collect())),
+            [place] => Ok((place.clone(), None)),
+            _ => Err(Error::ManySticks(found.iter().map(|place| named(place).display().to_string()).collect())),
         };
     };
     let look = |source| Error::Look { path: path.to_owned(), source };
@@ -158,7 +175,16 @@ fn find(store: Option<&Path>) -> Result<(Place, Option<LoopDevice>), Error> {
         return if is_store { Ok((Place::Folder(path), None)) } else { Err(Error::NoStore(path)) };
     }
     let head = devices::read_head(&path, identify::HEAD_BYTES).map_err(look)?;
-    let is_store = matches!(identify::identify(&head), Content::Ext4(ext4) if ext4.label == STORE_LABEL);
+    let content = identify::identify(&head);
+    if matches!(content, Content::ExFat | Content::Fat) {
+        // A whole stick without partitions is read here as one is that is plugged in.
+        return match shop::look(&path, ANY) {
+            Look::Store(span) => Ok((Place::Run { partition: path, span }, None)),
+            Look::Broken(refusal) | Look::NoRoom(refusal) => Err(Error::Refused { path, refusal }),
+            Look::Offer(_) => Err(Error::NoStore(path)),
+        };
+    }
+    let is_store = matches!(content, Content::Ext4(ext4) if ext4.label == STORE_LABEL);
     match (is_store, kind.is_block_device()) {
         (true, true) => Ok((Place::Partition(path), None)),
         (true, false) => {
@@ -168,11 +194,11 @@ fn find(store: Option<&Path>) -> Result<(Place, Option<LoopDevice>), Error> {
         (false, true) => {
             // A whole stick: its partition with the store.
             let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-            let on_it = |device: &PathBuf| {
-                device.file_name().is_some_and(|found| found.to_string_lossy().starts_with(name.as_str()))
+            let on_it = |place: &Place| {
+                named(place).file_name().is_some_and(|found| found.to_string_lossy().starts_with(name.as_str()))
             };
             match sticks(std::slice::from_ref(&name)).into_iter().find(on_it) {
-                Some(device) => Ok((Place::Partition(device), None)),
+                Some(place) => Ok((place, None)),
                 None => Err(Error::NoStore(path)),
             }
         }
@@ -181,8 +207,8 @@ fn find(store: Option<&Path>) -> Result<(Place, Option<LoopDevice>), Error> {
 }
 
 /// The stores on all sticks that are plugged in, and on these disks.
-fn sticks(extra: &[String]) -> Vec<PathBuf> {
+fn sticks(extra: &[String]) -> Vec<Place> {
     let wanted = Wanted { ignore: Vec::new(), extra: extra.to_vec() };
-    let readings = devices::list(&wanted).into_iter().filter_map(|disk| devices::read(disk).ok());
-    readings.filter_map(|reading| worker::store_device(&reading)).collect()
+    let readings = devices::list(&wanted).into_iter().filter_map(|disk| devices::read(disk, ANY).ok());
+    readings.filter_map(|reading| worker::store_place(&reading)).collect()
 }

@@ -3,23 +3,29 @@
 //! I/O. One enum, one `open`: everything above sees a mounted ext4 folder and
 //! does not know which kind of place it is.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use super::mounts::{self, MountError};
+use super::identify::STORE_LABEL;
+use super::mounts::{self, MountError, Window};
+use super::shop::Span;
 use super::tools::{self, ToolError};
 
-/// Where a store can lie. Two places are to come and have their slot here:
-/// a run of clusters inside an exFAT or FAT32 partition (`mounts::loop_device`
-/// with a `Window` over the partition, then as `Partition`), and memory.
+/// Where a store can lie.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Place {
     /// An ext4 partition (or a whole disk) labelled ROOTSTOCK; its device node.
     Partition(PathBuf),
+    /// A run of clusters inside an exFAT or FAT32 partition (`shop`), which may
+    /// be mounted read-only at the same time: no byte belongs to both.
+    Run { partition: PathBuf, span: Span },
+    /// In memory, where the stick must not be written: a file of this size in a
+    /// tmpfs on this folder, gone when it is unmounted.
+    Memory { folder: PathBuf, bytes: u64 },
     /// A folder of this machine: for development on a PC.
     Folder(PathBuf),
 }
@@ -31,6 +37,8 @@ pub enum OpenError {
     Damaged { device: PathBuf, output: String },
     #[error("e2fsck could not run on {device} (exit code {code:?}): {output}")]
     Check { device: PathBuf, code: Option<i32>, output: String },
+    #[error("making {path} in memory")]
+    Memory { path: PathBuf, source: io::Error },
     #[error("{device} is in use by something else")]
     Busy { device: PathBuf },
     #[error(transparent)]
@@ -41,6 +49,9 @@ pub enum OpenError {
 
 /// A check of a large, badly cut file system takes minutes; not hours.
 const CHECK_LIMIT: Duration = Duration::from_secs(30 * 60);
+const MAKE_LIMIT: Duration = Duration::from_secs(60);
+/// Pages of the tmpfs that are not the file's.
+const MEMORY_SLACK_BYTES: u64 = 1 << 20;
 /// How long another user (the last run's lazy unmount) may still hold the device.
 const BUSY_ATTEMPTS: u32 = 50;
 const BUSY_PAUSE: Duration = Duration::from_millis(100);
@@ -49,14 +60,41 @@ impl Place {
     /// Checks what needs checking and mounts the store at `point`.
     pub fn open(&self, point: &Path, stop: &AtomicBool) -> Result<(), OpenError> {
         match self {
-            Self::Partition(device) => {
-                check(device, stop)?;
-                // `discard` is not asked for: cheap sticks stall on it.
-                Ok(mounts::device(device, point, "ext4", false, "errors=remount-ro")?)
+            Self::Partition(device) => open_device(device, point, stop),
+            Self::Run { partition, span } => {
+                let window = Window { offset: span.at, bytes: span.bytes };
+                // Its blocks are kept in ext4's memory, and not a second time in the partition's.
+                let device = mounts::loop_device_direct(partition, window)?;
+                // The mount keeps the loop device when this handle goes.
+                open_device(&device.path, point, stop)
             }
+            Self::Memory { folder, bytes } => open_memory(folder, *bytes, point, stop),
             Self::Folder(folder) => Ok(mounts::bind(folder, point)?),
         }
     }
+}
+
+/// ext4 and not the tmpfs itself: the layers above want one kind of file system,
+/// and the image file bounds inodes and data alike. No journal: nothing outlives
+/// the power. `discard` gives memory back when a client's files are deleted.
+fn open_memory(folder: &Path, bytes: u64, point: &Path, stop: &AtomicBool) -> Result<(), OpenError> {
+    mounts::memory(folder, bytes + MEMORY_SLACK_BYTES)?;
+    let file = folder.join("store.ext4");
+    let made = File::create(&file).and_then(|made| made.set_len(bytes));
+    made.map_err(|source| OpenError::Memory { path: file.clone(), source })?;
+    let arguments = ["-q", "-F", "-t", "ext4", "-L", STORE_LABEL, "-m", "0", "-I", "256", "-O", "^has_journal"];
+    let finished = tools::run("mke2fs", &arguments, &file, MAKE_LIMIT, stop)?;
+    if finished.code != Some(0) {
+        return Err(OpenError::Check { device: file, code: finished.code, output: finished.output });
+    }
+    let device = mounts::loop_device_direct(&file, Window::default())?;
+    Ok(mounts::device(&device.path, point, "ext4", false, "discard")?)
+}
+
+fn open_device(device: &Path, point: &Path, stop: &AtomicBool) -> Result<(), OpenError> {
+    check(device, stop)?;
+    // `discard` is not asked for: cheap sticks stall on it.
+    Ok(mounts::device(device, point, "ext4", false, "errors=remount-ro")?)
 }
 
 /// Runs `e2fsck -p`: always, because on a clean file system it looks at the
@@ -80,7 +118,7 @@ fn check(device: &Path, stop: &AtomicBool) -> Result<(), OpenError> {
 }
 
 /// An exclusive open fails while the device is mounted anywhere.
-fn wait_until_free(device: &Path) -> Result<(), OpenError> {
+pub(super) fn wait_until_free(device: &Path) -> Result<(), OpenError> {
     for _ in 0..BUSY_ATTEMPTS {
         match OpenOptions::new().read(true).custom_flags(libc::O_EXCL).open(device) {
             Err(error) if error.kind() == io::ErrorKind::ResourceBusy => std::thread::sleep(BUSY_PAUSE),

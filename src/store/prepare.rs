@@ -1,21 +1,24 @@
 //! Makes a store on a stick, after a person confirmed it: one more partition
-//! in unpartitioned space, with ext4 in it.
+//! in unpartitioned space, or one more file in exFAT or FAT32, with ext4 in it.
 //!
-//! I/O; the decision where is `table`'s. The order makes a cut at any moment
-//! harmless: the file system is made first, through a window onto the gap, and
-//! the table that shows it is written last. Until then the stick reads as before.
+//! I/O; the decision where is `table`'s and `shop`'s. The order makes a cut at
+//! any moment harmless: the file system is made first, through a window onto
+//! the gap or the free clusters, and the table or directory that shows it is
+//! written last. Until then the stick reads as before.
 
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use super::devices::{self, Reading};
 use super::identify::STORE_LABEL;
 use super::mounts::{self, MountError, Window};
+use super::place;
+use super::shop::{Look, MakeError, Making, Refusal, Rule};
 use super::table::{self, Entry, NoRoom, TableError};
 use super::tools::{self, ToolError};
 
@@ -28,14 +31,19 @@ pub enum PrepareError {
     NoRoom(#[from] NoRoom),
     #[error("{0} changed since it was looked at")]
     Changed(PathBuf),
-    #[error("{0} holds a file system without a partition table")]
+    #[error("{0} holds something else than a partition table")]
     NoTable(PathBuf),
+    /// What stands against a file in its FAT32 or exFAT.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    #[error(transparent)]
+    Make(#[from] MakeError),
     #[error("reading {path}")]
     Read { path: PathBuf, source: io::Error },
     #[error(transparent)]
     Tool(#[from] ToolError),
     #[error("mke2fs failed: {0}")]
-    Make(String),
+    Format(String),
     #[error(transparent)]
     Loop(#[from] MountError),
     #[error("writing the partition table of {path}")]
@@ -47,8 +55,41 @@ pub enum PrepareError {
 /// A quick format of a large stick takes seconds; a failing one must end.
 const MAKE_LIMIT: Duration = Duration::from_secs(10 * 60);
 
-/// Where a store could be made on this stick without touching anything.
-pub fn room(reading: &Reading, minimum_bytes: u64) -> Result<Entry, PrepareError> {
+/// Where a store can be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Spot {
+    /// One more partition.
+    Gap(Entry),
+    /// One more file in this partition, and its size.
+    File(PathBuf, u64),
+}
+
+/// Where a store could be made on this stick without touching anything: in
+/// unpartitioned space or in a file system, whatever gives more.
+pub fn spot(reading: &Reading, rule: Rule) -> Result<Spot, PrepareError> {
+    let gap = gap(reading, rule.minimum_bytes);
+    let gap_bytes = gap.as_ref().map_or(0, |entry| entry.extent.sectors * reading.disk.geometry.sector_bytes);
+    let offer = |(path, look): &(PathBuf, Look)| match look {
+        Look::Offer(bytes) => Some((path.clone(), *bytes)),
+        _ => None,
+    };
+    let file = reading.shops.iter().filter_map(offer).max_by_key(|(_, bytes)| *bytes);
+    if let Some((path, bytes)) = file.filter(|(_, bytes)| *bytes > gap_bytes) {
+        return Ok(Spot::File(path, bytes));
+    }
+    let refusal = reading.shops.iter().find_map(|(_, look)| match look {
+        Look::NoRoom(refusal) => Some(refusal.clone()),
+        _ => None,
+    });
+    match (gap, refusal) {
+        (Ok(entry), _) => Ok(Spot::Gap(entry)),
+        // The figures of the file system are those that a person can change.
+        (Err(PrepareError::NoRoom(_) | PrepareError::NoTable(_)), Some(refusal)) => Err(refusal.into()),
+        (Err(error), _) => Err(error),
+    }
+}
+
+fn gap(reading: &Reading, minimum_bytes: u64) -> Result<Entry, PrepareError> {
     let table = reading.table.as_ref().map_err(Clone::clone)?;
     if *table == table::Table::None && !reading.blank {
         return Err(PrepareError::NoTable(reading.disk.node()));
@@ -56,9 +97,25 @@ pub fn room(reading: &Reading, minimum_bytes: u64) -> Result<Entry, PrepareError
     Ok(table::find_room(table, reading.disk.geometry, minimum_bytes)?)
 }
 
-/// Makes the store. Returns when the kernel knows the new partition.
-pub fn prepare(reading: &Reading, minimum_bytes: u64, stop: &AtomicBool) -> Result<(), PrepareError> {
-    let entry = room(reading, minimum_bytes)?;
+/// Makes the store. Nothing of the stick may be mounted.
+pub fn prepare(reading: &Reading, rule: Rule, stop: &AtomicBool) -> Result<(), PrepareError> {
+    match spot(reading, rule)? {
+        Spot::Gap(entry) => add_partition(reading, entry, stop),
+        Spot::File(partition, _) => add_file(&partition, rule, stop),
+    }
+}
+
+fn add_file(partition: &Path, rule: Rule, stop: &AtomicBool) -> Result<(), PrepareError> {
+    // The last user may be a mount that was taken away a moment ago.
+    place::wait_until_free(partition).map_err(|_| MakeError::Busy(partition.to_owned()))?;
+    let making = Making::begin(partition, rule)?;
+    let span = making.span();
+    make_file_system(partition, Window { offset: span.at, bytes: span.bytes }, stop)?;
+    Ok(making.finish()?)
+}
+
+/// Returns when the kernel knows the new partition.
+fn add_partition(reading: &Reading, entry: Entry, stop: &AtomicBool) -> Result<(), PrepareError> {
     let path = reading.disk.node();
     unchanged(reading)?;
 
@@ -94,7 +151,7 @@ fn unchanged(reading: &Reading) -> Result<(), PrepareError> {
 /// No reserved blocks: the appliance is the only one to write, as root.
 /// 256-byte inodes, also on a small stick: project quotas will need them.
 /// `^orphan_file`, `^metadata_csum_seed`: an older laptop's e2fsck must still read it.
-fn make_file_system(disk: &std::path::Path, window: Window, stop: &AtomicBool) -> Result<(), PrepareError> {
+fn make_file_system(disk: &Path, window: Window, stop: &AtomicBool) -> Result<(), PrepareError> {
     let device = mounts::loop_device(disk, window, false)?;
     let features: &[&[&str]] = &[&["-O", "^orphan_file,^metadata_csum_seed"], &[]];
     let mut finished = None;
@@ -125,7 +182,7 @@ fn make_file_system(disk: &std::path::Path, window: Window, stop: &AtomicBool) -
             let synced = File::open(&device.path).and_then(|device| device.sync_all());
             synced.map_err(|source| PrepareError::Write { path: disk.to_owned(), source })
         }
-        other => Err(PrepareError::Make(other.map(|finished| finished.output).unwrap_or_default())),
+        other => Err(PrepareError::Format(other.map(|finished| finished.output).unwrap_or_default())),
     }
 }
 

@@ -1,24 +1,39 @@
 //! Images and clients' roots as mounts: which are up, making a new client,
 //! taking them down.
 //!
-//! I/O. Below the run folder: `images/<id>/root`, `clients/<role>/root` and
-//! `clients/<role>/boot`. These paths never change while a client exists, also
+//! I/O. Below the run folder: `images/<id>/root`, and `root`, `boot` and, for
+//! some, `volume` in `clients/<role>/`. These paths never change while a client exists, also
 //! not when its stick is pulled and put back.
+//!
+//! An ephemeral client's writes go to the stick as well, to layers of their
+//! own in `ephemeral/` above the client's: an appliance with 1 GB and 32
+//! clients has no memory for them. They are there from the beginning of its
+//! boot to the beginning of its next, so that an appliance that restarts under
+//! it finds them. What its mode says holds from the beginning of a boot: a
+//! client that runs must not lose the files under its handles. Only a
+//! read-only client is refused writes from the opening of the store.
+//!
+//! A known limit: an ephemeral root sees what the client wrote while it was
+//! persistent as a lower layer, where overlayfs does not know which names of
+//! the image were one file. A hard link of the image that was changed then by
+//! one of its names shows the image's content by the others (2026-11-22).
 
-use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant, SystemTime};
 
+use super::discard::Discarder;
 use super::manifest::{self, CLIENTS, ClientPaths, IMAGES, ImagePaths, NEW, PROFILE};
 use super::mounts::{self, Layers, MountError};
-use super::operate::site::lower;
+use super::operate::site;
 use super::personalise::{self, Context, Profile, Tree, TreeError};
-use super::states::{Books, ChainError, Record, State};
-use super::{OpenClient, atomic, sources};
+use super::states::{Books, ChainError, Record};
+use super::{OpenClient, atomic, sources, volume};
 use crate::client::{Client, ImageId, Mode, Role};
 
 /// Why a client could not be made or mounted.
@@ -45,6 +60,8 @@ pub enum RootError {
 pub struct Surroundings {
     pub appliance: Ipv4Addr,
     pub dns: Vec<Ipv4Addr>,
+    /// Set when the store is being stopped.
+    pub stop: Arc<AtomicBool>,
 }
 
 /// The mounts of one open store.
@@ -52,72 +69,196 @@ pub struct Surroundings {
 pub struct Roots {
     store: PathBuf,
     run: PathBuf,
-    images: BTreeSet<ImageId>,
+    discarder: Discarder,
+    /// Until when an opening waits for layers in use: once for all clients.
+    busy_until: Instant,
 }
+
+/// A client's trees below its mount point.
+const ROOT: &str = "root";
+const BOOT: &str = "boot";
+const VOLUME: &str = "volume";
+
+/// Layers may be in use for a moment after they were unmounted, by calls that
+/// NFS has under way or files it keeps open.
+const BUSY_LIMIT: Duration = Duration::from_secs(3);
+const BUSY_PAUSE: Duration = Duration::from_millis(20);
 
 impl Roots {
     pub fn new(store: &Path, run: &Path) -> Self {
-        Self { store: store.to_owned(), run: run.to_owned(), images: BTreeSet::new() }
+        let (store, run) = (store.to_owned(), run.to_owned());
+        Self { store, run, discarder: Discarder::start(), busy_until: Instant::now() + BUSY_LIMIT }
     }
 
     /// Mounts an image's root, unless it is mounted.
     pub fn mount_image(&mut self, id: &ImageId) -> Result<(), RootError> {
-        if self.images.contains(id) {
+        let point = self.image_point(id);
+        // Perhaps by an operation.
+        if mounts::is_mounted(&point)? {
             return Ok(());
         }
         let paths = ImagePaths::of(&self.store, id);
         if !paths.root().is_file() {
             return Err(RootError::NoImage(id.clone()));
         }
-        mounts::image_root(&paths.root(), &self.image_point(id))?;
-        self.images.insert(id.clone());
-        Ok(())
+        Ok(mounts::image_root(&paths.root(), &point)?)
     }
 
     fn image_point(&self, id: &ImageId) -> PathBuf {
         self.run.join(IMAGES).join(id.as_str()).join("root")
     }
 
-    /// Forgets an image that was unmounted behind our back.
-    pub fn forget_image(&mut self, id: &ImageId) {
-        self.images.remove(id);
-    }
-
-    /// Mounts a client's two trees. An ephemeral client's is mounted as a
-    /// persistent one: what throws its writes away comes between these layers.
+    /// Mounts a client's trees as they were when it last booted: it may be running.
     pub fn mount(&mut self, record: &Record) -> Result<OpenClient, RootError> {
         let client = &record.client;
         self.mount_image(&client.image)?;
         let paths = ClientPaths::of(&self.store, &client.role);
-        let point = self.run.join(CLIENTS).join(client.role.as_str());
-        let (root, boot) = self.overlays(client, &paths, &record.chain()?, &point, client.mode == Mode::ReadOnly)?;
-        Ok(OpenClient { client: client.clone(), root, boot })
+        self.discarder.resume(&paths.folder);
+        self.mount_layers(record, &paths)?;
+        if client.volume_size.is_some() && paths.volume_file().is_file() {
+            self.mount_volume(client, &paths)?;
+        }
+        self.opened(client, &paths)
     }
 
+    /// The client's boot begins: nothing of its former run is in use any more.
+    /// Gives it what its manifest says; returns what could not be given beside its root.
+    pub fn renew(&mut self, record: &Record, around: &Surroundings) -> Result<(OpenClient, Vec<String>), RootError> {
+        let client = &record.client;
+        self.mount_image(&client.image)?;
+        let paths = ClientPaths::of(&self.store, &client.role);
+        self.discarder.resume(&paths.folder);
+        self.busy_until = Instant::now() + BUSY_LIMIT;
+        let was_ephemeral = paths.ephemeral().folder.is_dir();
+        if client.mode == Mode::Ephemeral || was_ephemeral {
+            for point in [self.point(client, ROOT), self.point(client, BOOT)] {
+                while mounts::is_mounted(&point)? {
+                    mounts::unmount(&point)?;
+                }
+            }
+            let written = |source| RootError::Write { path: paths.folder.clone(), source };
+            self.discarder.discard(&paths.ephemeral().folder).map_err(written)?;
+        }
+        if client.mode == Mode::Ephemeral {
+            let new = paths.new_ephemeral();
+            self.discarder
+                .discard(&new.folder)
+                .and_then(|()| make_folders(&new))
+                .and_then(|()| fs::rename(&new.folder, paths.ephemeral().folder))
+                .map_err(|source| RootError::Write { path: new.folder.clone(), source })?;
+        }
+        self.mount_layers(record, &paths)?;
+        let warnings = self.renew_volume(client, &paths, around)?;
+        Ok((self.opened(client, &paths)?, warnings))
+    }
+
+    /// Makes, grows or takes away the volume, and the unit that mounts it.
+    /// What is wrong with a volume must not keep its client from booting.
+    fn renew_volume(
+        &self,
+        client: &Client,
+        paths: &ClientPaths,
+        around: &Surroundings,
+    ) -> Result<Vec<String>, RootError> {
+        let mut warnings = Vec::new();
+        match client.volume_size {
+            Some(size) => {
+                if let Err(error) = volume::prepare(paths, size, &around.stop) {
+                    warnings.push(super::chain(&error));
+                }
+                if paths.volume_file().is_file() {
+                    self.mount_volume(client, paths)?;
+                }
+            }
+            None if paths.volume_file().is_file() => {
+                let point = self.point(client, VOLUME);
+                if mounts::is_mounted(&point)? {
+                    mounts::unmount(&point)?;
+                }
+                warnings.push("volume_size is gone from its client.toml; its volume is kept, but not used".to_owned());
+            }
+            None => return Ok(warnings),
+        }
+        let root = self.point(client, ROOT);
+        mounts::set_read_only(&root, false)?;
+        let fitted = Tree::open(&root).and_then(|tree| personalise::fit_volume(&tree, around.appliance, client));
+        mounts::set_read_only(&root, client.mode == Mode::ReadOnly)?;
+        if let Err(error) = fitted {
+            warnings.push(format!("its volume: {}", super::chain(&error)));
+        }
+        Ok(warnings)
+    }
+
+    fn mount_volume(&self, client: &Client, paths: &ClientPaths) -> Result<(), RootError> {
+        let point = self.point(client, VOLUME);
+        if !mounts::is_mounted(&point)? {
+            mounts::bind(&paths.volume(), &point)?;
+        }
+        Ok(())
+    }
+
+    /// The client as it is mounted.
+    fn opened(&self, client: &Client, paths: &ClientPaths) -> Result<OpenClient, RootError> {
+        let volume = self.point(client, VOLUME);
+        let ephemeral = client.mode == Mode::Ephemeral || paths.ephemeral().folder.is_dir();
+        Ok(OpenClient {
+            client: client.clone(),
+            root: self.point(client, ROOT),
+            boot: self.point(client, BOOT),
+            volume: mounts::is_mounted(&volume)?.then_some(volume),
+            renew_at_boot: ephemeral || client.volume_size.is_some() || paths.volume_file().is_file(),
+        })
+    }
+
+    /// Where one of a client's trees is mounted.
+    fn point(&self, client: &Client, tree: &str) -> PathBuf {
+        self.run.join(CLIENTS).join(client.role.as_str()).join(tree)
+    }
+
+    /// Mounts what is not mounted yet, and lets it take writes or not.
+    fn mount_layers(&self, record: &Record, paths: &ClientPaths) -> Result<(), RootError> {
+        let client = &record.client;
+        let (root, boot) = (self.point(client, ROOT), self.point(client, BOOT));
+        let ephemeral = paths.ephemeral().folder.is_dir();
+        if !(mounts::is_mounted(&root)? && mounts::is_mounted(&boot)?) {
+            let upper = ephemeral.then(|| paths.ephemeral());
+            self.overlays(client, paths, &record.chain()?, upper.as_ref(), [&root, &boot])?;
+        }
+        for point in [&root, &boot] {
+            mounts::set_read_only(point, client.mode == Mode::ReadOnly)?;
+        }
+        Ok(())
+    }
+
+    /// Mounts both trees: the live state over the frozen ones and the image,
+    /// or `ephemeral` layers over all of them.
     fn overlays(
         &self,
         client: &Client,
         paths: &ClientPaths,
         states: &[u32],
-        point: &Path,
-        read_only: bool,
-    ) -> Result<(PathBuf, PathBuf), RootError> {
-        let (root, boot) = (point.join("root"), point.join("boot"));
-        // The live state is written, the frozen ones lie between it and the image.
-        let (live, frozen) = states.split_first().map_or((0, states), |(live, frozen)| (*live, frozen));
-        let paths = paths.at(live);
-        let frozen = || frozen.iter().map(|state| paths.at(*state));
-        let below = lower(frozen().map(|paths| paths.upper()), &self.image_point(&client.image));
-        mounts::overlay(&Layers { lower: &below, upper: &paths.upper(), work: &paths.work() }, &root, read_only)?;
+        ephemeral: Option<&ClientPaths>,
+        [root, boot]: [&Path; 2],
+    ) -> Result<(), RootError> {
+        let states: Vec<ClientPaths> = states.iter().map(|state| paths.at(*state)).collect();
+        let (above, below) = match (ephemeral, states.split_first()) {
+            (Some(ephemeral), _) => (ephemeral, &states[..]),
+            (None, Some((live, frozen))) => (live, frozen),
+            // A chain has its live state at least.
+            (None, None) => (paths, &states[..]),
+        };
+        let lower = site::lower(below, ClientPaths::upper, &self.image_point(&client.image));
+        let layers = Layers { lower: &lower, upper: &above.upper(), work: &above.work() };
+        overlay_when_free(&layers, root, self.busy_until)?;
         let image_boot = ImagePaths::of(&self.store, &client.image).boot();
-        let below = lower(frozen().map(|paths| paths.boot_upper()), &image_boot);
-        let layers = Layers { lower: &below, upper: &paths.boot_upper(), work: &paths.boot_work() };
-        if let Err(error) = mounts::overlay(&layers, &boot, read_only) {
+        let lower = site::lower(below, ClientPaths::boot_upper, &image_boot);
+        let layers = Layers { lower: &lower, upper: &above.boot_upper(), work: &above.boot_work() };
+        if let Err(error) = overlay_when_free(&layers, boot, self.busy_until) {
             // Half a client is none.
-            mounts::unmount(&root)?;
+            mounts::unmount(root)?;
             return Err(error.into());
         }
-        Ok((root, boot))
+        Ok(())
     }
 
     /// Makes a client and mounts it. Nothing of the image is copied. It is
@@ -130,42 +271,28 @@ impl Roots {
         }
         self.mount_image(&client.image)?;
         let made = ClientPaths::unfinished(&self.store, &client.role);
-        let warnings = self.make(client, &made, around).inspect_err(|_| {
+        let mut warnings = self.make(client, &made, around).inspect_err(|_| {
             let _ = fs::remove_dir_all(&made.folder);
         })?;
         let written = |source| RootError::Write { path: finished.folder.clone(), source };
         fs::rename(&made.folder, &finished.folder).map_err(written)?;
         atomic::sync_folder(&self.store.join(CLIENTS)).map_err(written)?;
         // Nothing of a client's is in it yet; left there it would block its role.
-        let record = Record {
-            client: client.clone(),
-            books: Books::default(),
-            states: [(0, State { parent: None })].into(),
-            snapshots: Vec::new(),
-        };
-        let open = self.mount(&record).inspect_err(|_| {
+        let (open, more) = self.renew(&Record::enrolled(client.clone()), around).inspect_err(|_| {
             let _ = fs::remove_dir_all(&finished.folder);
         })?;
+        warnings.extend(more);
         Ok((open, warnings))
     }
 
     fn make(&self, client: &Client, made: &ClientPaths, around: &Surroundings) -> Result<Vec<String>, RootError> {
         let _ = fs::remove_dir_all(&made.folder);
-        let folder = |path: &Path, mode| {
-            let made = DirBuilder::new().mode(mode).create(path);
-            made.map_err(|source| RootError::Write { path: path.to_owned(), source })
-        };
-        folder(&made.folder, 0o700)?;
-        // The upper layer's own mode is what the client sees as that of `/`.
-        for (path, mode) in
-            [(made.upper(), 0o755), (made.work(), 0o700), (made.boot_upper(), 0o755), (made.boot_work(), 0o700)]
-        {
-            folder(&path, mode)?;
-        }
+        make_folders(made).map_err(|source| RootError::Write { path: made.folder.clone(), source })?;
         write_manifest(client, &Books::default(), made, false)?;
 
         let point = self.run.join(CLIENTS).join(format!("{NEW}{}", client.role));
-        let (root, boot) = self.overlays(client, made, &[0], &point, false)?;
+        let (root, boot) = (point.join("root"), point.join("boot"));
+        self.overlays(client, made, &[0], None, [&root, &boot])?;
         let applied = self.personalise(client, &root, &boot, around);
         let unmounted = mounts::unmount(&root).and(mounts::unmount(&boot));
         let _ = fs::remove_dir(&root).and_then(|()| fs::remove_dir(&boot)).and_then(|()| fs::remove_dir(&point));
@@ -230,6 +357,33 @@ pub fn write_manifest(client: &Client, books: &Books, paths: &ClientPaths, sync:
         false => atomic::write_unsynced(&path, text.as_bytes(), 0o644, false),
     };
     result.map_err(|source| RootError::Write { path, source })
+}
+
+/// A client's folder with its layers. The upper layer's own mode is what the
+/// client sees as that of `/`.
+fn make_folders(paths: &ClientPaths) -> io::Result<()> {
+    let folders = [
+        (paths.folder.clone(), 0o700),
+        (paths.upper(), 0o755),
+        (paths.work(), 0o700),
+        (paths.boot_upper(), 0o755),
+        (paths.boot_work(), 0o700),
+    ];
+    folders.iter().try_for_each(|(path, mode)| DirBuilder::new().mode(*mode).create(path))
+}
+
+/// Mounts; waits a moment for the last users of a layer.
+fn overlay_when_free(layers: &Layers<'_>, point: &Path, deadline: Instant) -> Result<(), MountError> {
+    loop {
+        match mounts::overlay(layers, point) {
+            Err(MountError::Mount { source, .. })
+                if source.raw_os_error() == Some(libc::EBUSY) && Instant::now() < deadline =>
+            {
+                std::thread::sleep(BUSY_PAUSE);
+            }
+            result => return result,
+        }
+    }
 }
 
 /// Reads the store's profile; what cannot be used is told and left out.

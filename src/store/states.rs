@@ -138,6 +138,12 @@ pub fn chain(states: &BTreeMap<u32, State>, state: u32) -> Result<Vec<u32>, Chai
 }
 
 impl Record {
+    /// As enrolment makes it.
+    pub fn enrolled(client: Client) -> Self {
+        let states = [(0, State { parent: None })].into();
+        Self { client, books: Books::default(), states, snapshots: Vec::new() }
+    }
+
     /// The live state and all below it.
     pub fn chain(&self) -> Result<Vec<u32>, ChainError> {
         chain(&self.states, self.books.state)
@@ -193,6 +199,7 @@ pub(crate) mod tests {
             address: "10.0.0.9".parse().unwrap(),
             image: "a-1".parse().unwrap(),
             mode: Mode::default(),
+            volume_size: None,
             export_id: 1,
         };
         let snapshot = |&(name, state): &(&str, u32)| Snapshot {

@@ -23,13 +23,15 @@ use super::operate::site::Site;
 use super::operate::{Operation, Outcome, recover, trash};
 use super::personalise::Tree;
 use super::place::Place;
-use super::prepare;
+use super::prepare::{self, Spot};
 use super::root::{Roots, Surroundings};
+use super::shop::{Look, Rule};
 use super::sources::{self, Found};
-use super::states::{Books, Record, State};
-use super::words::{no_room, open_action, root_action, unusable};
+use super::states::{Books, Record};
+use super::words::{no_room, open_action, prepare_action, refusal_action, root_action, unusable};
 use super::{Command, Event, ImageInfo, OpenClient, Options, Sink, chain, library, mounts};
-use crate::client::{Client, ImageId, Role};
+use crate::client::{Client, ImageId, Mode, Role};
+use crate::status::NewPlace;
 
 /// What the worker is told.
 pub enum Message {
@@ -109,7 +111,7 @@ struct Store {
     /// Those whose trees are mounted.
     open: BTreeMap<Role, OpenClient>,
     taken: Vec<Role>,
-    _lock: Lock,
+    _locks: [Option<Lock>; 2],
     /// Ends what works on it in the background.
     stop: Arc<AtomicBool>,
     /// Watched clients with the text last seen.
@@ -189,6 +191,7 @@ impl Worker {
             Command::CreateClient(client) => self.create(&client),
             Command::SaveClient(client) => self.save(&client),
             Command::Operate(ticket, operation) => self.operate(ticket, *operation),
+            Command::RenewClient(role) => self.renew(&role),
             Command::WatchUp(role, true) => {
                 if let Some(store) = &mut self.store {
                     let live = store.clients.iter().find(|record| record.client.role == role);
@@ -234,6 +237,7 @@ impl Worker {
             }
         }
         self.open_store();
+        self.open_in_memory();
         self.mount_sources();
         self.say_what_is_missing();
         self.schedule_import();
@@ -245,9 +249,22 @@ impl Worker {
             self.said = None;
             self.tell(Event::StickReading { name: disk.title.clone() });
         }
-        let reading = devices::read(disk.clone()).map_err(|error| format!("{} cannot be read: {error}", disk.title));
+        let reading = devices::read(disk.clone(), self.rule());
+        let reading = reading.map_err(|error| format!("{} cannot be read: {error}", disk.title));
+        // A store that cannot be used stays what it is: no second one is made beside it.
+        let broken = reading.as_ref().ok().and_then(|reading| {
+            reading.shops.iter().find_map(|(_, look)| match look {
+                Look::Broken(refusal) => Some(unusable(format!("{}: {refusal}", disk.title), refusal_action(refusal))),
+                _ => None,
+            })
+        });
         self.refused.clear();
-        self.sticks.insert(disk.name.clone(), Stick { reading, disk, sources: Vec::new(), unusable: None });
+        self.sticks.insert(disk.name.clone(), Stick { reading, disk, sources: Vec::new(), unusable: broken });
+    }
+
+    /// How large a new store is to be.
+    fn rule(&self) -> Rule {
+        Rule { minimum_bytes: self.options.minimum_store_bytes, wanted_bytes: self.options.store_bytes }
     }
 
     fn removed(&mut self, name: &str) {
@@ -278,7 +295,7 @@ impl Worker {
     /// Everything of the store, at once: the stick is not there any more.
     fn take_down_store(&self) {
         let run = &self.options.run;
-        for folder in ["operate", "check", "clients", "images", "store"] {
+        for folder in ["operate", "check", "clients", "images", "store", "memory"] {
             if let Err(error) = mounts::unmount_below(&run.join(folder), true) {
                 tracing::warn!(error = chain(&error), "unmounting");
             }
@@ -290,18 +307,18 @@ impl Worker {
         if self.store.is_some() {
             return;
         }
-        let stores: Vec<(String, PathBuf)> = self
+        let stores: Vec<(String, Place)> = self
             .sticks
             .values()
             .filter(|stick| stick.unusable.is_none())
-            .filter_map(|stick| Some((stick.disk.name.clone(), store_device(stick.reading.as_ref().ok()?)?)))
+            .filter_map(|stick| Some((stick.disk.name.clone(), store_place(stick.reading.as_ref().ok()?)?)))
             .collect();
-        for (index, (name, device)) in stores.iter().enumerate() {
+        for (index, (name, place)) in stores.iter().enumerate() {
             let title = self.sticks.get(name).map_or(name.clone(), |stick| stick.disk.title.clone());
             let write_protected = self.sticks.get(name).is_some_and(|stick| stick.disk.read_only);
             let opened = match write_protected {
                 true => Err((format!("{title} is write-protected"), "Slide its lock, or use another stick")),
-                false => self.open(&Place::Partition(device.clone()), &title, Some(name.clone())),
+                false => self.open(place, &title, Some(name.clone())),
             };
             match opened {
                 Ok(()) => {
@@ -323,6 +340,34 @@ impl Worker {
         }
     }
 
+    /// Where a stick with files must not be written: clients that live until
+    /// the power goes or the stick does.
+    fn open_in_memory(&mut self) {
+        if self.store.is_some() || self.sticks.values().any(|stick| stick.unusable.is_some()) {
+            return;
+        }
+        let kept = |stick: &&Stick| !self.options.make_store || stick.disk.read_only;
+        let has_files = |stick: &&Stick| {
+            stick.reading.as_ref().is_ok_and(|reading| parts(reading).iter().any(|(_, content)| holds_files(content)))
+        };
+        let Some(stick) = self.sticks.values().filter(kept).find(has_files) else { return };
+        let (title, name) = (stick.disk.title.clone(), stick.disk.name.clone());
+        let bytes = self.options.memory_bytes.unwrap_or_else(half_of_memory);
+        let place = Place::Memory { folder: self.options.run.join("memory"), bytes };
+        match self.open(&place, &format!("memory, {title}"), Some(name.clone())) {
+            Ok(()) => self.problem(
+                format!("Nothing is kept: {title} is not written, so clients live in {} MiB of memory", bytes >> 20),
+                "To keep them, use a stick that may be written",
+            ),
+            Err((message, action)) => {
+                self.take_down_store();
+                if let Some(stick) = self.sticks.get_mut(&name) {
+                    stick.unusable = Some(unusable(message, action));
+                }
+            }
+        }
+    }
+
     fn open_folder(&mut self) {
         let Some(folder) = self.options.folder.clone().filter(|_| self.store.is_none()) else { return };
         let name = folder.display().to_string();
@@ -338,15 +383,21 @@ impl Worker {
         }
         let folder = self.options.run.join("store");
         let started = Instant::now();
+        let locked = |error: std::io::Error| match error.kind() {
+            std::io::ErrorKind::WouldBlock => {
+                (format!("{name} is being worked on by another rootstock"), "Wait until it has ended")
+            }
+            _ => (format!("{name} cannot be locked: {error}"), "Check the stick on a computer"),
+        };
+        // Not alone: its files are looked at, too.
+        let held = match place {
+            Place::Run { partition, .. } => Some(lock::take(partition).map_err(locked)?),
+            Place::Partition(_) | Place::Memory { .. } | Place::Folder(_) => None,
+        };
         place.open(&folder, &self.stop).map_err(|error| (chain(&error), open_action(&error)))?;
         let lock = lock::take(&folder).map_err(|error| {
             self.take_down_store();
-            match error.kind() {
-                std::io::ErrorKind::WouldBlock => {
-                    (format!("{name} is being worked on by another rootstock"), "Wait until it has ended")
-                }
-                _ => (format!("{name} cannot be locked: {error}"), "Check the stick on a computer"),
-            }
+            locked(error)
         })?;
         let mut library = library::open(&folder).map_err(|error| {
             self.take_down_store();
@@ -380,7 +431,7 @@ impl Worker {
             clients: library.clients,
             open: open.clone(),
             taken: library.taken.clone(),
-            _lock: lock,
+            _locks: [Some(lock), held],
             stop: Arc::default(),
             watched: BTreeMap::new(),
             told_free_bytes: free_bytes,
@@ -450,22 +501,31 @@ impl Worker {
         if self.store.is_some() {
             return;
         }
-        let minimum = self.options.minimum_store_bytes;
-        let mut best: Option<(u64, &Stick)> = None;
+        let (rule, minimum) = (self.rule(), self.options.minimum_store_bytes);
+        let mut best: Option<(u64, NewPlace, &Stick)> = None;
         let mut reason = None;
         for stick in self.sticks.values() {
             match &stick.reading {
                 _ if stick.unusable.is_some() => reason = stick.unusable.clone(),
                 Err(message) => reason = Some(unusable(message.clone(), "Try another stick")),
-                Ok(reading) => match prepare::room(reading, minimum) {
+                Ok(_) if !self.options.make_store => {
+                    let message = format!("{} has no store, and store.write is false", stick.disk.title);
+                    reason = Some(unusable(message, "Set store.write to true, or use a stick with a store"));
+                }
+                Ok(reading) => match prepare::spot(reading, rule) {
                     Ok(_) if stick.disk.read_only => {
                         reason =
                             Some(unusable(format!("{} is write-protected", stick.disk.title), "Use another stick"));
                     }
-                    Ok(entry) => {
-                        let bytes = entry.extent.sectors * reading.disk.geometry.sector_bytes;
-                        if best.is_none_or(|(most, _)| bytes > most) {
-                            best = Some((bytes, stick));
+                    Ok(spot) => {
+                        let (bytes, place) = match spot {
+                            Spot::Gap(entry) => {
+                                (entry.extent.sectors * reading.disk.geometry.sector_bytes, NewPlace::Partition)
+                            }
+                            Spot::File(_, bytes) => (bytes, NewPlace::File),
+                        };
+                        if best.is_none_or(|(most, ..)| bytes > most) {
+                            best = Some((bytes, place, stick));
                         }
                     }
                     Err(error) => reason = Some(no_room(&stick.disk.title, &error, minimum)),
@@ -476,9 +536,9 @@ impl Worker {
         // a second store would look as if all clients were lost.
         let damaged = self.sticks.values().any(|stick| stick.unusable.is_some());
         let (event, candidate) = match best.filter(|_| !damaged) {
-            Some((free_bytes, stick)) => {
+            Some((free_bytes, place, stick)) => {
                 let name = stick.disk.title.clone();
-                (Event::NeedsConfirmation { name, free_bytes }, Some(stick.disk.name.clone()))
+                (Event::NeedsConfirmation { name, free_bytes, place }, Some(stick.disk.name.clone()))
             }
             None => (reason.unwrap_or(Event::StickAbsent), None),
         };
@@ -501,36 +561,40 @@ impl Worker {
         let (name, title) = (stick.disk.name.clone(), stick.disk.title.clone());
         self.tell(Event::Preparing { name: title.clone() });
         tracing::info!(disk = name, "making a store");
-        let result = prepare::prepare(reading, self.options.minimum_store_bytes, &self.stop);
+        // Its files are looked at through the kernel's driver, which must not see them change.
+        for point in &stick.sources {
+            let _ = mounts::unmount(point);
+        }
+        let result = prepare::prepare(reading, self.rule(), &self.stop);
         self.said = None;
         // Read anew in both cases: the truth is on the stick.
         self.removed(&name);
         self.look();
         if let Err(error) = result {
             let message = format!("No store could be made on {title}: {}", chain(&error));
-            self.problem(message, "Try again, or use another stick");
+            self.problem(message, prepare_action(&error));
         }
     }
 
     // Clients.
 
+    fn surroundings(&self) -> Surroundings {
+        let (appliance, dns) = (self.options.appliance, self.options.dns.clone());
+        Surroundings { appliance, dns, stop: self.stop.clone() }
+    }
+
     fn create(&mut self, client: &Client) {
         let started = Instant::now();
+        let around = self.surroundings();
         let Some(store) = &mut self.store else {
             let message = "There is no stick with a store".to_owned();
             let action = "Plug in the stick".to_owned();
             return self.tell(Event::ClientFailed { role: client.role.clone(), message, action });
         };
-        let around = Surroundings { appliance: self.options.appliance, dns: self.options.dns.clone() };
         match store.roots.create(client, &around) {
             Ok((open, warnings)) => {
                 tracing::info!(role = %client.role, ms = started.elapsed().as_millis() as u64, "client made");
-                store.clients.push(Record {
-                    client: client.clone(),
-                    books: Books::default(),
-                    states: [(0, State { parent: None })].into(),
-                    snapshots: Vec::new(),
-                });
+                store.clients.push(Record::enrolled(client.clone()));
                 store.open.insert(client.role.clone(), open.clone());
                 store.taken.push(client.role.clone());
                 self.tell(Event::ClientReady(open));
@@ -542,6 +606,38 @@ impl Worker {
                 let (message, action) = (chain(&error), root_action(&error).to_owned());
                 self.tell(Event::ClientFailed { role: client.role.clone(), message, action });
             }
+        }
+    }
+
+    fn renew(&mut self, role: &Role) {
+        let started = Instant::now();
+        let around = self.surroundings();
+        // What an operation works on must stay as it is; control asks again at its end.
+        if self.operating.iter().any(|running| running.operation.stops() == Some(role)) {
+            return;
+        }
+        // A store that was closed is opened again, and control asks again.
+        let Some(store) = &mut self.store else { return };
+        let Some(record) = store.clients.iter().find(|record| record.client.role == *role) else { return };
+        match store.roots.renew(record, &around) {
+            Ok((open, warnings)) => {
+                let (mode, ms) = (record.client.mode, started.elapsed().as_millis() as u64);
+                tracing::info!(%role, ?mode, ms, "client renewed");
+                store.open.insert(role.clone(), open.clone());
+                self.tell(Event::ClientReady(open));
+                self.warn(role, warnings);
+            }
+            Err(error) => {
+                let (message, action) = (chain(&error), root_action(&error).to_owned());
+                self.tell(Event::ClientFailed { role: role.clone(), message, action });
+            }
+        }
+    }
+
+    /// What could not be given to a client beside its root.
+    fn warn(&self, role: &Role, warnings: Vec<String>) {
+        for warning in warnings {
+            self.problem(format!("{role}: {warning}"), "Correct its client.toml, or make room");
         }
     }
 
@@ -571,8 +667,7 @@ impl Worker {
     // Operations.
 
     fn site(&self, store: &Path, slot: &'static str) -> Site {
-        let around = Surroundings { appliance: self.options.appliance, dns: self.options.dns.clone() };
-        Site { store: store.to_owned(), run: self.options.run.clone(), slot, around }
+        Site { store: store.to_owned(), run: self.options.run.clone(), slot, around: self.surroundings() }
     }
 
     fn is_operated_on(&self, role: &Role) -> bool {
@@ -656,14 +751,9 @@ impl Worker {
             Ok(library) => library,
             Err(error) => return self.problem(chain(&error), "Check the stick on a computer"),
         };
-        let mounted = mounts::list().unwrap_or_default();
         let is_mounted =
-            |open: &OpenClient| [&open.root, &open.boot].iter().all(|point| mounted.iter().any(|m| m.point == **point));
-        let gone: Vec<ImageId> = store.images.iter().map(|(id, _)| id.clone()).collect();
-        for id in gone.iter().filter(|id| !library.images.iter().any(|(known, _)| known == *id)) {
-            store.roots.forget_image(id);
-        }
-        let mut broken = Vec::new();
+            |open: &OpenClient| [&open.root, &open.boot].iter().all(|point| mounts::is_mounted(point).unwrap_or(false));
+        let (mut broken, mut warned) = (Vec::new(), Vec::new());
         let before = std::mem::take(&mut store.open);
         // Of another operation that runs: mounted when that has ended.
         let busy: Vec<&Role> = self.operating.iter().filter_map(|running| running.operation.stops()).collect();
@@ -674,7 +764,17 @@ impl Worker {
                 Some(open) => Ok(OpenClient { client: record.client.clone(), ..open.clone() }),
                 // One that could not be mounted before is not tried again but by its own operation.
                 None if before.contains_key(&role) || concerns(operation, &role) => {
-                    mount(&site, &mut store.roots, record, &self.stop)
+                    mount(&site, &mut store.roots, record, &self.stop).and_then(|open| {
+                        // Its run has ended with the operation, also where that was forced: what
+                        // it still writes must not stay.
+                        if record.client.mode != Mode::Ephemeral || operation.stops().is_none() {
+                            return Ok(open);
+                        }
+                        let renewed = store.roots.renew(record, &site.around);
+                        let (open, warnings) = renewed.map_err(|error| chain(&error))?;
+                        warned.push((role.clone(), warnings));
+                        Ok(open)
+                    })
                 }
                 None => continue,
             };
@@ -688,6 +788,9 @@ impl Worker {
         store.taken = library.taken;
         for message in broken {
             self.problem(message, "Correct the file on a computer");
+        }
+        for (role, warnings) in warned {
+            self.warn(&role, warnings);
         }
     }
 
@@ -906,13 +1009,30 @@ fn parts(reading: &Reading) -> Vec<(String, &Content)> {
     partitions.chain(whole).collect()
 }
 
+fn holds_files(content: &Content) -> bool {
+    matches!(content, Content::ExFat | Content::Fat | Content::Ext4(_)) && !is_store(content)
+}
+
+/// The other half is for the kernel, which keeps there what it reads of images.
+fn half_of_memory() -> u64 {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let kib = text.lines().find_map(|line| line.strip_prefix("MemTotal:")?.split_whitespace().next()?.parse().ok());
+    kib.unwrap_or(0u64) / 2 * 1024
+}
+
 fn is_store(content: &Content) -> bool {
     matches!(content, Content::Ext4(ext4) if ext4.label == STORE_LABEL)
 }
 
-pub(super) fn store_device(reading: &Reading) -> Option<PathBuf> {
-    let (name, _) = parts(reading).into_iter().find(|(_, content)| is_store(content))?;
-    Some(Path::new("/dev").join(name))
+pub(super) fn store_place(reading: &Reading) -> Option<Place> {
+    let partition = parts(reading).into_iter().find(|(_, content)| is_store(content));
+    let partition = partition.map(|(name, _)| Place::Partition(Path::new("/dev").join(name)));
+    partition.or_else(|| {
+        reading.shops.iter().find_map(|(partition, look)| match look {
+            Look::Store(span) => Some(Place::Run { partition: partition.clone(), span: *span }),
+            _ => None,
+        })
+    })
 }
 
 fn info(id: &ImageId, manifest: &ImageManifest) -> ImageInfo {
@@ -936,8 +1056,8 @@ fn is_read_only(folder: &Path) -> bool {
 /// The client's own words that its start is complete, from its upper layer:
 /// the image's lower copy, if it has one, is of another machine.
 fn up_text(store: &Path, record: &Record) -> Option<String> {
-    let live = ClientPaths::of(store, &record.client.role).at(record.books.state);
-    let upper = Tree::open(&live.upper()).ok()?;
+    let paths = ClientPaths::of(store, &record.client.role).at(record.books.state);
+    let upper = Tree::open(&paths.running().upper()).ok()?;
     let mut text = upper.read("var/lib/rootstock/up")?;
     text.truncate(text.char_indices().nth(MAX_UP_BYTES).map_or(text.len(), |(at, _)| at));
     (!text.trim().is_empty()).then_some(text)

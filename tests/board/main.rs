@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use rootstock::panel::pages::View;
 use rootstock::panel::screen::Screen;
 use rootstock::panel::screens;
-use rootstock::status::{Network, Status, Stick};
+use rootstock::status::{Network, NewPlace, Status, Stick};
 use support::command::run;
 use support::qemu::Machine;
 use support::ssd1306_decoder::{frames, shows};
@@ -187,7 +187,7 @@ impl Pi3 {
         let digits: String =
             rest.chars().skip_while(|c| !c.is_ascii_digit()).take_while(char::is_ascii_digit).collect();
         let free_bytes = digits.parse().map_err(|e| format!("{line:?}: {e}"))?;
-        let stick = Stick::NeedsConfirmation { name: name.to_owned(), free_bytes };
+        let stick = Stick::NeedsConfirmation { name: name.to_owned(), free_bytes, place: NewPlace::Partition };
         let mut screen = screens::screen(&Status { stick, ..Status::default() }, &View::ConfirmStick, Duration::ZERO);
         screen.hold = None;
         Ok(screen)

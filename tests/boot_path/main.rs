@@ -206,7 +206,8 @@ fn some_client(rng: &mut Rng) -> Client {
         model: rootstock::client::Model::Pi4B,
         address: Ipv4Addr::new(192, 168, 77, 10 + n as u8),
         image: world::image().id,
-        mode: Mode::default(),
+        mode: if n.is_multiple_of(4) { Mode::Ephemeral } else { Mode::Persistent },
+        volume_size: None,
         export_id: n,
     }
 }

@@ -472,6 +472,14 @@ impl World {
                 }
             }
             store::Command::Operate(..) => panic!("nobody ordered anything"),
+            store::Command::RenewClient(role) => {
+                let served = self.directory.clients.iter().any(|client| client.role == role);
+                assert!(!served, "{role} is served while its root is made anew");
+                if let Some(client) = self.stick.get(&role).filter(|_| plugged.is_some()).cloned() {
+                    let delay = self.rng.millis(2000);
+                    self.later(delay, Item::Store(self.sticks, store::Event::ClientReady(open(client))));
+                }
+            }
             store::Command::WatchUp(role, on) if plugged.is_some() => {
                 if on {
                     self.watched.insert(role);
@@ -495,5 +503,6 @@ pub fn image() -> store::ImageInfo {
 
 pub fn open(client: Client) -> store::OpenClient {
     let folder = std::path::PathBuf::from(format!("/run/rootstock/clients/{}", client.role));
-    store::OpenClient { root: folder.join("root"), boot: folder.join("boot"), client }
+    let renew_at_boot = client.mode == rootstock::client::Mode::Ephemeral;
+    store::OpenClient { root: folder.join("root"), boot: folder.join("boot"), volume: None, client, renew_at_boot }
 }

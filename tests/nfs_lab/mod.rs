@@ -74,6 +74,7 @@ impl Lab {
             serial: None,
             root: export(id, root),
             boot: export(id + 1, &format!("{root}-boot")),
+            volume: None,
             kernel_words: String::new(),
         };
         let clients = vec![served(1, A, "a", 2), served(2, B, "b", 4)];

@@ -144,6 +144,16 @@ impl Running {
         open
     }
 
+    /// The client's boot begins.
+    pub fn renew(&mut self, role: &Role) -> OpenClient {
+        self.send(Command::RenewClient(role.clone()));
+        self.wait("ClientReady", |event| match event {
+            Event::ClientReady(open) => Some(open.clone()),
+            Event::ClientFailed { message, .. } => panic!("client failed: {message}"),
+            _ => None,
+        })
+    }
+
     pub fn stop(mut self) {
         self.handle.take().unwrap().stop();
     }
@@ -167,6 +177,7 @@ pub fn client(n: u8, image: &ImageId) -> Client {
         address: Ipv4Addr::new(192, 168, 77, 10 + n),
         image: image.clone(),
         mode: Mode::Persistent,
+        volume_size: None,
         export_id: n.into(),
     }
 }

@@ -60,6 +60,7 @@ pub fn served(address: Ipv4Addr, serial: Option<Serial>, boot: &Path) -> Served 
         serial,
         root: export(2, Tree::Root, boot),
         boot: export(3, Tree::Boot, boot),
+        volume: None,
         kernel_words: WORDS.to_owned(),
     }
 }

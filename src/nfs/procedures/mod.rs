@@ -171,7 +171,7 @@ impl Context<'_> {
             Err(HandleError::Shape) => return Err(self.refused("not a handle", NFS3ERR_BADHANDLE)),
             Err(HandleError::Mac) => return Err(self.refused("a forged handle", NFS3ERR_BADHANDLE)),
         };
-        let Some(export) = [&client.root, &client.boot].into_iter().find(|export| export.id == handle.export) else {
+        let Some(export) = client.exports().find(|export| export.id == handle.export) else {
             return Err(self.refused("a handle of another client's tree", NFS3ERR_ACCES));
         };
         let export = self.exports.get(export).ok_or(NFS3ERR_JUKEBOX)?;

@@ -127,6 +127,14 @@ impl Run<'_> {
         let Some(record) = self.record.as_deref_mut() else { return Ok(()) };
         let paths = ClientPaths::of(&site.store, &record.client.role);
         match step {
+            Step::DiscardRun => {
+                let run = paths.ephemeral().folder;
+                if run.is_dir() {
+                    let role = &record.client.role;
+                    self.finished.warnings.push(format!("gone is what {role} wrote since its boot: it was ephemeral"));
+                }
+                trash::put(&site.store, &run).map_err(written(&run))
+            }
             Step::GatherLinks => gather(site, record, self.stop),
             Step::MakeState { state, parent } => make_state(&paths, record, *state, *parent),
             Step::Personalise { state, client, keep } => {
@@ -158,6 +166,11 @@ impl Run<'_> {
             }
             Step::Tidy => recover::tidy(&site.store, record).map_err(written(&paths.folder)),
             Step::BuildImage { snapshot, name } => {
+                if snapshot.is_none() && paths.ephemeral().folder.is_dir() {
+                    let role = &record.client.role;
+                    let warning = format!("not in it is what {role} wrote since its boot: it is ephemeral");
+                    self.finished.warnings.push(warning);
+                }
                 let (image, warnings) = build::build(site, record, snapshot.as_ref(), name, self.stop)?;
                 self.finished.image = Some(image);
                 self.finished.warnings.extend(warnings);

@@ -152,11 +152,12 @@ impl Operation {
     pub fn done(&self) -> String {
         match self {
             Self::Reset { role, new_identity: false } => {
-                format!("{role} is pristine. Kept: its name, address, SSH host keys, machine-id and snapshots")
+                format!("{role} is pristine. Kept: its name, address, SSH host keys, machine-id, snapshots and volume")
             }
             Self::Reset { role, new_identity: true } => {
                 format!(
-                    "{role} is pristine, with new SSH host keys and machine-id. Kept: its name, address and snapshots"
+                    "{role} is pristine, with new SSH host keys and machine-id. Kept: its name, address, snapshots and \
+                     volume"
                 )
             }
             Self::Snapshot { role, name } => format!("snapshot {name} of {role} is taken"),
@@ -168,14 +169,15 @@ impl Operation {
             Self::Move { role, image, keep } => {
                 let paths = if keep.is_empty() { String::new() } else { format!(", {}", keep.join(", ")) };
                 format!(
-                    "{role} has {image} now. Kept: its name, address, SSH host keys, machine-id and snapshots{paths}. \
+                    "{role} has {image} now. Kept: its name, address, SSH host keys, machine-id, snapshots and \
+                     volume{paths}. \
                      Not kept: packages, settings and accounts made inside it"
                 )
             }
             Self::Swap { role, board } => {
                 format!("{role} is the board {} from now on; its name, address, keys and files are the same", board.mac)
             }
-            Self::Delete { role } => format!("{role} is deleted, with its snapshots"),
+            Self::Delete { role } => format!("{role} is deleted, with its snapshots and its volume"),
             Self::ImageDefault { image: Some(image) } => format!("new clients get {image}"),
             Self::ImageDefault { image: None } => "new clients get the newest image".to_owned(),
             Self::ImageRemove { image } => format!("{image} is removed"),

@@ -3,7 +3,7 @@
 //! Pure: from what the manifests say to a list of steps, or to a refusal in
 //! words. In every list one step decides (`Step::decides`, the first such).
 //! Whatever stands before it only adds what nobody refers to, so a cut leaves
-//! the old state; whatever stands behind it can be done again, and is at the
+//! the old state, but for what an ephemeral client would lose at its next boot; whatever stands behind it can be done again, and is at the
 //! next opening (`recover`), so a cut leaves the new one.
 
 use std::collections::BTreeSet;
@@ -29,6 +29,9 @@ pub struct Keep {
 pub enum Step {
     /// Its trees are not served from here on.
     TakeDown(Role),
+    /// What it wrote since its boot goes, if it is ephemeral: its run has ended.
+    /// It lies over the live state, and could not be mounted over another.
+    DiscardRun,
     /// Every name of a file with several comes into the upper layer before
     /// that is frozen: the index that keeps them together is not part of it.
     GatherLinks,
@@ -181,7 +184,7 @@ pub fn plan(operation: &Operation, facts: &Facts<'_>) -> Result<Vec<Step>, Refus
             }
             let client = Client { role: to.clone(), ..record.client.clone() };
             let books = Books { former: Some(role.clone()), ..record.books.clone() };
-            let mut steps = vec![Step::TakeDown(role.clone())];
+            let mut steps = vec![Step::TakeDown(role.clone()), Step::DiscardRun];
             steps.extend(adapted(client, books, Some(Step::RenameFolder { from: role.clone(), to: to.clone() })));
             Ok(steps)
         }
@@ -254,6 +257,7 @@ fn afresh(record: &Record, client: Client, keep: Keep) -> Vec<Step> {
     let books = Books { state, former: None, adapt: false };
     vec![
         Step::TakeDown(client.role.clone()),
+        Step::DiscardRun,
         Step::MakeState { state, parent: None },
         Step::Personalise { state, client: client.clone(), keep },
         Step::Flush,
@@ -272,7 +276,7 @@ fn snapshot(record: &Record, name: &SnapshotName, now: u64) -> Result<Vec<Step>,
     }
     let chain = chained(record)?;
     let next = record.next_state();
-    let mut steps = vec![Step::TakeDown(client.role.clone())];
+    let mut steps = vec![Step::TakeDown(client.role.clone()), Step::DiscardRun];
     let frozen = if chain.len() < MAX_LAYERS {
         steps.push(Step::GatherLinks);
         record.books.state
@@ -295,8 +299,12 @@ fn snapshot(record: &Record, name: &SnapshotName, now: u64) -> Result<Vec<Step>,
 fn restore(record: &Record, snapshot: &Snapshot) -> Vec<Step> {
     let state = record.next_state();
     let client = Client { image: snapshot.image.clone(), ..record.client.clone() };
-    let mut steps =
-        vec![Step::TakeDown(client.role.clone()), Step::MakeState { state, parent: Some(snapshot.state) }, Step::Flush];
+    let mut steps = vec![
+        Step::TakeDown(client.role.clone()),
+        Step::DiscardRun,
+        Step::MakeState { state, parent: Some(snapshot.state) },
+        Step::Flush,
+    ];
     // Its name or its board may be others than when the snapshot was taken.
     steps.extend(adapted(client, Books { state, former: None, adapt: false }, None));
     steps.push(Step::Tidy);
@@ -326,7 +334,7 @@ fn swap(facts: &Facts<'_>, role: &Role, board: &Board) -> Result<Vec<Step>, Refu
         model: board.model,
         ..record.client.clone()
     };
-    let mut steps = vec![Step::TakeDown(role.clone())];
+    let mut steps = vec![Step::TakeDown(role.clone()), Step::DiscardRun];
     steps.extend(adapted(client, record.books.clone(), None));
     Ok(steps)
 }
@@ -382,12 +390,12 @@ mod tests {
     fn a_snapshot_freezes_the_live_state_and_copies_nothing() {
         let found = record(0, &[(0, None)], &[]);
         let steps = planned(&Operation::Snapshot { role: role(), name: name("a") }, &found).unwrap();
-        let [down, links, made, Step::Flush, Step::NoteSnapshot(noted), Step::Commit { books, .. }, Step::Tidy] =
+        let [down, run, links, made, Step::Flush, Step::NoteSnapshot(noted), Step::Commit { books, .. }, Step::Tidy] =
             &steps[..]
         else {
             panic!("{steps:?}")
         };
-        assert_eq!((down, links), (&Step::TakeDown(role()), &Step::GatherLinks));
+        assert_eq!((down, run, links), (&Step::TakeDown(role()), &Step::DiscardRun, &Step::GatherLinks));
         assert_eq!(*made, Step::MakeState { state: 1, parent: Some(0) });
         assert_eq!((noted.state, noted.taken, books.state), (0, 5, 1));
     }
@@ -441,8 +449,13 @@ mod tests {
         let board =
             Board { mac: "d8:3a:dd:00:00:01".parse().unwrap(), serial: None, revision: None, model: Model::Pi5 };
         let steps = planned(&Operation::Swap { role: role(), board: board.clone() }, &found).unwrap();
-        let [Step::TakeDown(_), Step::Commit { client, books }, Step::Adapt, Step::Commit { books: done, .. }] =
-            &steps[..]
+        let [
+            Step::TakeDown(_),
+            Step::DiscardRun,
+            Step::Commit { client, books },
+            Step::Adapt,
+            Step::Commit { books: done, .. },
+        ] = &steps[..]
         else {
             panic!("{steps:?}")
         };
@@ -486,7 +499,7 @@ mod tests {
                     Step::MakeState { state, .. } | Step::Personalise { state, .. } | Step::Flatten { state } => {
                         prop_assert!(!found.states.contains_key(state));
                     }
-                    Step::TakeDown(_) | Step::GatherLinks | Step::Flush | Step::NoteSnapshot(_) => {}
+                    Step::TakeDown(_) | Step::DiscardRun | Step::GatherLinks | Step::Flush | Step::NoteSnapshot(_) => {}
                     other => prop_assert!(false, "{:?}", other),
                 }
             }

@@ -56,15 +56,9 @@ pub enum Access {
     Read,
 }
 
-/// Lower layers as the mount option has them, topmost first.
-pub fn lower(layers: impl Iterator<Item = PathBuf>, image: &Path) -> PathBuf {
-    let mut joined = std::ffi::OsString::new();
-    for layer in layers {
-        joined.push(layer);
-        joined.push(":");
-    }
-    joined.push(image);
-    joined.into()
+/// One tree's lower layers, topmost first: of these states, and the image's.
+pub fn lower(states: &[ClientPaths], tree: fn(&ClientPaths) -> PathBuf, image: &Path) -> Vec<PathBuf> {
+    states.iter().map(tree).chain([image.to_owned()]).collect()
 }
 
 impl Site {
@@ -79,7 +73,7 @@ impl Site {
     /// The image's mounted root; mounted if it is not.
     pub fn image(&self, id: &ImageId) -> Result<PathBuf, MountError> {
         let point = self.run.join(IMAGES).join(id.as_str()).join("root");
-        if !mounts::list()?.iter().any(|mount| mount.point == point) {
+        if !mounts::is_mounted(&point)? {
             mounts::image_root(&ImagePaths::of(&self.store, id).root(), &point)?;
         }
         Ok(point)
@@ -112,23 +106,21 @@ impl Site {
         // What an ended run left there.
         mounts::unmount_below(&point, true)?;
         let paths = ClientPaths::of(&self.store, &client.role);
-        let at = |state: &u32| paths.at(*state);
-        let lowers = if access == Access::Write { states.get(1..).unwrap_or_default() } else { states };
+        let states: Vec<ClientPaths> = states.iter().map(|state| paths.at(*state)).collect();
         let (image_root, image_boot) = (self.image(image)?, ImagePaths::of(&self.store, image).boot());
-        let root_lower = lower(lowers.iter().map(|state| at(state).upper()), &image_root);
-        let boot_lower = lower(lowers.iter().map(|state| at(state).boot_upper()), &image_boot);
         let pair = Pair { root, boot };
-        match (access, states.first()) {
-            (Access::Write, Some(live)) => {
-                let live = at(live);
-                let layers = Layers { lower: &root_lower, upper: &live.upper(), work: &live.work() };
-                mounts::overlay(&layers, &pair.root, false)?;
-                let layers = Layers { lower: &boot_lower, upper: &live.boot_upper(), work: &live.boot_work() };
-                mounts::overlay(&layers, &pair.boot, false)?;
+        match (access, states.split_first()) {
+            (Access::Write, Some((live, frozen))) => {
+                let below = lower(frozen, ClientPaths::upper, &image_root);
+                let layers = Layers { lower: &below, upper: &live.upper(), work: &live.work() };
+                mounts::overlay(&layers, &pair.root)?;
+                let below = lower(frozen, ClientPaths::boot_upper, &image_boot);
+                let layers = Layers { lower: &below, upper: &live.boot_upper(), work: &live.boot_work() };
+                mounts::overlay(&layers, &pair.boot)?;
             }
             _ => {
-                mounts::read_only_overlay(&root_lower, &pair.root)?;
-                mounts::read_only_overlay(&boot_lower, &pair.boot)?;
+                mounts::read_only_overlay(&lower(&states, ClientPaths::upper, &image_root), &pair.root)?;
+                mounts::read_only_overlay(&lower(&states, ClientPaths::boot_upper, &image_boot), &pair.boot)?;
             }
         }
         Ok(pair)

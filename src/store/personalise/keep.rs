@@ -11,7 +11,7 @@ const SSH: &str = "etc/ssh";
 
 /// Files of one machine that a new one makes by itself.
 const PERSONAL: [&str; 4] = [
-    super::rules::UP_FILE,
+    super::system::UP_FILE,
     "var/lib/systemd/random-seed",
     "var/lib/systemd/credential.secret",
     "etc/rpi-connect/machine-id",

@@ -7,11 +7,18 @@
 //! fails is reported and the rest goes on, unless the stick itself fails.
 //! Facts: `reference/pi-netboot.md`, section 6, and the packages named there.
 
+mod identity;
 mod keep;
 mod keys;
+mod network;
+mod read_only;
 mod rules;
+mod system;
 mod text;
 mod tree;
+mod units;
+mod users;
+mod volume;
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -19,6 +26,7 @@ use std::path::PathBuf;
 pub use self::keep::{forget_identity, keep_identity};
 pub use self::rules::RULES;
 pub use self::tree::{Tree, TreeError};
+pub use self::volume::fit as fit_volume;
 use crate::client::Client;
 
 /// What comes from the stick's `profile/`.
@@ -55,6 +63,9 @@ pub struct Rule {
     pub apply: fn(&Context<'_>) -> Result<bool, RuleError>,
 }
 
+/// Whether a rule acted.
+type Outcome = Result<bool, RuleError>;
+
 /// Why a rule could not be applied.
 #[derive(Debug, thiserror::Error)]
 pub enum RuleError {
@@ -78,7 +89,7 @@ pub struct Applied {
 
 /// Rules whose files name the role or the board: what a rename or a swap must
 /// write anew. Each can be applied again to what it made.
-const ADAPTING: [&str; 5] = ["hostname", "hosts", "fstab", "network-manager", "networkd"];
+const ADAPTING: [&str; 6] = ["hostname", "hosts", "fstab", "network-manager", "networkd", "volume"];
 
 /// Applies all rules in their order.
 pub fn apply(context: &Context<'_>) -> Result<Applied, TreeError> {

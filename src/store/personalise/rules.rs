@@ -1,20 +1,8 @@
-//! The rules, in the order they are applied.
-//!
-//! I/O through `Tree`. Each function is one rule of the table; what it must
-//! know about a distribution is in the table's own words.
+//! The rules, in the order they are applied: what each looks for, what it does
+//! and why. Pure data; the functions lie by topic beside this file.
 
-use super::text::{self, User};
-use super::tree::Owner;
-use super::{Context, Rule, RuleError, Tree, TreeError, keys};
-
-/// Names the wired interface has in Raspberry Pi OS and Debian (eth0) and
-/// where predictable names are on (end0).
-const WIRED: [&str; 2] = ["eth0", "end0"];
-const UNIT_FOLDERS: [&str; 4] =
-    ["etc/systemd/system", "usr/lib/systemd/system", "lib/systemd/system", "usr/local/lib/systemd/system"];
-const ETC_UNITS: &str = "etc/systemd/system";
-/// Written by a client when its start is complete: what `Up` is told by.
-pub const UP_FILE: &str = "var/lib/rootstock/up";
+use super::units::mask;
+use super::{Rule, identity, network, read_only, system, users, volume};
 
 pub const RULES: &[Rule] = &[
     Rule {
@@ -22,35 +10,35 @@ pub const RULES: &[Rule] = &[
         finds: "always",
         does: "writes the role to /etc/hostname",
         why: "every client of an image would have the image's name",
-        apply: hostname,
+        apply: identity::hostname,
     },
     Rule {
         name: "hosts",
         finds: "always",
         does: "gives the role the address 127.0.1.1 in /etc/hosts",
         why: "sudo and others look up the own name, and wait for DNS where it is unknown",
-        apply: hosts,
+        apply: identity::hosts,
     },
     Rule {
         name: "fstab",
         finds: "/etc/fstab",
         does: "comments out the partitions of the medium and mounts the boot tree by NFS",
         why: "systemd waits 90 s for each; a kernel upgrade must reach the tree that TFTP serves",
-        apply: fstab,
+        apply: identity::fstab,
     },
     Rule {
         name: "machine-id",
         finds: "always",
         does: "writes a new /etc/machine-id, and D-Bus's copy where it is a file",
         why: "DHCP client ids, journals and D-Bus tell machines apart by it",
-        apply: machine_id,
+        apply: identity::machine_id,
     },
     Rule {
         name: "ssh-host-keys",
         finds: "/etc/ssh/sshd_config",
         does: "removes the image's host keys and writes new ones",
         why: "keys that two machines share protect neither; making them on the client would delay its first boot",
-        apply: ssh_host_keys,
+        apply: identity::ssh_host_keys,
     },
     Rule {
         name: "ssh-key-makers",
@@ -64,14 +52,14 @@ pub const RULES: &[Rule] = &[
         finds: "rpi-resize, resize2fs_once, systemd-growfs, cloud growroot",
         does: "masks or removes them",
         why: "there is no partition to grow; each fails or waits for a block device",
-        apply: resize,
+        apply: system::resize,
     },
     Rule {
         name: "swap",
         finds: "dphys-swapfile, rpi-swap",
         does: "masks the first and tells the second to use zram only",
         why: "a swap file over NFS deadlocks when memory is short",
-        apply: swap,
+        apply: system::swap,
     },
     Rule {
         name: "first-boot",
@@ -96,42 +84,42 @@ pub const RULES: &[Rule] = &[
         finds: "/etc/cloud",
         does: "switches off its network, growpart, host key and host name parts",
         why: "it would take eth0 down, delete the keys and set another name; users and packages of its user-data stay",
-        apply: cloud_init,
+        apply: system::cloud_init,
     },
     Rule {
         name: "network-manager",
         finds: "/etc/NetworkManager",
         does: "makes eth0 unmanaged, by name and by MAC address",
         why: "taking the interface down for a moment loses the root for ever",
-        apply: network_manager,
+        apply: network::network_manager,
     },
     Rule {
         name: "networkd",
         finds: "systemd-networkd",
         does: "a .network file, first in order, that leaves the client's MAC address unmanaged",
         why: "the same; also outranks what netplan and ip=dhcp generate",
-        apply: networkd,
+        apply: network::networkd,
     },
     Rule {
         name: "dhcpcd",
         finds: "/etc/dhcpcd.conf",
         does: "denyinterfaces",
         why: "the same, on Raspberry Pi OS Legacy",
-        apply: dhcpcd,
+        apply: network::dhcpcd,
     },
     Rule {
         name: "ifupdown",
         finds: "/etc/network/interfaces and interfaces.d naming eth0",
         does: "iface eth0 inet manual",
         why: "the same, on plain Debian",
-        apply: ifupdown,
+        apply: network::ifupdown,
     },
     Rule {
         name: "dns",
         finds: "name servers in the appliance's configuration",
         does: "writes them for systemd-resolved or into /etc/resolv.conf",
         why: "an interface that nothing manages brings no name servers",
-        apply: dns,
+        apply: network::dns,
     },
     Rule {
         name: "user",
@@ -139,373 +127,55 @@ pub const RULES: &[Rule] = &[
         does: "hands it to Raspberry Pi OS's own service on the boot tree, or else creates the user",
         why: "that service also renames groups, sudo rules and autologin of its release, which we must not guess; \
               other systems have nothing like it",
-        apply: user,
+        apply: users::user,
     },
     Rule {
         name: "authorized-keys",
         finds: "authorized_keys in the profile",
         does: "gives them to root and to the first user",
         why: "the way into a machine without keyboard and password",
-        apply: authorized_keys,
+        apply: users::authorized_keys,
     },
     Rule {
         name: "ssh",
         finds: "authorized_keys in the profile and an ssh unit",
         does: "enables it",
         why: "Raspberry Pi OS has it off until asked",
-        apply: ssh,
+        apply: users::ssh,
+    },
+    Rule {
+        name: "read-only",
+        finds: "systemd",
+        does: "a unit that lays memory over /var, /home, /root, /srv and /tmp where the root is read-only",
+        why: "a client in that mode would not come up: its system writes there while it starts",
+        apply: read_only::read_only,
+    },
+    Rule {
+        name: "volume",
+        finds: "systemd, and volume_size in client.toml",
+        does: "a unit that mounts the client's block volume at /var/lib/containers, docker and rancher",
+        why: "container engines want an overlay there, which NFS cannot be the upper layer of",
+        apply: volume::volume,
     },
     Rule {
         name: "files",
         finds: "files/ in the profile",
         does: "lays them over the root",
         why: "what a person wants in every client",
-        apply: files,
+        apply: users::files,
     },
     Rule {
         name: "up",
         finds: "systemd",
         does: "a unit that writes the boot id to /var/lib/rootstock/up after multi-user.target",
         why: "the only evidence that a client's start is complete; it arrives as a write",
-        apply: up,
+        apply: system::up,
     },
 ];
 
-type Outcome = Result<bool, RuleError>;
-
-fn hostname(c: &Context<'_>) -> Outcome {
-    c.root.write("etc/hostname", format!("{}\n", c.client.role).as_bytes(), None)?;
-    Ok(true)
-}
-
-fn hosts(c: &Context<'_>) -> Outcome {
-    let present = c.root.read("etc/hosts").unwrap_or_default();
-    c.root.write("etc/hosts", text::hosts(&present, c.client.role.as_str()).as_bytes(), None)?;
-    Ok(true)
-}
-
-/// An image without fstab, or without a boot line, still gets the boot tree,
-/// where its folder says it belongs.
-fn fstab(c: &Context<'_>) -> Outcome {
-    let present = c.root.read("etc/fstab").unwrap_or_default();
-    let by_folder = || if c.root.is_dir("boot/firmware") { "/boot/firmware" } else { "/boot" };
-    let boot = text::boot_point(&present).unwrap_or_else(by_folder);
-    let edited = text::fstab(&present, c.appliance, c.client.role.as_str(), boot);
-    c.root.write("etc/fstab", edited.as_bytes(), None)?;
-    Ok(true)
-}
-
-fn machine_id(c: &Context<'_>) -> Outcome {
-    let id = format!("{}\n", keys::machine_id()?);
-    c.root.write("etc/machine-id", id.as_bytes(), Some(Owner::root(0o444)))?;
-    let dbus = "var/lib/dbus/machine-id";
-    if c.root.exists(dbus) && c.root.read_link(dbus).is_none() {
-        c.root.write(dbus, id.as_bytes(), None)?;
-    }
-    Ok(true)
-}
-
-fn ssh_host_keys(c: &Context<'_>) -> Outcome {
-    if !c.root.exists("etc/ssh/sshd_config") {
-        return Ok(false);
-    }
-    for name in c.root.names("etc/ssh").iter().filter(|name| name.starts_with("ssh_host_")) {
-        c.root.remove(&format!("etc/ssh/{name}"))?;
-    }
-    for key in keys::host_keys(c.client.role.as_str())? {
-        let path = format!("etc/ssh/ssh_host_{}_key", key.kind);
-        c.root.write(&path, key.private.as_bytes(), Some(Owner::root(0o600)))?;
-        c.root.write(&format!("{path}.pub"), key.public.as_bytes(), Some(Owner::root(0o644)))?;
-    }
-    Ok(true)
-}
-
-/// Whether the image has a unit of this name.
-fn has_unit(root: &Tree, unit: &str) -> bool {
-    UNIT_FOLDERS.iter().any(|folder| root.exists(&format!("{folder}/{unit}")))
-}
-
-/// Masks the units that exist, as `systemctl mask` does; also those that lie
-/// in /etc itself, which systemctl would refuse. What wanted them is left:
-/// a masked unit that is wanted is passed over.
-fn mask(root: &Tree, units: &[&str]) -> Outcome {
-    let mut acted = false;
-    for unit in units.iter().filter(|unit| has_unit(root, unit)) {
-        root.link("/dev/null", &format!("{ETC_UNITS}/{unit}"))?;
-        acted = true;
-    }
-    Ok(acted)
-}
-
-/// Enables a unit by the link that `systemctl enable` makes for WantedBy=.
-fn enable(root: &Tree, unit: &str, target: &str) -> Outcome {
-    let Some(folder) = UNIT_FOLDERS.iter().find(|folder| root.exists(&format!("{folder}/{unit}"))) else {
-        return Ok(false);
-    };
-    if root.read_link(&format!("{ETC_UNITS}/{unit}")).as_deref() == Some("/dev/null") {
-        root.remove(&format!("{ETC_UNITS}/{unit}"))?;
-    }
-    root.link(&format!("/{folder}/{unit}"), &format!("{ETC_UNITS}/{target}.wants/{unit}"))?;
-    Ok(true)
-}
-
-fn resize(c: &Context<'_>) -> Outcome {
-    let mut acted = mask(
-        c.root,
-        &[
-            "rpi-resize.service",
-            "resize2fs_once.service",
-            "rpi-resizerootfs.service",
-            "systemd-growfs-root.service",
-            "systemd-repart.service",
-        ],
-    )?;
-    // The SysV script of Raspberry Pi OS Legacy, with its links.
-    acted |= c.root.remove("etc/init.d/resize2fs_once")?;
-    for level in ["rcS.d", "rc2.d", "rc3.d", "rc4.d", "rc5.d"] {
-        for name in c.root.names(&format!("etc/{level}")).iter().filter(|name| name.ends_with("resize2fs_once")) {
-            acted |= c.root.remove(&format!("etc/{level}/{name}"))?;
-        }
-    }
-    // cloud-initramfs-growroot looks for this file and then does nothing.
-    if c.root.exists("usr/share/initramfs-tools/scripts/local-bottom/growroot") {
-        c.root.write("etc/growroot-disabled", b"rootstock\n", None)?;
-        acted = true;
-    }
-    Ok(acted)
-}
-
-fn swap(c: &Context<'_>) -> Outcome {
-    let mut acted = mask(c.root, &["dphys-swapfile.service"])?;
-    let rpi_swap = ["etc/rpi/swap.conf", "usr/lib/systemd/system-generators/rpi-swap-generator", "usr/share/rpi-swap"];
-    if rpi_swap.iter().any(|path| c.root.exists(path)) || c.root.is_dir("etc/rpi/swap.conf.d") {
-        c.root.write("etc/rpi/swap.conf.d/90-rootstock.conf", b"[Main]\nMechanism=zram\n", None)?;
-        acted = true;
-    }
-    Ok(acted)
-}
-
-fn cloud_init(c: &Context<'_>) -> Outcome {
-    if !c.root.is_dir("etc/cloud") {
-        return Ok(false);
-    }
-    let text = "# Written by Rootstock: this machine's root comes over the network.\n\
-                network: {config: disabled}\n\
-                growpart: {mode: 'off'}\n\
-                resize_rootfs: false\n\
-                ssh_deletekeys: false\n\
-                ssh_genkeytypes: []\n\
-                preserve_hostname: true\n\
-                manage_etc_hosts: false\n";
-    c.root.write("etc/cloud/cloud.cfg.d/99-rootstock.cfg", text.as_bytes(), None)?;
-    Ok(true)
-}
-
-fn network_manager(c: &Context<'_>) -> Outcome {
-    if !c.root.is_dir("etc/NetworkManager") {
-        return Ok(false);
-    }
-    let names: String = WIRED.iter().map(|name| format!("interface-name:{name};")).collect();
-    let text = format!(
-        "# Written by Rootstock: the root comes over this interface.\n\
-         [keyfile]\nunmanaged-devices={names}mac:{}\n",
-        c.client.mac
-    );
-    c.root.write("etc/NetworkManager/conf.d/90-rootstock.conf", text.as_bytes(), None)?;
-    Ok(true)
-}
-
-fn networkd(c: &Context<'_>) -> Outcome {
-    let binaries = ["usr/lib/systemd/systemd-networkd", "lib/systemd/systemd-networkd"];
-    if !binaries.iter().any(|path| c.root.exists(path)) {
-        return Ok(false);
-    }
-    let text = format!(
-        "# Written by Rootstock: the root comes over this interface.\n\
-         [Match]\nMACAddress={}\n\n[Link]\nUnmanaged=yes\n",
-        c.client.mac
-    );
-    c.root.write("etc/systemd/network/00-rootstock.network", text.as_bytes(), None)?;
-    Ok(true)
-}
-
-fn dhcpcd(c: &Context<'_>) -> Outcome {
-    let Some(present) = c.root.read("etc/dhcpcd.conf") else { return Ok(false) };
-    c.root.write("etc/dhcpcd.conf", text::dhcpcd(&present, &WIRED).as_bytes(), None)?;
-    Ok(true)
-}
-
-fn ifupdown(c: &Context<'_>) -> Outcome {
-    let mut paths = vec!["etc/network/interfaces".to_owned()];
-    let folder = "etc/network/interfaces.d";
-    paths.extend(c.root.names(folder).into_iter().take(64).map(|name| format!("{folder}/{name}")));
-    let mut acted = false;
-    for path in paths {
-        if let Some(edited) = c.root.read(&path).and_then(|present| text::interfaces(&present, &WIRED)) {
-            c.root.write(&path, edited.as_bytes(), None)?;
-            acted = true;
-        }
-    }
-    Ok(acted)
-}
-
-fn dns(c: &Context<'_>) -> Outcome {
-    if c.dns.is_empty() {
-        return Ok(false);
-    }
-    let resolved = c.root.read_link("etc/resolv.conf").is_some_and(|target| target.contains("systemd/resolve"));
-    if resolved {
-        let servers: Vec<String> = c.dns.iter().map(ToString::to_string).collect();
-        let text = format!("[Resolve]\nDNS={}\n", servers.join(" "));
-        c.root.write("etc/systemd/resolved.conf.d/90-rootstock.conf", text.as_bytes(), None)?;
-    } else {
-        let text: String = c.dns.iter().map(|server| format!("nameserver {server}\n")).collect();
-        c.root.write("etc/resolv.conf", text.as_bytes(), None)?;
-    }
-    Ok(true)
-}
-
-/// Raspberry Pi OS has `userconfig.service` (package userconf-pi).
-fn user(c: &Context<'_>) -> Outcome {
-    let Some(userconf) = &c.profile.userconf else { return Ok(false) };
-    let (name, hash) = text::userconf(userconf)
-        .ok_or(RuleError::Content("profile/userconf.txt is not `name:hash` as Raspberry Pi Imager writes it"))?;
-    if has_unit(c.root, "userconfig.service") {
-        c.boot.write("userconf.txt", format!("{name}:{hash}\n").as_bytes(), Some(Owner::root(0o755)))?;
-        return Ok(true);
-    }
-    let Some(passwd) = c.root.read("etc/passwd") else { return Ok(false) };
-    if !text::users(&passwd).iter().any(|user| user.name == name) {
-        create_user(c, &passwd, name)?;
-    }
-    let shadow = c.root.read("etc/shadow").unwrap_or_default();
-    let owner = (!c.root.exists("etc/shadow")).then_some(Owner::root(0o640));
-    c.root.write("etc/shadow", text::shadow(&shadow, name, hash, c.today).as_bytes(), owner)?;
-    Ok(true)
-}
-
-/// What `adduser` does: lines in passwd and group, a home from /etc/skel, and
-/// the groups that make the first user an administrator.
-fn create_user(c: &Context<'_>, passwd: &str, name: &str) -> Result<(), RuleError> {
-    let users = text::users(passwd);
-    let free = |id: &u32| users.iter().all(|user| user.uid != *id && user.gid != *id);
-    let id = (1000..60_000).find(free).ok_or(RuleError::Content("no free user id"))?;
-    let shell = if c.root.exists("bin/bash") || c.root.exists("usr/bin/bash") { "/bin/bash" } else { "/bin/sh" };
-    let home = format!("/home/{name}");
-
-    let group = c.root.read("etc/group").unwrap_or_default();
-    let mut group = text::append(&group, &format!("{name}:x:{id}:"));
-    for administrators in
-        ["sudo", "adm", "users", "video", "audio", "netdev", "gpio", "i2c", "spi", "dialout", "plugdev"]
-    {
-        group = text::add_member(&group, administrators, name).unwrap_or(group);
-    }
-    c.root.write("etc/group", group.as_bytes(), None)?;
-    if let Some(gshadow) = c.root.read("etc/gshadow") {
-        let gshadow = text::append(&gshadow, &format!("{name}:!::"));
-        let gshadow = text::add_member(&gshadow, "sudo", name).unwrap_or(gshadow);
-        c.root.write("etc/gshadow", gshadow.as_bytes(), None)?;
-    }
-    c.root.write(
-        "etc/passwd",
-        text::append(passwd, &format!("{name}:x:{id}:{id}:,,,:{home}:{shell}")).as_bytes(),
-        None,
-    )?;
-
-    c.root.make_dir(&home, Owner { uid: id, gid: id, mode: 0o755 })?;
-    for file in c.root.names("etc/skel").into_iter().take(64) {
-        if let Some(content) = c.root.read(&format!("etc/skel/{file}")) {
-            let owner = Owner { uid: id, gid: id, mode: 0o644 };
-            c.root.write(&format!("{home}/{file}"), content.as_bytes(), Some(owner))?;
-        }
-    }
-    Ok(())
-}
-
-/// Root, the image's first user, and the profile's own.
-fn authorized_keys(c: &Context<'_>) -> Outcome {
-    let Some(keys) = &c.profile.authorized_keys else { return Ok(false) };
-    let users = text::users(&c.root.read("etc/passwd").unwrap_or_default());
-    let named = c.profile.userconf.as_deref().and_then(text::userconf).map(|(name, _)| name);
-    let wanted = |user: &&User| user.uid == 0 || user.uid == 1000 || Some(user.name.as_str()) == named;
-    let mut acted = false;
-    for user in users.iter().filter(wanted).filter(|user| user.home.starts_with('/') && user.home.len() > 1) {
-        give_keys(c.root, user, keys)?;
-        acted = true;
-    }
-    Ok(acted)
-}
-
-/// sshd refuses keys that others could have written: the modes are part of it.
-fn give_keys(root: &Tree, user: &User, keys: &str) -> Result<(), TreeError> {
-    let owner = |mode| Owner { uid: user.uid, gid: user.gid, mode };
-    if !root.is_dir(&user.home) {
-        root.make_dir(&user.home, owner(0o755))?;
-    }
-    let folder = format!("{}/.ssh", user.home.trim_end_matches('/'));
-    root.make_dir(&folder, owner(0o700))?;
-    let path = format!("{folder}/authorized_keys");
-    // Keys that the image's maker put there on purpose stay.
-    let mut text = root.read(&path).unwrap_or_default();
-    for key in keys.lines().filter(|line| !line.trim().is_empty()) {
-        if !text.lines().any(|present| present == key) {
-            text = text::append(&text, key.trim_end());
-        }
-    }
-    root.write(&path, text.as_bytes(), Some(owner(0o600)))
-}
-
-fn ssh(c: &Context<'_>) -> Outcome {
-    if c.profile.authorized_keys.is_none() {
-        return Ok(false);
-    }
-    // Ubuntu starts it by its socket; then that is how it stays.
-    if c.root.exists(&format!("{ETC_UNITS}/sockets.target.wants/ssh.socket")) {
-        return Ok(true);
-    }
-    let acted = enable(c.root, "ssh.service", "multi-user.target")?;
-    if acted {
-        let unit = c.root.exists("usr/lib/systemd/system/ssh.service");
-        let folder = if unit { "/usr/lib/systemd/system" } else { "/lib/systemd/system" };
-        c.root.link(&format!("{folder}/ssh.service"), &format!("{ETC_UNITS}/sshd.service"))?;
-        return Ok(true);
-    }
-    enable(c.root, "sshd.service", "multi-user.target")
-}
-
-/// Modes cannot be had from exFAT: what starts as a program is one.
-fn files(c: &Context<'_>) -> Outcome {
-    for (path, bytes) in &c.profile.files {
-        let program = bytes.starts_with(b"#!") || bytes.starts_with(b"\x7fELF");
-        let owner = Owner::root(if program { 0o755 } else { 0o644 });
-        c.root.write(&path.to_string_lossy(), bytes, Some(owner))?;
-    }
-    Ok(!c.profile.files.is_empty())
-}
-
-fn up(c: &Context<'_>) -> Outcome {
-    if !["usr/lib/systemd/systemd", "lib/systemd/systemd"].iter().any(|path| c.root.exists(path)) {
-        return Ok(false);
-    }
-    // WantedBy and After the same target is no loop: systemd does not add its
-    // own ordering where there is one already (systemd.target(5)).
-    let unit = format!(
-        "[Unit]\nDescription=Tell Rootstock that the start is complete\nAfter=multi-user.target\n\n\
-         [Service]\nType=oneshot\n\
-         ExecStart=/bin/sh -c 'mkdir -p /var/lib/rootstock && cat /proc/sys/kernel/random/boot_id > /{UP_FILE}'\n\n\
-         [Install]\nWantedBy=multi-user.target\n"
-    );
-    c.root.write(&format!("{ETC_UNITS}/rootstock-up.service"), unit.as_bytes(), Some(Owner::root(0o644)))?;
-    c.root.link(
-        &format!("/{ETC_UNITS}/rootstock-up.service"),
-        &format!("{ETC_UNITS}/multi-user.target.wants/rootstock-up.service"),
-    )?;
-    Ok(true)
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::{Applied, Profile, apply};
+    use super::super::{Applied, Context, Profile, Tree, apply};
     use super::*;
     use crate::client::{Client, Mode, Model, Role};
     use std::fs;
@@ -538,6 +208,7 @@ mod tests {
             address: Ipv4Addr::new(192, 168, 77, 10),
             image: "image-1".parse().unwrap(),
             mode: Mode::Persistent,
+            volume_size: None,
             export_id: 1,
         }
     }
@@ -614,6 +285,10 @@ mod tests {
             made.link(&format!("{wants}/rootstock-up.service")),
             Path::new("/etc/systemd/system/rootstock-up.service")
         );
+        // For the day when its mode becomes read-only; a volume it was not given.
+        let read_only = "etc/systemd/system/local-fs.target.wants/rootstock-read-only.service";
+        assert_eq!(made.link(read_only), Path::new("/etc/systemd/system/rootstock-read-only.service"));
+        assert!(made.read("etc/systemd/system/rootstock-volume.service").is_empty());
         assert_eq!(made.read("etc/resolv.conf"), "nameserver 9.9.9.9\n");
         for home in ["root", "home/pi"] {
             assert_eq!(made.read(&format!("{home}/.ssh/authorized_keys")), "ssh-ed25519 AAAA me\n");
@@ -667,6 +342,30 @@ mod tests {
         assert!(made.read("etc/cloud/cloud.cfg.d/99-rootstock.cfg").contains("network: {config: disabled}"));
         assert!(made.read("etc/systemd/network/00-rootstock.network").contains("Unmanaged=yes"));
         assert!(made.read("etc/rpi/swap.conf.d/90-rootstock.conf").contains("Mechanism=zram"));
+    }
+
+    #[test]
+    fn a_volume_comes_before_the_engines_and_goes_without_a_trace_in_them() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir_all(folder.path().join("usr/lib/systemd")).unwrap();
+        fs::write(folder.path().join("usr/lib/systemd/systemd"), "").unwrap();
+        let root = Tree::open(folder.path()).unwrap();
+        let fit = |size: Option<u64>| {
+            let client = Client { volume_size: size.map(crate::size::Size), ..client() };
+            super::volume::fit(&root, Ipv4Addr::new(192, 168, 77, 1), &client).unwrap()
+        };
+        let requires = "etc/systemd/system/docker.service.requires/rootstock-volume.service";
+        assert!(!fit(None));
+        assert!(fit(Some(1 << 30)));
+        assert!(!fit(Some(1 << 30)), "what is there is not written anew");
+        assert!(root.exists(requires));
+        let script = root.read("usr/local/lib/rootstock/volume").unwrap();
+        assert!(script.contains("addr=192.168.77.1 192.168.77.1:/clients/pi-1/volume $run/volume"));
+        assert!(fit(None));
+        assert!(
+            !root.exists(requires)
+                && !root.exists("etc/systemd/system/multi-user.target.wants/rootstock-volume.service")
+        );
     }
 
     #[test]

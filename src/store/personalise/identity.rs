@@ -1,0 +1,52 @@
+//! Rules that make a root its client's own: names, keys, where its trees are.
+//! I/O through `Tree`.
+
+use super::tree::Owner;
+use super::{Context, Outcome, keys, text};
+
+pub fn hostname(c: &Context<'_>) -> Outcome {
+    c.root.write("etc/hostname", format!("{}\n", c.client.role).as_bytes(), None)?;
+    Ok(true)
+}
+
+pub fn hosts(c: &Context<'_>) -> Outcome {
+    let present = c.root.read("etc/hosts").unwrap_or_default();
+    c.root.write("etc/hosts", text::hosts(&present, c.client.role.as_str()).as_bytes(), None)?;
+    Ok(true)
+}
+
+/// An image without fstab, or without a boot line, still gets the boot tree,
+/// where its folder says it belongs.
+pub fn fstab(c: &Context<'_>) -> Outcome {
+    let present = c.root.read("etc/fstab").unwrap_or_default();
+    let by_folder = || if c.root.is_dir("boot/firmware") { "/boot/firmware" } else { "/boot" };
+    let boot = text::boot_point(&present).unwrap_or_else(by_folder);
+    let edited = text::fstab(&present, c.appliance, c.client.role.as_str(), boot);
+    c.root.write("etc/fstab", edited.as_bytes(), None)?;
+    Ok(true)
+}
+
+pub fn machine_id(c: &Context<'_>) -> Outcome {
+    let id = format!("{}\n", keys::machine_id()?);
+    c.root.write("etc/machine-id", id.as_bytes(), Some(Owner::root(0o444)))?;
+    let dbus = "var/lib/dbus/machine-id";
+    if c.root.exists(dbus) && c.root.read_link(dbus).is_none() {
+        c.root.write(dbus, id.as_bytes(), None)?;
+    }
+    Ok(true)
+}
+
+pub fn ssh_host_keys(c: &Context<'_>) -> Outcome {
+    if !c.root.exists("etc/ssh/sshd_config") {
+        return Ok(false);
+    }
+    for name in c.root.names("etc/ssh").iter().filter(|name| name.starts_with("ssh_host_")) {
+        c.root.remove(&format!("etc/ssh/{name}"))?;
+    }
+    for key in keys::host_keys(c.client.role.as_str())? {
+        let path = format!("etc/ssh/ssh_host_{}_key", key.kind);
+        c.root.write(&path, key.private.as_bytes(), Some(Owner::root(0o600)))?;
+        c.root.write(&format!("{path}.pub"), key.public.as_bytes(), Some(Owner::root(0o644)))?;
+    }
+    Ok(true)
+}

@@ -1,0 +1,138 @@
+//! The wire, and the server of this build in a network namespace of its own.
+
+use std::ffi::OsStr;
+use std::fs::{self, File, OpenOptions};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::ptr::{null, null_mut};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::show::Show;
+use crate::support::command::run;
+use crate::support::netns::{Child, Netns};
+use crate::support::panel_tty::PanelTty;
+
+const LOOK: Duration = Duration::from_millis(100);
+
+pub struct Lab {
+    serve: Option<Child>,
+    pub folder: PathBuf,
+    pub wire: Netns,
+    pub os_image: PathBuf,
+    server: Netns,
+    stick: PathBuf,
+    panel: PanelTty,
+    tty: PathBuf,
+    /// Open, so that the terminal does not hang up between two servers.
+    _near: OwnedFd,
+}
+
+impl Lab {
+    pub fn set_up(show: &Show, config: &str) -> Result<Self, String> {
+        show.step("the wire, the stick and the server");
+        let top = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let folder = top.join("target/modes");
+        let _ = fs::remove_dir_all(&folder);
+        let stick = folder.join("stick");
+        let failed = |path: &Path| {
+            let path = path.display().to_string();
+            move |error: std::io::Error| format!("{path}: {error}")
+        };
+        fs::create_dir_all(stick.join("profile")).map_err(failed(&stick))?;
+        let os_image = PathBuf::from(run(top.join("tests/os-image/build").to_str().unwrap_or_default(), &[])?.trim());
+        let key = folder.join("key");
+        let arguments = ["-q", "-t", "ed25519", "-N", "", "-f"].map(OsStr::new);
+        run("ssh-keygen", &arguments.into_iter().chain([key.as_os_str()]).collect::<Vec<_>>())?;
+        fs::copy(folder.join("key.pub"), stick.join("profile/authorized_keys")).map_err(failed(&key))?;
+        let name = os_image.file_name().ok_or("the OS image has no name")?;
+        fs::copy(&os_image, stick.join(name)).map_err(failed(&os_image))?;
+        fs::write(folder.join("rootstock.toml"), config).map_err(failed(&folder))?;
+
+        let (wire, server) = (Netns::new("demo"), Netns::new("serve"));
+        wire.bridge("br0");
+        wire.ip("address add 192.168.77.250/24 dev br0");
+        wire.plug("br0", "port-s", &server, "eth0", [0xb8, 0x27, 0xeb, 0, 0, 1]);
+        let (mut far, mut near) = (-1, -1);
+        // SAFETY: both pointers are to integers that live through the call; the others may be null.
+        if unsafe { libc::openpty(&mut far, &mut near, null_mut(), null(), null()) } != 0 {
+            return Err(format!("openpty: {}", std::io::Error::last_os_error()));
+        }
+        // SAFETY: openpty has just made both descriptors, and nothing else owns them.
+        let (far, near) = unsafe { (File::from_raw_fd(far), OwnedFd::from_raw_fd(near)) };
+        let tty = fs::read_link(format!("/proc/self/fd/{}", near.as_raw_fd())).map_err(|error| error.to_string())?;
+        let panel = PanelTty::on(far.try_clone().map_err(|error| error.to_string())?, far, Show::screens());
+        let mut lab = Self { serve: None, folder, wire, os_image, server, stick, panel, tty, _near: near };
+        lab.start()?;
+        Ok(lab)
+    }
+
+    fn start(&mut self) -> Result<(), String> {
+        let log = self.folder.join("log");
+        let log = OpenOptions::new().append(true).create(true).open(&log).map_err(|error| error.to_string())?;
+        let mut command = Command::new(env!("CARGO_BIN_EXE_rootstock"));
+        command.args(["serve", "--interface", "eth0", "--stick"]).arg(&self.stick).arg("--panel").arg(&self.tty);
+        command.arg("--run").arg(self.folder.join("run")).arg("--config").arg(self.folder.join("rootstock.toml"));
+        command.stderr(log);
+        let child = self.server.run(|| command.spawn()).map_err(|error| format!("{command:?}: {error}"))?;
+        self.serve = Some(Child(child));
+        Ok(())
+    }
+
+    pub fn press(&mut self, key: char) -> Result<(), String> {
+        self.panel.press(key)
+    }
+
+    pub fn wait_log(&self, text: &str, limit: Duration) -> Result<(), String> {
+        let end = Instant::now() + limit;
+        loop {
+            let log = fs::read_to_string(self.folder.join("log")).unwrap_or_default();
+            if log.contains(text) {
+                return Ok(());
+            }
+            if Instant::now() >= end {
+                return Err(format!("no {text:?} in the log:\n{log}"));
+            }
+            thread::sleep(LOOK);
+        }
+    }
+
+    /// Stops the server, edits the client's manifest as a person would, and starts it again.
+    pub fn restart_with(&mut self, show: &Show, edit: impl FnOnce(&str) -> String) -> Result<(), String> {
+        self.stop()?;
+        let path = self.stick.join("clients/pi-1/client.toml");
+        let text = fs::read_to_string(&path).map_err(|error| error.to_string())?;
+        fs::write(&path, edit(&text)).map_err(|error| error.to_string())?;
+        show.note("the server restarts with an edited client.toml");
+        let _ = fs::remove_file(self.folder.join("log"));
+        self.start()?;
+        self.wait_log("store open", Duration::from_secs(60))
+    }
+
+    fn stop(&mut self) -> Result<(), String> {
+        let Some(mut serve) = self.serve.take() else { return Ok(()) };
+        let pid = rustix::process::Pid::from_child(&serve.0);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).map_err(|error| error.to_string())?;
+        serve.0.wait().map(drop).map_err(|error| error.to_string())
+    }
+
+    /// What the client's clean end left is consistent, and has holes.
+    pub fn check_volume(&self) -> Result<(), String> {
+        let path = self.stick.join("clients/pi-1/volume/containers.ext4");
+        run("e2fsck", &["-f".as_ref(), "-n".as_ref(), path.as_os_str()])?;
+        let found = fs::metadata(&path).map_err(|error| error.to_string())?;
+        match found.blocks() * 512 < found.len() / 2 {
+            true => Ok(()),
+            false => Err(format!("{} of {} bytes are taken", found.blocks() * 512, found.len())),
+        }
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        // Unmounts; a server that was only killed leaves its mounts.
+        let _ = self.stop();
+    }
+}

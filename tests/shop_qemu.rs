@@ -1,0 +1,140 @@
+//! A stick as it comes from the shop in the appliance's own kernel: exFAT and
+//! FAT32 with an image file on them, one press, the store in the file system,
+//! the kernel's own driver reading beside it, again after a restart, and fsck.
+//!
+//! Needs the made image (`just image`) and QEMU; part of `tests/run`, not of a
+//! plain `cargo test`.
+
+#![allow(clippy::unwrap_used, reason = "a failing test may panic")]
+
+mod store_support;
+mod support;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use store_support::{LoopDisk, disk, pi_image, run};
+use support::netns::Netns;
+use support::panel_tty::PanelTty;
+use support::qemu::{Machine, Start, virt};
+use support::sd_image;
+
+const LIMIT: Duration = Duration::from_secs(240);
+const STICK_BYTES: u64 = 2 << 30;
+
+#[test]
+fn a_stick_from_the_shop_serves_after_one_press_and_fsck_finds_nothing() {
+    for kind in ["exfat", "fat"] {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/shop").join(kind);
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir_all(&folder).unwrap();
+        let stick = make_stick(kind, &folder);
+        let free_before = check(kind, &stick);
+
+        let mut pi = Appliance::start(&folder, &stick);
+        pi.machine.wait_for("asks for ENROLL", 0, LIMIT).unwrap();
+        let shown = pi.panel.wait_for("Press ENROLL", LIMIT).unwrap();
+        assert!(shown.words.contains("Your files stay"), "{}", shown.words);
+        pi.panel.press('e').unwrap();
+        pi.machine.wait_for("store open", 0, LIMIT).unwrap();
+        // The image file is read through the kernel's driver while the store is written.
+        pi.machine.wait_for(" imported", 0, LIMIT).unwrap();
+        pi.power_off();
+
+        let free_after = check(kind, &stick);
+        assert!(free_before - free_after > 1 << 30, "{free_before} {free_after}");
+        let mut pi = Appliance::start(&folder, &stick);
+        pi.machine.wait_for(": 1 images, 0 clients", 0, LIMIT).unwrap();
+        pi.power_off();
+        assert_eq!(check(kind, &stick), free_after);
+    }
+}
+
+/// One partition over all of the stick, an image and a note on it.
+fn make_stick(kind: &str, folder: &Path) -> PathBuf {
+    let file = folder.join("stick.img");
+    let number = if kind == "exfat" { "7" } else { "c" };
+    let stick = disk(&file, STICK_BYTES, &format!("label: dos\nstart=2048, type={number}\n"));
+    let partition = format!("{}p1", stick.node.display());
+    let image = pi_image(folder, "raspios-small.img");
+    let note = folder.join("note.txt");
+    fs::write(&note, "my own note\n").unwrap();
+    let (image, note) = (image.to_str().unwrap(), note.to_str().unwrap());
+    if kind == "exfat" {
+        run("mkfs.exfat", &["-c", "32K", &partition]);
+        with_exfat(folder, &partition, |point| drop(run("cp", &[image, note, point.to_str().unwrap()])));
+    } else {
+        run("mkfs.fat", &["-F", "32", "-s", "32", &partition]);
+        run("mcopy", &["-i", &partition, image, note, "::"]);
+    }
+    file
+}
+
+fn with_exfat<T>(folder: &Path, partition: &str, work: impl FnOnce(&Path) -> T) -> T {
+    let point = folder.join("mounted");
+    fs::create_dir_all(&point).unwrap();
+    run("mount.exfat-fuse", &[partition, point.to_str().unwrap()]);
+    let result = work(&point);
+    run("umount", &[point.to_str().unwrap()]);
+    result
+}
+
+/// fsck finds nothing and the note is there; the free bytes.
+fn check(kind: &str, file: &Path) -> u64 {
+    let stick = LoopDisk::attach(file);
+    let partition = format!("{}p1", stick.node.display());
+    let folder = file.parent().unwrap();
+    let said = run(if kind == "exfat" { "fsck.exfat" } else { "fsck.fat" }, &["-n", "-v", &partition]);
+    if kind == "exfat" {
+        assert!(said.contains("clean"), "{said}");
+        return with_exfat(folder, &partition, |point| {
+            assert_eq!(fs::read_to_string(point.join("note.txt")).unwrap(), "my own note\n");
+            let vfs = rustix::fs::statvfs(point).unwrap();
+            vfs.f_bfree * vfs.f_frsize
+        });
+    }
+    assert!(!said.contains("Dirty") && !said.contains("wrong") && !said.contains("differ"), "{said}");
+    assert_eq!(run("mtype", &["-i", &partition, "::note.txt"]), "my own note\n");
+    let free = run("mdir", &["-i", &partition, "::"]);
+    let line = free.lines().find(|line| line.contains("bytes free")).unwrap();
+    line.chars().filter(char::is_ascii_digit).collect::<String>().parse().unwrap()
+}
+
+struct Appliance {
+    machine: Machine,
+    panel: PanelTty,
+    _wire: Netns,
+}
+
+impl Appliance {
+    fn start(folder: &Path, stick: &Path) -> Self {
+        let wire = Netns::new("shop");
+        wire.bridge("br0");
+        wire.tap("tap-pi0", "br0");
+        let image = sd_image::path().unwrap();
+        let boot = sd_image::boot(&image, folder).unwrap();
+        let words: Vec<&str> = boot.words.split_whitespace().filter(|word| !word.starts_with("console=")).collect();
+        let words = format!("console=ttyAMA0 rootstock.panel=/dev/hvc0 {}", words.join(" "));
+        let socket = folder.join("panel.sock");
+        let _ = fs::remove_file(&socket);
+        let start = Start { kernel: &boot.kernel, initramfs: &boot.initramfs, words: &words };
+        let mut command = virt(&wire, "tap-pi0", "52:54:00:77:00:01", &start);
+        command
+            .args(["-monitor", "none", "-drive"])
+            .arg(format!("if=none,id=sd,format=raw,readonly=on,file={}", image.display()))
+            .args(["-device", "virtio-blk-pci,drive=sd,romfile=", "-device", "qemu-xhci", "-drive"])
+            .arg(format!("if=none,id=stick,format=raw,file={}", stick.display()))
+            .args(["-device", "usb-storage,drive=stick", "-device", "i6300esb", "-chardev"])
+            .arg(format!("socket,id=panel,path={},server=on,wait=off", socket.display()))
+            .args(["-device", "virtio-serial-pci", "-device", "virtconsole,chardev=panel"]);
+        let machine = Machine::start("appliance", &mut command, folder).unwrap();
+        let panel = PanelTty::connect(&socket, |_| {}).unwrap();
+        Self { machine, panel, _wire: wire }
+    }
+
+    fn power_off(mut self) {
+        self.panel.press('N').unwrap();
+        self.machine.wait_exit(LIMIT).unwrap();
+    }
+}
