@@ -15,12 +15,28 @@ demo: (deps "build" "image" "qemu" "os" "net") image os-image
 test: (deps "build" "image" "qemu" "os" "net" "lint") image os-image
     tests/run
 
+# Each case of the NFS judge's tables, not a sample: hours in emulation
+nfs-whole: (deps "build" "image" "qemu" "net")
+    ROOTSTOCK_NFS_EVERY=1 tests/run nfs
+
 # Format, clippy, unit tests: the quick look before a commit
 check:
     cargo fmt --check
     cargo clippy --quiet --all-targets -- -D warnings
-    cargo clippy --quiet --test demo --test modes --test board --test stick --test shop_qemu -- -D warnings
+    cargo clippy --quiet --test bench --test demo --test modes --test board --test stick --test shop_qemu --test nfs_linux -- -D warnings
     cargo test --quiet --lib --bins
+
+# Kill the server and cut the power under writing clients, for SEEDS seeds each (about 8 s a seed)
+soak SEEDS="200":
+    tests/run soak {{SEEDS}}
+
+# Fuzz one target of tests/fuzz/corpus, or all of them, each for SECONDS
+fuzz TARGET="all" SECONDS="60":
+    tests/fuzz/run {{TARGET}} {{SECONDS}}
+
+# Our NFS and TFTP servers against nfs-ganesha, dnsmasq and atftpd, as root: some six minutes. WORDS choose rows
+bench *WORDS: (deps "build" "bench")
+    cargo test --quiet --release --test bench -- {{WORDS}}
 
 # The flashable image: target/image/rootstock.img.xz
 image: (deps "build" "image") cross

@@ -158,6 +158,7 @@ pub fn run(options: Options, started: impl FnOnce(Inbox)) -> Result<End, Error> 
         portmap_port: 111,
         allow_unprivileged_ports: config.nfs.allow_unprivileged_ports,
         workers: NFS_WORKERS,
+        journal: Some(options.run.join("nfs-calls")),
     };
     let nfs = nfs::start(nfs_options, directory.clone(), sink(&inbox, Event::Nfs))?;
     let store = store::start(
@@ -196,7 +197,11 @@ pub fn run(options: Options, started: impl FnOnce(Inbox)) -> Result<End, Error> 
                     shells.dhcp = None;
                 }
                 match &event {
-                    Event::Store(store::Event::Up { .. }) => log_memory(),
+                    // What its boot needed for a moment, such as listings, is not held until the next one.
+                    Event::Store(store::Event::Up { .. }) => {
+                        memory::give_back();
+                        log_memory();
+                    }
                     // The decoders and the writer are gone by now.
                     Event::Store(store::Event::Imported { .. } | store::Event::ImportFailed { .. }) => {
                         memory::give_back();
@@ -256,12 +261,11 @@ impl Shells {
     }
 }
 
-/// How much of this process is in memory (proc(5), VmRSS), told whenever a client is up.
+/// How much of this process is in memory (proc(5), VmRSS and its anonymous part), told whenever a client is up.
 fn log_memory() {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    if let Some(kib) = status.lines().find_map(|line| line.strip_prefix("VmRSS:")) {
-        info!("resident memory {}", kib.trim());
-    }
+    let of = |key| status.lines().find_map(|line| line.strip_prefix(key)).unwrap_or_default().trim();
+    info!("resident memory {}, of it anonymous {}", of("VmRSS:"), of("RssAnon:"));
 }
 
 /// A shell's way to report, taken apart by `wrap`.

@@ -37,6 +37,7 @@
 //! | [`panel`] | gestures, pages, screens, drawing; GPIO, OLED, terminal | partly |
 //! | [`eeprom`] | a client's loader: its boot order, recovery cards, updates; no part of `serve` | mostly |
 //! | [`init`] | PID 1: plan, supervision, modules, boot configuration, power | partly |
+//! | [`hostile`] | all that takes bytes from outside, by name, for the fuzzer | yes |
 //! | [`memory`] | what the allocator gives back to the kernel | I/O |
 //! | [`log`] | one line an event, with the time since the machine's start | I/O |
 //!
@@ -62,6 +63,7 @@ pub mod dhcp;
 pub mod directory;
 pub mod eeprom;
 pub mod enrol;
+pub mod hostile;
 pub mod init;
 pub mod log;
 pub mod memory;

@@ -13,7 +13,7 @@ use std::path::Path;
 
 use rootstock::client::{Client, Mode, Role};
 use rootstock::size::Size;
-use rootstock::store::{Command, Event, OpenClient};
+use rootstock::store::{Command, Event, OpenClient, Options};
 use store_support::*;
 
 /// A file handle with its type, as the NFS server keeps it.
@@ -105,17 +105,38 @@ fn handles_survive_copy_up_rename_and_a_new_start() {
 
 #[test]
 fn a_killed_run_leaves_nothing_that_hinders_the_next() {
+    const FOLDER: &str = "ROOTSTOCK_TEST_KILLED";
+    if let Some(folder) = std::env::var_os(FOLDER) {
+        // The run that is killed, in the namespace of who waits for it.
+        let folder = Path::new(&folder);
+        let (run, stick) = (folder.join("run"), Some(folder.join("stick")));
+        let mut running = Running::start(Options { run, folder: stick, ..Options::default() });
+        running.opened();
+        let image = running.imported().id;
+        running.create(&client(1, &image));
+        fs::write(folder.join("made"), "").unwrap();
+        loop {
+            std::thread::park();
+        }
+    }
     let bench = Bench::new();
     pi_image(&bench.store(), "a.img");
-    let mut first = bench.start_in_folder();
-    first.opened();
-    let image = first.imported().id;
-    let open = first.create(&client(1, &image));
-    // A second start over the mounts of the first is what follows a kill -9.
-    std::mem::forget(first);
-    let mut second = bench.start_in_folder();
-    let (_, clients) = second.opened();
-    assert_eq!(clients, [open]);
+    let mut killed = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "a_killed_run_leaves_nothing_that_hinders_the_next"])
+        .env(FOLDER, bench.folder.path())
+        .spawn()
+        .unwrap();
+    while !bench.path("made").exists() {
+        assert!(killed.try_wait().unwrap().is_none(), "it ended by itself");
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    let root = bench.path("run/clients/pi-1/root");
+    assert!(root.join("etc/hostname").exists(), "its mounts are left");
+    let mut next = bench.start_in_folder();
+    let (_, clients) = next.opened();
+    assert_eq!(clients.into_iter().map(|open| open.root).collect::<Vec<_>>(), [root]);
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::ffi::CString;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
@@ -21,6 +22,8 @@ const MAX_FAILURES: u8 = 3;
 /// usb-storage waits a second before it asks a stick anything, for sticks that were plugged in just now (`delay_use`).
 /// One that is found at the start had its power while the firmware and the kernel came up, so it is asked at once.
 const SETTLED: (&str, &str) = ("usb_storage", "delay_use=0");
+/// How long after our start a stick counts as one that was there.
+const START: Duration = Duration::from_secs(10);
 /// Where [`Loader::settle`] gives later sticks their second.
 const DELAY: &str = "/sys/module/usb_storage/parameters/delay_use";
 
@@ -42,6 +45,7 @@ pub struct Loader {
     cmdline: String,
     loaded: HashSet<String>,
     failures: HashMap<String, u8>,
+    since: Instant,
 }
 
 impl Loader {
@@ -59,6 +63,7 @@ impl Loader {
             cmdline: read_text(Path::new("/proc/cmdline")).unwrap_or_default(),
             loaded: loaded.lines().filter_map(|line| line.split(' ').next()).map(name_of).collect(),
             failures: HashMap::new(),
+            since: Instant::now(),
         })
     }
 
@@ -130,14 +135,16 @@ impl Loader {
     /// A person's own words come last, and so they count.
     fn parameters(&self, name: &str) -> String {
         let told = words::module_parameters(&self.cmdline, name);
-        let ours = if name == SETTLED.0 { SETTLED.1 } else { "" };
+        let ours = if name == SETTLED.0 && self.since.elapsed() < START { SETTLED.1 } else { "" };
         [ours, &told].into_iter().filter(|words| !words.is_empty()).collect::<Vec<_>>().join(" ")
     }
 
-    /// The devices of the start are found: a stick that comes from now on was just plugged in.
+    /// Waits until the start is over: a stick that comes from then on was just plugged in.
     pub fn settle(&self) {
+        std::thread::sleep(START.saturating_sub(self.since.elapsed()));
         let told = words::module_parameters(&self.cmdline, SETTLED.0);
-        if !self.loaded.contains(SETTLED.0) || told.contains("delay_use=") {
+        // Without the file the module is not loaded yet, and will not be told to hurry.
+        if told.contains("delay_use=") || !Path::new(DELAY).exists() {
             return;
         }
         if let Err(error) = fs::write(DELAY, "1") {
@@ -212,6 +219,8 @@ mod tests {
         assert_eq!(loader.parameters("a_b"), "");
         loader.cmdline = "quiet usb-storage.delay_use=5".to_owned();
         assert_eq!(loader.parameters("usb_storage"), "delay_use=0 delay_use=5");
+        loader.since -= START;
+        assert_eq!(loader.parameters("usb_storage"), "delay_use=5");
     }
 
     #[test]

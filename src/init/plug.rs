@@ -61,6 +61,8 @@ pub fn run() -> Result<std::convert::Infallible, Error> {
         .partition(|name| loader.path_of(name).is_some_and(|path| rank(&path) <= NETWORK));
     // File systems are no device's: the other processors load them meanwhile. What both want, the kernel loads once.
     let mut beside = loader.clone();
+    let settling = loader.clone();
+    std::thread::spawn(move || settling.settle());
     let others = std::thread::spawn(move || others.iter().map(|name| beside.load(name)).sum::<usize>());
     let mut queue = Queue::default();
     queue.add_all(&loader);
@@ -74,7 +76,6 @@ pub fn run() -> Result<std::convert::Infallible, Error> {
     // A panic there was told by its thread, and costs what it had not loaded.
     loaded += others.join().unwrap_or_default();
     say!("plug", "coldplug done, {loaded} modules loaded");
-    loader.settle();
     loop {
         queue.wait(&loader, &socket)?;
         for (name, devpath) in queue.take_all() {

@@ -8,8 +8,9 @@
 use std::borrow::Cow;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
@@ -23,6 +24,9 @@ use super::record::{RecordError, RecordReader};
 pub const MAX_RECORD: usize = MAX_IO + 4096;
 /// What is received at once, for all small calls together.
 pub const SCRATCH: usize = 64 << 10;
+
+/// What an idle connection keeps.
+const MAX_IDLE_STASH: usize = 4096;
 
 /// A call's bytes, where they came to lie.
 #[derive(Debug)]
@@ -61,7 +65,37 @@ struct Writing {
     interest: Option<EventFlags>,
     /// `wake` came while a thread had the right to read: it must look again.
     woken: bool,
+    /// A thread had the right to read at the last tick already.
+    overdue: bool,
     closed: bool,
+}
+
+/// Whether calls that are quick as a rule are quick now. After one that was not, as
+/// when files are read that are not in memory, the next ones are taken for slow.
+#[derive(Debug, Default)]
+pub struct Pace {
+    /// Calls to come that are taken for slow.
+    slow: AtomicU32,
+}
+
+/// The longest that others of the connection may wait for one call, as a rule.
+const QUICK: Duration = Duration::from_millis(1);
+const SLOW_CALLS: u32 = 64;
+
+impl Pace {
+    /// Asked before each such call.
+    pub fn is_calm(&self) -> bool {
+        // Calls of other threads may count at the same time: it is a guess.
+        let slow = self.slow.load(Ordering::Relaxed);
+        self.slow.store(slow.saturating_sub(1), Ordering::Relaxed);
+        slow == 0
+    }
+
+    pub fn took(&self, time: Duration) {
+        if time > QUICK {
+            self.slow.store(SLOW_CALLS, Ordering::Relaxed);
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -71,6 +105,7 @@ pub struct Connection {
     pub port: u16,
     /// When it was last served, by the server's count of events.
     pub used: AtomicU64,
+    pub pace: Pace,
     socket: OwnedFd,
     epoll: Arc<OwnedFd>,
     reading: Mutex<Reading>,
@@ -85,6 +120,7 @@ impl Connection {
             peer,
             port,
             used: AtomicU64::new(0),
+            pace: Pace::default(),
             socket,
             epoll,
             reading: Mutex::new(Reading { records: RecordReader::new(MAX_RECORD), stash: Vec::new(), start: 0 }),
@@ -93,6 +129,7 @@ impl Connection {
                 start: 0,
                 interest: Some(interest),
                 woken: false,
+                overdue: false,
                 closed: false,
             }),
         });
@@ -124,7 +161,19 @@ impl Connection {
             self.wait_for(EventFlags::OUT);
             return false;
         }
+        writing.overdue = false;
         writing.interest.take().is_some()
+    }
+
+    /// Called at each tick: where a thread has the right to read since the last one, a call that
+    /// was taken for quick is not, and another thread may read on. That both may read
+    /// then does no harm: each takes whole records.
+    pub fn overtake(&self) {
+        let mut writing = lock(&self.writing);
+        if writing.interest.is_none() && !writing.closed && std::mem::replace(&mut writing.overdue, true) {
+            writing.interest = Some(EventFlags::IN);
+            self.wait_for(if writing.queue.is_empty() { EventFlags::IN | EventFlags::OUT } else { EventFlags::OUT });
+        }
     }
 
     /// Gives the right to read back: events for `interest` come in again.
@@ -169,6 +218,9 @@ impl Connection {
 
     /// Sends a reply, now or as soon as there is room.
     pub fn send(&self, reply: &[u8]) {
+        if reply.is_empty() {
+            return;
+        }
         let mut writing = lock(&self.writing);
         if writing.closed {
             return;
@@ -191,6 +243,20 @@ impl Connection {
     pub fn is_flushed(&self) -> bool {
         let mut writing = lock(&self.writing);
         writing.closed || !writing.flush(&self.socket) || writing.queue.is_empty()
+    }
+
+    /// Ends it in order, with all replies sent. What is unread is read first: closed over it, the
+    /// socket would be reset, and the client might lose replies that lie in its own buffer.
+    pub fn finish(&self) {
+        let _ = rustix::net::shutdown(&self.socket, Shutdown::Write);
+        let mut rubbish = [0; 16 << 10];
+        // A bound, for a client that sends faster than this reads.
+        for _ in 0..64 {
+            match rustix::net::recv(&self.socket, &mut rubbish, RecvFlags::DONTWAIT) {
+                Ok((1.., _)) | Err(Errno::INTR) => {}
+                _ => return,
+            }
+        }
     }
 
     /// Ends it, for whoever holds it.
@@ -230,7 +296,9 @@ impl Reading {
             };
             self.start = self.stash.len() - rest.len();
             if self.start == self.stash.len() {
-                self.stash = Vec::new();
+                // Kept where it is small, as for a batch of questions.
+                self.stash.clear();
+                self.stash.shrink_to(MAX_IDLE_STASH);
                 self.start = 0;
             }
             if let Some(record) = record {
@@ -324,4 +392,20 @@ fn send_some(socket: &OwnedFd, bytes: &[u8]) -> Option<usize> {
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn after_a_slow_call_the_next_ones_leave_the_connection_to_others() {
+        let pace = Pace::default();
+        assert!(pace.is_calm());
+        pace.took(QUICK);
+        assert!(pace.is_calm());
+        pace.took(2 * QUICK);
+        assert_eq!((0..1000).filter(|_| !pace.is_calm()).count(), SLOW_CALLS as usize);
+        assert!(pace.is_calm());
+    }
 }

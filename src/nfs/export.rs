@@ -19,7 +19,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
 
 use super::errors::status;
-use super::file::FileCache;
+use super::file::{Budget, FileCache};
 use super::listing::Listings;
 use crate::directory::{Directory, Export, Served};
 
@@ -52,12 +52,14 @@ pub struct OpenExport {
     mount: MountId,
     /// Changes with each opening, and when written data may be lost: half of the write verifier.
     generation: AtomicU64,
+    /// Counts what may have changed attributes of any file.
+    changes: AtomicU64,
     stripes: [Mutex<()>; STRIPES],
     trouble: Mutex<Option<Instant>>,
 }
 
 impl OpenExport {
-    fn open(export: &Export, generation: u64) -> Result<Self, Errno> {
+    fn open(export: &Export, generation: u64, budget: &Arc<Budget>) -> Result<Self, Errno> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let root = rustix::fs::open(&export.directory, flags, Mode::empty())?;
         let (mount, root_fileid) = mount_id(&root, Path::new(""))?;
@@ -66,11 +68,12 @@ impl OpenExport {
             read_only: export.read_only,
             root,
             root_fileid,
-            files: FileCache::default(),
+            files: FileCache::new(budget.clone()),
             listings: Listings::default(),
             directory: export.directory.clone(),
             mount,
             generation: AtomicU64::new(generation),
+            changes: AtomicU64::new(0),
             stripes: std::array::from_fn(|_| Mutex::new(())),
             trouble: Mutex::new(None),
         })
@@ -97,6 +100,16 @@ impl OpenExport {
         let (a, b) = (stripe(a), stripe(b));
         let lock = |n: usize| self.stripes[n].lock().unwrap_or_else(PoisonError::into_inner);
         (lock(a.min(b)), (a != b).then(|| lock(a.max(b))))
+    }
+
+    /// Attributes that were read at this count are good while it stands: every change by a
+    /// client counts as it begins and as it ends, and each sweep does, for what others change.
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Ordering::SeqCst)
+    }
+
+    pub fn changed(&self) {
+        self.changes.fetch_add(1, Ordering::SeqCst);
     }
 
     pub fn generation(&self) -> u64 {
@@ -147,12 +160,13 @@ fn mount_id(from: impl std::os::fd::AsFd, path: &Path) -> Result<(MountId, u64),
 pub struct Exports {
     open: RwLock<HashMap<u32, Arc<OpenExport>>>,
     generation: AtomicU64,
+    budget: Arc<Budget>,
 }
 
 impl Exports {
     /// `verifier` is new at each start of the server.
-    pub fn new(verifier: u64) -> Self {
-        Self { open: RwLock::default(), generation: AtomicU64::new(verifier) }
+    pub fn new(verifier: u64, budget: Budget) -> Self {
+        Self { open: RwLock::default(), generation: AtomicU64::new(verifier), budget: Arc::new(budget) }
     }
 
     /// The tree of `export`, opened if need be; `None` while it is not mounted.
@@ -166,7 +180,7 @@ impl Exports {
             return Some(open.clone());
         }
         let generation = self.generation.fetch_add(1, Ordering::Relaxed);
-        let opened = OpenExport::open(export, generation);
+        let opened = OpenExport::open(export, generation, &self.budget);
         match opened {
             Ok(open) => {
                 let open = Arc::new(open);
@@ -216,6 +230,7 @@ impl Exports {
                 .flat_map(Served::exports)
                 .any(|export| export.id == open.id && export.directory == open.directory);
             if published && open.is_current() {
+                open.changed();
                 open.files.sweep(now);
                 open.listings.sweep(now);
             } else {
@@ -254,13 +269,13 @@ mod tests {
     #[test]
     fn the_empty_directory_below_a_mount_is_not_served() {
         let directory = tempfile::tempdir().unwrap();
-        assert!(Exports::new(1).get(&export(directory.path())).is_none());
+        assert!(Exports::new(1, Budget::new(1 << 30, 1024)).get(&export(directory.path())).is_none());
     }
 
     #[test]
     fn an_io_error_makes_the_client_wait_before_it_is_told() {
         // `/proc` is a mount wherever tests run.
-        let exports = Exports::new(1);
+        let exports = Exports::new(1, Budget::new(1 << 30, 1024));
         let open = exports.get(&export(Path::new("/proc"))).unwrap();
         let (start, later) = (Instant::now(), Instant::now() + GRACE + Duration::from_secs(1));
         assert_eq!(open.trouble(start, Errno::IO) as u32, nfsstat3::NFS3ERR_JUKEBOX as u32);
@@ -269,7 +284,7 @@ mod tests {
 
     #[test]
     fn a_tree_that_is_no_longer_published_is_let_go() {
-        let exports = Exports::new(1);
+        let exports = Exports::new(1, Budget::new(1 << 30, 1024));
         exports.get(&export(Path::new("/proc"))).unwrap();
         exports.sweep(&Directory::default(), Instant::now());
         assert!(exports.read().is_empty());
@@ -277,7 +292,7 @@ mod tests {
 
     #[test]
     fn lost_data_and_a_new_opening_change_the_verifier() {
-        let exports = Exports::new(1);
+        let exports = Exports::new(1, Budget::new(1 << 30, 1024));
         let first = exports.get(&export(Path::new("/proc"))).unwrap();
         let before = first.generation();
         exports.failed(&first, Errno::NOSPC, true);

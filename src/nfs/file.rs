@@ -2,14 +2,15 @@
 //! the same file share. I/O.
 //!
 //! Opening by handle costs 4 to 8 µs on an overlay (measured 2026-11-22), more
-//! than most calls cost besides, so descriptors are kept for a moment: at most
-//! `MAX_FILES` a tree, none longer than `MAX_REST` after its last call.
+//! than most calls cost besides, so descriptors are kept for a moment: for all
+//! trees together as many as the machine's memory allows, shared among the trees that
+//! are open, and none longer than `MAX_REST` after its last call.
 
 use std::collections::HashMap;
 use std::ffi::CString;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -19,7 +20,12 @@ use rustix::io::Errno;
 
 use super::handle::{Handle, MAX_KERNEL_BYTES};
 
-const MAX_FILES: usize = 128;
+/// Open files for all trees: an open one keeps some 3 KiB of the kernel's memory, so this is at most a twentieth.
+const MEMORY_PER_FILE: u64 = 64 << 10;
+const MAX_FILES: usize = 65_536;
+const MIN_FILES: usize = 1024;
+/// Descriptors that one file may have: to look at, to read, to write.
+pub const DESCRIPTORS_PER_FILE: usize = 3;
 const MAX_REST: Duration = Duration::from_secs(2);
 
 /// One file, opened as the server.
@@ -80,15 +86,56 @@ fn opened<'a>(
     Ok(slot.get_or_init(|| fd).as_fd())
 }
 
+/// How many files may be kept open, and how many trees share that.
+#[derive(Debug)]
+pub struct Budget {
+    files: usize,
+    trees: AtomicUsize,
+}
+
+impl Budget {
+    /// For a machine with so many bytes of memory, and a process with so many descriptors.
+    pub fn new(memory: u64, descriptors: usize) -> Self {
+        let files = usize::try_from(memory / MEMORY_PER_FILE).unwrap_or(MAX_FILES).clamp(MIN_FILES, MAX_FILES);
+        Self { files: files.min(descriptors / (DESCRIPTORS_PER_FILE + 1)), trees: AtomicUsize::new(0) }
+    }
+
+    /// Of one tree. At least a few, or a call could lose its file to the next one.
+    fn share(&self) -> usize {
+        (self.files / self.trees.load(Ordering::Relaxed).max(1)).max(16)
+    }
+}
+
 /// The files of one tree that are open.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct FileCache {
+    budget: Arc<Budget>,
     files: Mutex<HashMap<Handle, Arc<File>>>,
     clock: AtomicU64,
     swept: Mutex<Option<(Instant, u64)>>,
 }
 
+impl Drop for FileCache {
+    fn drop(&mut self) {
+        self.budget.trees.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl FileCache {
+    pub fn new(budget: Arc<Budget>) -> Self {
+        budget.trees.fetch_add(1, Ordering::Relaxed);
+        Self { budget, files: Mutex::default(), clock: AtomicU64::new(0), swept: Mutex::new(None) }
+    }
+
+    /// The file that a name was found to be, if it is open: with its handle, which tells its type too.
+    pub fn find(&self, handle: &Handle) -> Option<(Handle, Arc<File>)> {
+        let used = self.clock.fetch_add(1, Ordering::Relaxed);
+        let files = self.lock();
+        let (handle, file) = files.get_key_value(handle)?;
+        file.used.store(used, Ordering::Relaxed);
+        Some((*handle, file.clone()))
+    }
+
     /// The file of `handle`; ESTALE if it is gone.
     pub fn get(&self, root: &OwnedFd, handle: &Handle) -> Result<Arc<File>, Errno> {
         let used = self.clock.fetch_add(1, Ordering::Relaxed);
@@ -105,11 +152,12 @@ impl FileCache {
         let used = AtomicU64::new(self.clock.fetch_add(1, Ordering::Relaxed));
         let file = Arc::new(File { path, read: OnceLock::new(), write: OnceLock::new(), used });
         let mut files = self.lock();
-        if files.len() >= MAX_FILES {
-            let oldest = files.iter().min_by_key(|(_, file)| file.used.load(Ordering::Relaxed)).map(|(key, _)| *key);
-            oldest.and_then(|key| files.remove(&key));
-        }
-        files.insert(handle, file.clone());
+        let share = self.budget.share();
+        let closed = if files.len() >= share { oldest_quarter(&mut files, share) } else { Vec::new() };
+        let replaced = files.insert(handle, file.clone());
+        drop(files);
+        // Closing takes its time: not while others wait for the lock.
+        drop((closed, replaced));
         file
     }
 
@@ -135,6 +183,17 @@ impl FileCache {
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Handle, Arc<File>>> {
         self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Takes out what was not used for longest: a quarter at once, so that looking for it costs
+/// each new file only a little.
+fn oldest_quarter(files: &mut HashMap<Handle, Arc<File>>, share: usize) -> Vec<Arc<File>> {
+    let mut used: Vec<u64> = files.values().map(|file| file.used.load(Ordering::Relaxed)).collect();
+    let count = files.len() - share + share / 4;
+    let (_, newest, _) = used.select_nth_unstable(count.min(files.len()) - 1);
+    let newest = *newest;
+    let old = |_: &Handle, file: &mut Arc<File>| file.used.load(Ordering::Relaxed) <= newest;
+    files.extract_if(old).map(|(_, file)| file).collect()
 }
 
 /// The kernel's `struct file_handle` with room for what fits into ours.
@@ -193,4 +252,25 @@ pub fn handle_at(directory: BorrowedFd<'_>, name: &[u8], export: u32, ftype: fty
 
 fn last_errno() -> Errno {
     Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn open_files_stay_in_the_share_of_their_tree() {
+        let budget = Arc::new(Budget::new(1 << 20, 400));
+        let (cache, _other) = (FileCache::new(budget.clone()), FileCache::new(budget.clone()));
+        assert_eq!(budget.share(), 50);
+        let null = || rustix::fs::open("/dev/null", OFlags::PATH | OFlags::CLOEXEC, rustix::fs::Mode::empty()).unwrap();
+        let handle = |n: u32| Handle::new(1, 1, ftype3::NF3REG, &n.to_be_bytes()).unwrap();
+        for n in 0..200 {
+            cache.insert(handle(n), null());
+            assert!(cache.lock().len() <= 50);
+        }
+        // The newest stay.
+        assert!(cache.find(&handle(199)).is_some() && cache.find(&handle(190)).is_some());
+        assert!(cache.find(&handle(0)).is_none());
+    }
 }

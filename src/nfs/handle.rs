@@ -16,7 +16,7 @@
 //! WRITE open at once: opening a FIFO or a device by mistake would block or act.
 
 use siphasher::sip::SipHasher24;
-use std::hash::Hasher;
+use std::hash::{Hash, Hasher};
 
 use nfsserve::nfs::ftype3;
 
@@ -29,8 +29,9 @@ const MAC: usize = 8;
 pub const MAX_KERNEL_BYTES: usize = 48;
 pub const MAX_HANDLE_BYTES: usize = HEAD + MAX_KERNEL_BYTES + MAC;
 
-/// A file of one export, as the kernel names it.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+/// A file of one export, as the kernel names it. The type is not part of what makes
+/// two of them equal: a file has one for life, and who has only a name does not know it yet.
+#[derive(Clone, Copy)]
 pub struct Handle {
     pub export: u32,
     /// The kernel's `handle_type`.
@@ -38,6 +39,20 @@ pub struct Handle {
     ftype: u8,
     length: u8,
     bytes: [u8; MAX_KERNEL_BYTES],
+}
+
+impl PartialEq for Handle {
+    fn eq(&self, other: &Self) -> bool {
+        (self.export, self.kind, self.kernel_bytes()) == (other.export, other.kind, other.kernel_bytes())
+    }
+}
+
+impl Eq for Handle {}
+
+impl Hash for Handle {
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        hasher.write(self.kernel_bytes());
+    }
 }
 
 impl std::fmt::Debug for Handle {
@@ -59,6 +74,11 @@ impl Handle {
         &self.bytes[..usize::from(self.length)]
     }
 
+    /// Whether both name one file, whatever is known of its type.
+    pub fn is_same_file(&self, other: &Self) -> bool {
+        (self.export, self.kind, self.kernel_bytes()) == (other.export, other.kind, other.kernel_bytes())
+    }
+
     pub fn is_directory(&self) -> bool {
         self.ftype == ftype3::NF3DIR as u8
     }
@@ -73,15 +93,15 @@ impl Handle {
 }
 
 /// A handle as it stands on the wire.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Wire {
     bytes: [u8; MAX_HANDLE_BYTES],
-    length: usize,
+    length: u8,
 }
 
 impl AsRef<[u8]> for Wire {
     fn as_ref(&self) -> &[u8] {
-        &self.bytes[..self.length]
+        &self.bytes[..usize::from(self.length)]
     }
 }
 
@@ -103,7 +123,7 @@ pub fn encode(handle: &Handle, key: &HandleKey) -> Wire {
     let end = end + super::xdr::padding(end);
     let mac = mac(&bytes[..end], key);
     bytes[end..end + MAC].copy_from_slice(&mac.to_be_bytes());
-    Wire { bytes, length: end + MAC }
+    Wire { bytes, length: (end + MAC) as u8 }
 }
 
 /// Whether `bytes` have a handle's layout, made with whatever key: all that
@@ -127,8 +147,13 @@ fn shape(bytes: &[u8]) -> Result<(Handle, &[u8], u64), HandleError> {
     if version != VERSION || usize::from(length) > MAX_KERNEL_BYTES || kernel.len() != expected {
         return Err(HandleError::Shape);
     }
+    let (kernel, zeros) = kernel.split_at(length.into());
+    // One file has one handle: clients compare them by their bytes.
+    if zeros.iter().any(|byte| *byte != 0) {
+        return Err(HandleError::Shape);
+    }
     let mut place = [0; MAX_KERNEL_BYTES];
-    place[..length.into()].copy_from_slice(&kernel[..length.into()]);
+    place[..length.into()].copy_from_slice(kernel);
     let export = u32::from_be_bytes([e0, e1, e2, e3]);
     Ok((Handle { export, kind, ftype, length, bytes: place }, signed, u64::from_be_bytes(*given)))
 }
@@ -162,6 +187,15 @@ mod tests {
         let wire = encode(&handle(2, &[1; 32]), &HandleKey([8; 16]));
         assert_eq!(decode(wire.as_ref(), &KEY), Err(HandleError::Mac));
         assert!(well_formed(wire.as_ref()));
+    }
+
+    #[test]
+    fn a_handle_has_nothing_but_zeros_behind_the_kernels() {
+        let mut wire = encode(&handle(2, &[1; 30]), &KEY).as_ref().to_vec();
+        wire[39] = 1;
+        let mac = mac(&wire[..40], &KEY);
+        wire[40..].copy_from_slice(&mac.to_be_bytes());
+        assert_eq!(decode(&wire, &KEY), Err(HandleError::Shape));
     }
 
     proptest! {

@@ -15,12 +15,12 @@
 
 use std::collections::HashMap;
 use std::hash::Hasher;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use siphasher::sip::SipHasher13;
 
-use super::handle::Handle;
+use super::handle::{Handle, Wire};
 use crate::directory::HandleKey;
 
 pub const COOKIE_DOT: u64 = 1;
@@ -28,10 +28,11 @@ pub const COOKIE_DOT_DOT: u64 = 2;
 /// Cookies of entries: above the two above, and below 2^63, since clients hand them on as signed file offsets.
 const FIRST_COOKIE: u64 = 3;
 
-/// A window's size in memory: some 50,000 entries with names of 20 bytes.
-pub const WINDOW_BYTES: usize = 2 << 20;
-/// Windows kept for one tree.
-const MAX_WINDOWS: usize = 4;
+/// A window's size in memory: some 20,000 entries with names of 20 bytes.
+pub const WINDOW_BYTES: usize = 4 << 20;
+/// Of all windows kept for one tree.
+const MAX_BYTES: usize = 2 * WINDOW_BYTES;
+const MAX_WINDOWS: usize = 16;
 const MAX_REST: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,7 +49,24 @@ pub struct Listed<'a> {
     pub cookie: u64,
     pub fileid: u64,
     pub name: &'a [u8],
+    /// Its place in what `Window::known` lends.
+    pub place: usize,
 }
+
+/// What READDIRPLUS found out of an entry. As long as the directory's times stand the name is
+/// that file's, and the handle is good; the attributes are while nothing changed in the tree.
+#[derive(Debug, Clone)]
+pub struct Known {
+    pub fileid: u64,
+    pub wire: Wire,
+    /// By `OpenExport::changes`, before they were read.
+    pub changes: u64,
+    /// `post_op_attr` as it is sent.
+    pub attributes: [u8; POST_OP_ATTR],
+}
+
+/// The bytes of a `post_op_attr` with attributes.
+pub const POST_OP_ATTR: usize = 88;
 
 /// The directory's times when it was read: seconds and nanoseconds of mtime and ctime.
 pub type Stamp = [i64; 4];
@@ -62,17 +80,32 @@ pub struct Window {
     stamp: Stamp,
     entries: Vec<Entry>,
     names: Vec<u8>,
+    /// One for each entry; empty until the first is needed.
+    known: Mutex<Vec<Option<Known>>>,
+    /// No change can have come after it was read that left the directory's times as they are.
+    settled: bool,
 }
 
 impl Window {
     /// The entries behind `cookie`.
     pub fn behind(&self, cookie: u64) -> impl Iterator<Item = Listed<'_>> {
         let start = self.entries.partition_point(|entry| entry.cookie <= cookie);
-        self.entries[start..].iter().map(|entry| Listed {
+        self.entries.iter().enumerate().skip(start).map(|(place, entry)| Listed {
             cookie: entry.cookie,
             fileid: entry.fileid,
             name: name(&self.names, entry),
+            place,
         })
+    }
+
+    /// What is known of the entries, to be used and added to; `None` where a name may have got
+    /// another file since, unseen.
+    pub fn known(&self) -> Option<MutexGuard<'_, Vec<Option<Known>>>> {
+        let mut known = self.settled.then(|| self.known.lock().unwrap_or_else(PoisonError::into_inner))?;
+        if known.is_empty() {
+            known.resize(self.entries.len(), None);
+        }
+        Some(known)
     }
 
     /// Whether the directory ends with this window.
@@ -80,9 +113,15 @@ impl Window {
         self.complete
     }
 
+    fn size(&self) -> usize {
+        self.names.len() + self.entries.len() * ENTRY_BYTES
+    }
+
     fn answers(&self, cookie: u64, stamp: Stamp) -> bool {
         let reaches = self.complete || self.entries.last().is_some_and(|last| last.cookie > cookie);
-        self.stamp == stamp && self.after <= cookie && reaches
+        // A listing from the start shows every change that came before it.
+        let fresh = self.settled || cookie > COOKIE_DOT_DOT;
+        self.stamp == stamp && self.after <= cookie && reaches && fresh
     }
 }
 
@@ -103,8 +142,17 @@ pub struct Builder {
 
 impl Builder {
     /// For the entries behind `after`, as many as fit into `bytes`.
-    pub fn new(key: &HandleKey, after: u64, stamp: Stamp, bytes: usize) -> Self {
-        let window = Window { after, complete: true, stamp, entries: Vec::new(), names: Vec::new() };
+    /// `now` is the time of day, as seconds and nanoseconds, before the directory was read.
+    pub fn new(key: &HandleKey, after: u64, stamp: Stamp, now: [i64; 2], bytes: usize) -> Self {
+        let window = Window {
+            after,
+            complete: true,
+            stamp,
+            entries: Vec::new(),
+            names: Vec::new(),
+            known: Mutex::default(),
+            settled: is_settled(stamp, now),
+        };
         Self { key: key.clone(), window, bytes, limit: u64::MAX }
     }
 
@@ -121,22 +169,18 @@ impl Builder {
         let start = self.window.names.len() as u32;
         self.window.names.extend_from_slice(name);
         self.window.entries.push(Entry { cookie, fileid, name: start, length: name.len() as u8 });
-        if self.size() > 2 * self.bytes {
+        if self.window.size() > 2 * self.bytes {
             self.shrink();
         }
     }
 
     pub fn finish(mut self) -> Window {
-        if self.size() > self.bytes {
+        if self.window.size() > self.bytes {
             self.shrink();
         } else {
             self.window.entries.sort_unstable_by_key(|entry| entry.cookie);
         }
         self.window
-    }
-
-    fn size(&self) -> usize {
-        self.window.names.len() + self.window.entries.len() * size_of::<Entry>()
     }
 
     /// Keeps the lowest cookies that fit.
@@ -147,7 +191,7 @@ impl Builder {
         let mut kept = 0;
         for entry in &mut window.entries {
             let old = name(&window.names, entry);
-            let size = names.len() + old.len() + (kept + 1) * size_of::<Entry>();
+            let size = names.len() + old.len() + (kept + 1) * ENTRY_BYTES;
             // At least one, or the listing would never go on.
             if kept > 0 && size > self.bytes {
                 break;
@@ -161,6 +205,18 @@ impl Builder {
         window.complete = false;
         self.limit = window.entries.last().map_or(u64::MAX, |last| last.cookie);
     }
+}
+
+/// An entry, and what may be known of it.
+const ENTRY_BYTES: usize = size_of::<Entry>() + size_of::<Option<Known>>();
+
+/// A file system's clock may tick only every 10 ms: what changes in the same tick
+/// as the last change leaves no trace in the times. Later than that, every change does.
+const TICK_NANOSECONDS: i128 = 50_000_000;
+
+fn is_settled([_, _, seconds, nanoseconds]: Stamp, now: [i64; 2]) -> bool {
+    let total = |seconds: i64, nanoseconds: i64| i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds);
+    total(now[0], now[1]) - total(seconds, nanoseconds) > TICK_NANOSECONDS
 }
 
 fn cookie(key: &HandleKey, name: &[u8]) -> u64 {
@@ -188,9 +244,12 @@ impl Listings {
 
     pub fn keep(&self, now: Instant, directory: Handle, window: Arc<Window>) {
         let mut windows = self.lock();
-        if windows.len() >= MAX_WINDOWS && !windows.contains_key(&directory) {
+        windows.remove(&directory);
+        let mut bytes: usize = window.size() + windows.values().map(|(_, window)| window.size()).sum::<usize>();
+        while windows.len() >= MAX_WINDOWS || bytes > MAX_BYTES {
             let oldest = windows.iter().min_by_key(|(_, (used, _))| *used).map(|(key, _)| *key);
-            oldest.and_then(|key| windows.remove(&key));
+            let Some((_, gone)) = oldest.and_then(|key| windows.remove(&key)) else { break };
+            bytes -= gone.size();
         }
         windows.insert(directory, (now, window));
     }
@@ -215,7 +274,7 @@ mod tests {
     const KEY: HandleKey = HandleKey([3; 16]);
 
     fn window(names: &BTreeSet<String>, after: u64, bytes: usize) -> Window {
-        let mut builder = Builder::new(&KEY, after, [0; 4], bytes);
+        let mut builder = Builder::new(&KEY, after, [0; 4], [0; 2], bytes);
         names.iter().for_each(|name| builder.add(name.as_bytes(), name.len() as u64));
         builder.finish()
     }
@@ -298,10 +357,34 @@ mod tests {
         }
         assert_eq!(listings.lock().len(), MAX_WINDOWS);
         let kept = *listings.lock().keys().next().unwrap();
-        assert!(listings.get(now, &kept, 0, [0; 4]).is_some());
-        assert!(listings.get(now, &kept, 0, [1; 4]).is_none());
+        assert!(listings.get(now, &kept, COOKIE_DOT_DOT + 1, [0; 4]).is_some());
+        assert!(listings.get(now, &kept, COOKIE_DOT_DOT + 1, [1; 4]).is_none());
         listings.sweep(now + MAX_REST);
         assert!(listings.lock().is_empty());
+    }
+
+    #[test]
+    fn kept_windows_are_bounded_in_bytes() {
+        let (listings, now) = (Listings::default(), Instant::now());
+        let large = Arc::new(window(&numbered(50_000), 0, WINDOW_BYTES));
+        for n in 0..5 {
+            listings.keep(now, Handle::new(1, 1, ftype3::NF3DIR, &[n]).unwrap(), large.clone());
+        }
+        assert_eq!(listings.lock().len(), MAX_BYTES / WINDOW_BYTES);
+    }
+
+    #[test]
+    fn a_listing_from_the_start_is_kept_only_if_no_change_can_be_hidden() {
+        let check = |now: [i64; 2], expected: bool| {
+            let stamp = [100, 0, 100, 0];
+            let window = Builder::new(&KEY, 0, stamp, now, WINDOW_BYTES).finish();
+            assert_eq!(window.answers(0, stamp), expected, "{now:?}");
+            assert_eq!(window.known().is_some(), expected, "{now:?}");
+        };
+        check([100, 10_000_000], false);
+        check([100, 60_000_000], true);
+        // The clock was set back.
+        check([99, 0], false);
     }
 
     proptest! {

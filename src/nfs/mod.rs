@@ -14,6 +14,7 @@
 //! | `peer` | one client address: its counters, its share of the threads |
 //! | `record`, `xdr`, `rpc` | pure: record marking, bounded cursor and encoder, call headers |
 //! | `service` | one record to its reply, through the reply cache |
+//! | `intent`, `journal`, `settle` | what the reply cache leaves to the next server: records (pure), the file, the look afterwards |
 //! | `portmap`, `mount`, `procedures/` | the three programs |
 //! | `handle` | pure: what is in an `nfs_fh3`, and its MAC |
 //! | `export`, `file`, `credentials` | the mounted trees, files by handle, acting as the caller |
@@ -24,6 +25,9 @@
 //! - **Threads, not io_uring.** Overlayfs files cannot be read without blocking
 //!   (`RWF_NOWAIT`: EOPNOTSUPP), so io_uring gives each read to a kernel worker. A thread
 //!   that takes a call off its connection, does it and sends the reply saves both hand-overs.
+//! - **Quick calls that came together are done by one thread**: see `server`. With more open files
+//!   and fewer system calls a LOOKUP, GETATTR or ACCESS costs 5 to 6 µs of CPU instead of 29, a random 4 KiB
+//!   READ 5 instead of 26, an entry of READDIRPLUS 0.2 instead of 4 (`just bench`; nfs-ganesha: 33, 34, 0.9).
 //! - **Cookies of our own**: see `listing`.
 //! - **Metadata is durable before the reply**: see `procedures`.
 //!
@@ -36,9 +40,27 @@
 //! - A tree that is published but not mounted makes clients wait (NFS3ERR_JUKEBOX);
 //!   NFS3ERR_STALE is only for files that are gone.
 //!
-//! Known limits: the reply cache dies with the process, so a change that was
-//! done but not answered when the server was killed is done again when the client
-//! repeats it (as with the kernel's own server).
+//! **What outlives what.** Killed, the server is started again and knows each call
+//! that it had begun or answered (`intent`): a client sees a pause and nothing
+//! else. Ended in order (SIGTERM, a reboot), it answers what runs before it ends.
+//! After a power cut the memory of calls is gone, as with the kernel's own server: a
+//! change that was on the stick already but not answered is answered as a new one
+//! when the client repeats it (REMOVE: NFS3ERR_NOENT). It concerns the calls of the last
+//! milliseconds, and no EXCLUSIVE create, whose verifier is on the stick.
+//!
+//! Where a client's root differs from a local ext4 (`tests/nfs_linux` compares every
+//! call; these are the differences that it knows):
+//!
+//! - A character device 0:0 cannot be made: it is overlayfs's own whiteout.
+//! - A directory of the image that the client has changed something in tells one link, whatever
+//!   directories it holds: overlayfs counts none of both layers.
+//! - Setting one of two times to "now" is allowed to whoever may write, not to the owner
+//!   alone: NFSv3 has the same words for it and for the truncation of an empty file.
+//! - The Linux client asks nothing for a change of nothing (`chown` to -1:-1, `truncate` to the size
+//!   that is), so no set-id bit goes and no time changes.
+//! - `access` for execution of a pipe, socket or device is EACCES: the Linux client asks nobody.
+//! - In a directory that the caller may not write, the Linux client tells its own errors
+//!   (EPERM, EISDIR, ENOTDIR) before the server's EACCES.
 
 mod access;
 mod attributes;
@@ -48,19 +70,24 @@ mod errors;
 mod export;
 mod file;
 mod handle;
+mod intent;
+mod journal;
 mod listing;
 mod mount;
 mod peer;
 mod portmap;
+pub mod probe;
 mod procedures;
 mod record;
 mod reply_cache;
 mod rpc;
 mod server;
 mod service;
+mod settle;
 mod xdr;
 
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 pub use portmap::Ports;
@@ -84,6 +111,9 @@ pub struct Options {
     /// Calls that may run at once, 4 to 64. Those that wait for the stick count,
     /// so more than there are cores: 16 is good.
     pub workers: usize,
+    /// A file on a tmpfs in which a server that is killed leaves to the next one what it was
+    /// doing; `None` where that is not wanted.
+    pub journal: Option<PathBuf>,
 }
 
 /// What the appliance hears of. The sink must not block.

@@ -25,14 +25,14 @@ pub enum AuthStat {
 }
 
 /// Who calls (RFC 5531 appendix A).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Credentials {
     None,
     Sys(AuthSys),
 }
 
 /// The ids of an AUTH_SYS credential.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct AuthSys {
     pub uid: u32,
     pub gid: u32,

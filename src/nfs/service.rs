@@ -6,10 +6,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use super::export::Exports;
+use super::intent::{Intent, State};
+use super::journal::{Journal, milliseconds_since_boot};
 use super::peer::{Peer, Peers};
 use super::portmap::{self, Ports};
-use super::reply_cache::{Key, Lookup, ReplyCache};
+use super::reply_cache::{Key, Lookup, ReplyCache, Turn};
 use super::rpc::{self, Accept, AuthStat, Call, Parsed};
+use super::settle::{Settle, Unsettled};
 use super::xdr::{Cursor, Encoder};
 use super::{Event, mount, procedures};
 use crate::directory::{Directory, Published};
@@ -43,6 +46,32 @@ pub struct Service<W> {
     pub ports: Ports,
     pub allow_unprivileged_ports: bool,
     pub replies: Mutex<ReplyCache<W>>,
+    pub memory: Option<Memory>,
+}
+
+/// What outlives this process.
+pub struct Memory {
+    pub journal: Journal,
+    pub unsettled: Unsettled,
+}
+
+/// One go at a call, as the procedures see it.
+#[derive(Clone, Copy, Default)]
+pub struct Attempt<'a> {
+    call: Option<(&'a Journal, u32, Ipv4Addr, Key)>,
+    /// The server before this one was killed after it had done the call.
+    pub done: bool,
+}
+
+impl Attempt<'_> {
+    /// Puts down what is about to happen, under the same lock that it happens under.
+    pub fn begin(&self, intent: impl FnOnce() -> Option<Intent>) {
+        if let Some((journal, slot, address, key)) = self.call
+            && let Some(intent) = intent()
+        {
+            journal.write(slot, address, milliseconds_since_boot(), key, &State::Begun(intent));
+        }
+    }
 }
 
 /// RFC 6056's other end: ports that only root can bind.
@@ -52,6 +81,16 @@ const RESERVED: u16 = 1024;
 const JUKEBOX: [u8; 4] = 10008u32.to_be_bytes();
 /// An accepted reply's header in bytes.
 const HEADER_BYTES: usize = 24;
+
+/// Whether a call asks for what is in memory as a rule, so that it need not leave its
+/// connection to another thread first. Changes wait for the stick always.
+pub fn is_quick(record: &[u8]) -> bool {
+    let word = |index: usize| Some(u32::from_be_bytes(*record.get(4 * index..)?.first_chunk()?));
+    match (word(3), word(5)) {
+        (Some(procedures::PROGRAM), Some(procedure)) => procedures::is_quick(procedure),
+        _ => false,
+    }
+}
 
 impl<W> Service<W> {
     /// Answers one record into `reply`, behind what it holds already.
@@ -76,33 +115,61 @@ impl<W> Service<W> {
             Ok(Parsed::Call(call)) => call,
         };
         source.peer.called();
+        let address = source.peer.address;
         if call.program != procedures::PROGRAM || procedures::is_idempotent(call.procedure) || !source.tcp {
-            self.answer(source, &call, cursor, reply);
+            self.answer(source, &call, Attempt::default(), cursor, reply);
             return Outcome::Reply(Vec::new());
         }
-        // Credentials and arguments: all behind xid, direction, versions and procedure.
-        let key = Key::new(call.xid, call.procedure, record.get(HEADER_BYTES..).unwrap_or_default());
-        let address = source.peer.address;
-        match self.replies().lookup(Instant::now(), address, key, waiter()) {
+        // A stranger can change nothing, and is not to push out what clients did.
+        if self.directory.get().client(address).is_none() && !self.replies().knows(address) {
+            self.answer(source, &call, Attempt::default(), cursor, reply);
+            return Outcome::Reply(Vec::new());
+        }
+        let key = Key::new(call.xid, call.procedure, &call.credentials, cursor.rest());
+        let turn = match self.replies().lookup(Instant::now(), address, key, waiter()) {
             Lookup::Running => return Outcome::Later,
             Lookup::Repeat(before) => {
                 reply.fixed(&before);
                 return Outcome::Reply(Vec::new());
             }
-            Lookup::New => {}
-        }
+            Lookup::New(turn) => turn,
+        };
         let start = reply.len();
         // Told when the call ends, however it ends: a panic must not leave repeats waiting.
-        let mut running = Running { service: self, address, key, done: false };
-        self.answer(source, &call, cursor, reply);
+        let mut running = Running { service: self, address, key, turn, done: false };
+        let journal = self.memory.as_ref().map(|memory| &memory.journal).zip(turn.slot);
+        let attempt = Attempt { call: journal.map(|(journal, slot)| (journal, slot, address, key)), done: turn.done };
+        self.answer(source, &call, attempt, cursor, reply);
         let answer = &reply.bytes()[start..];
         // The client asks again with a new xid after JUKEBOX, but an old kernel may use the old one.
         let keep = answer.get(HEADER_BYTES..HEADER_BYTES + 4) != Some(&JUKEBOX);
+        if let Some((journal, slot)) = journal {
+            if keep {
+                let state = State::Answered(answer.into());
+                journal.write(slot, address, milliseconds_since_boot(), key, &state);
+            } else {
+                journal.clear(slot);
+            }
+        }
         running.done = true;
-        Outcome::Reply(self.replies().finished(address, key, answer, keep))
+        Outcome::Reply(self.replies().finished(address, key, turn, answer, keep))
     }
 
-    fn answer(&self, source: Source<'_>, call: &Call, mut args: Cursor<'_>, reply: &mut Encoder) {
+    /// Whether calls of this client may be taken: not while it is not known what the server before
+    /// this one did for it.
+    pub fn is_settled(&self, address: Ipv4Addr) -> bool {
+        let Some(memory) = self.memory.as_ref().filter(|memory| !memory.unsettled.is_empty()) else { return true };
+        let settle = Settle {
+            exports: &self.exports,
+            directory: &self.directory.get(),
+            replies: &self.replies,
+            journal: &memory.journal,
+            now: Instant::now(),
+        };
+        memory.unsettled.settle(address, &settle)
+    }
+
+    fn answer(&self, source: Source<'_>, call: &Call, attempt: Attempt<'_>, mut args: Cursor<'_>, reply: &mut Encoder) {
         let start = reply.len();
         rpc::accepted(reply, call.xid, Accept::Success);
         let accept = match (call.program, call.version) {
@@ -118,6 +185,8 @@ impl<W> Service<W> {
                     peer: source.peer,
                     privileged: self.privileged(source),
                     caller,
+                    attempt,
+                    changing: procedures::is_change(call.procedure),
                 };
                 procedures::handle(&context, call.procedure, &mut args, reply)
             }
@@ -162,13 +231,14 @@ struct Running<'a, W> {
     service: &'a Service<W>,
     address: Ipv4Addr,
     key: Key,
+    turn: Turn,
     done: bool,
 }
 
 impl<W> Drop for Running<'_, W> {
     fn drop(&mut self) {
         if !self.done {
-            self.service.replies().finished(self.address, self.key, &[], false);
+            self.service.replies().finished(self.address, self.key, self.turn, &[], false);
         }
     }
 }
@@ -179,13 +249,14 @@ mod tests {
 
     fn service() -> Service<()> {
         Service {
-            exports: Exports::new(1),
+            exports: Exports::new(1, crate::nfs::file::Budget::new(1 << 30, 1024)),
             peers: Peers::new(4),
             directory: Arc::default(),
             sink: Arc::new(|_| {}),
             ports: Ports { nfs: 2049, mount: 20048, portmap: 111 },
             allow_unprivileged_ports: true,
             replies: Mutex::default(),
+            memory: None,
         }
     }
 

@@ -28,7 +28,6 @@ impl<'a> Cursor<'a> {
     }
 
     /// What was not read yet.
-    #[cfg(test)]
     pub fn rest(&self) -> &'a [u8] {
         self.rest
     }
@@ -96,6 +95,10 @@ impl Encoder {
 
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
+    }
+
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.bytes
     }
 
     pub fn len(&self) -> usize {

@@ -6,6 +6,8 @@
 
 #![allow(dead_code, clippy::unwrap_used)] // each test program uses its part; a failing test may panic
 
+pub mod disk;
+
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
 use std::path::{Path, PathBuf};
@@ -28,6 +30,8 @@ pub struct Lab {
     pub events: Arc<Mutex<Vec<Event>>>,
     pub server: Option<Server>,
     pub options: Options,
+    /// What the clients' changes lie on, where the test plays with it.
+    pub disk: Option<disk::Disk>,
     folder: PathBuf,
     _folder: tempfile::TempDir,
 }
@@ -42,16 +46,30 @@ pub fn run(command: &str) {
 
 impl Lab {
     pub fn new() -> Self {
+        Self::on(false)
+    }
+
+    /// One whose clients' changes lie on a disk that the test can read, record and stop.
+    pub fn on_disk() -> Self {
+        Self::on(true)
+    }
+
+    fn on(disk: bool) -> Self {
         // SAFETY: only this thread's view of mounts changes, before it starts others.
         unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }
             .expect("a mount namespace: run as root");
         run("mount --make-rprivate /");
         let temporary = tempfile::tempdir().expect("a folder");
         let folder = temporary.path().to_owned();
+        run(&format!("mount -t tmpfs lab {0}; mkdir {0}/disk", temporary.path().display()));
+        let disk = disk.then(|| disk::Disk::mount(&folder.join("disk"), 64 << 20));
+        if disk.is_some() {
+            std::os::unix::fs::symlink("disk/disk", folder.join("upper.ext4")).expect("a link");
+        }
         run(&format!(
             "# A loop device keeps a read-only mark that somebody set on it; it goes with its last user.
              loop() {{ d=$(losetup --find --show $1); blockdev --setrw $d; mount $d $2; losetup --detach $d; }}
-             mount -t tmpfs lab {0}; cd {0}; mkdir image upper a a-boot b b-boot
+             cd {0}; mkdir image upper a a-boot b b-boot
              truncate -s 64M image.ext4 upper.ext4; mkfs.ext4 -q image.ext4; mkfs.ext4 -q upper.ext4
              loop image.ext4 image
              cd image; mkdir etc merged empty; echo lower > etc/hosts; chmod 600 etc/hosts; mkdir etc/d
@@ -83,6 +101,7 @@ impl Lab {
             directory: Arc::new(Published::new(directory)),
             events: Arc::default(),
             server: None,
+            disk,
             options: Options {
                 listen: Ipv4Addr::UNSPECIFIED,
                 nfs_port: 0,
@@ -90,6 +109,7 @@ impl Lab {
                 portmap_port: 0,
                 allow_unprivileged_ports: true,
                 workers: 8,
+                journal: Some(folder.join("calls")),
             },
             folder,
             _folder: temporary,
@@ -156,6 +176,7 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
+        self.disk.iter().for_each(disk::Disk::go_on);
         self.server = None;
         let folder = self.folder.display();
         // Not `run`: a failing test must not panic again.

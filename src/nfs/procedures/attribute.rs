@@ -4,13 +4,14 @@ use std::os::fd::AsRawFd;
 
 use nfsserve::nfs::nfsstat3::{self, *};
 use nfsserve::nfs::{nfstime3, sattr3, set_atime, set_gid3, set_mode3, set_mtime, set_size3, set_uid3};
-use rustix::fs::{AtFlags, Mode, Stat, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
+use rustix::fs::{AtFlags, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
 
 use super::{Arguments, Context, Object, fh};
 use crate::nfs::access::{self, Rwx};
 use crate::nfs::attributes;
+use crate::nfs::intent::Intent;
 use crate::nfs::xdr::{Encoder, Malformed};
 
 pub fn getattr(context: &Context<'_>, args: Arguments<'_, '_>, reply: &mut Encoder) -> Result<(), Malformed> {
@@ -78,8 +79,11 @@ fn guarded(
     guard: Option<nfstime3>,
 ) -> Result<(), nfsstat3> {
     context.writable(object)?;
-    if guard.is_some_and(|guard| !attributes::guard_holds(guard, before)) {
-        return Err(NFS3ERR_NOT_SYNC);
+    if let Some(guard) = guard.filter(|_| !context.attempt.done) {
+        if !attributes::guard_holds(guard, before) {
+            return Err(NFS3ERR_NOT_SYNC);
+        }
+        context.attempt.begin(|| Some(Intent::Guarded));
     }
     apply(context, object, before, new)
 }
@@ -93,7 +97,7 @@ pub(super) fn apply(context: &Context<'_>, object: &Object, stat: &Stat, new: &s
     if let set_size3::size(size) = new.size {
         truncate(context, object, stat, size)?;
     }
-    let _caller = context.assume()?;
+    let caller = context.assume()?;
     let fd = object.file.fd();
     let uid = if let set_uid3::uid(uid) = new.uid { Some(uid) } else { None };
     let gid = if let set_gid3::gid(gid) = new.gid { Some(gid) } else { None };
@@ -120,7 +124,22 @@ pub(super) fn apply(context: &Context<'_>, object: &Object, stat: &Stat, new: &s
             set_mtime::SET_TO_CLIENT_TIME(time) => timespec(time)?,
         },
     };
-    if !matches!((new.atime, new.mtime), (set_atime::DONT_CHANGE, set_mtime::DONT_CHANGE)) {
+    // One time alone as the server's is what a client sends to truncate an empty file. The
+    // system call takes that for the owner's right only; whoever may write may do it.
+    let one_is_now = matches!(
+        (new.atime, new.mtime),
+        (set_atime::SET_TO_SERVER_TIME, set_mtime::DONT_CHANGE)
+            | (set_atime::DONT_CHANGE, set_mtime::SET_TO_SERVER_TIME)
+    );
+    if one_is_now {
+        drop(caller);
+        let write = Rwx { write: true, ..Rwx::default() };
+        let truncated = matches!(new.size, set_size3::size(_));
+        if !truncated && may(context, object, stat, write).is_err() {
+            return Err(NFS3ERR_PERM);
+        }
+        rustix::fs::utimensat(fd, "", &times, AtFlags::EMPTY_PATH).map_err(fail)?;
+    } else if !matches!((new.atime, new.mtime), (set_atime::DONT_CHANGE, set_mtime::DONT_CHANGE)) {
         rustix::fs::utimensat(fd, "", &times, AtFlags::EMPTY_PATH).map_err(fail)?;
     }
     Ok(())
@@ -176,17 +195,26 @@ pub(super) fn may(context: &Context<'_>, object: &Object, stat: &Stat, asked: Rw
 /// `fchmodat2` needs Linux 6.6; the path of the descriptor works on all.
 fn chmod(object: &Object, mode: u32) -> Result<(), Errno> {
     if object.handle.is_symlink() {
-        // As `chmod` of a link answers locally.
-        return Err(Errno::OPNOTSUPP);
+        // A link has no mode of its own; the Linux server passes over it as well.
+        return Ok(());
     }
     let path = format!("/proc/thread-self/fd/{}", object.file.fd().as_raw_fd());
     rustix::fs::chmod(path, Mode::from_raw_mode(mode & 0o7777))
 }
 
-/// Attributes of what cannot be opened for fsync (devices, links, pipes) go by the whole file system.
+/// What cannot be opened for fsync (devices, links, pipes) goes to the stick with the journal's
+/// running transaction, which a new nameless file is part of. (`syncfs` would wait for all data of all clients:
+/// 130 ms and more on a busy machine, against 0.4 ms; 2026-11-22.)
 pub(super) fn durable(context: &Context<'_>, object: &Object) -> Result<(), nfsstat3> {
     if object.handle.is_regular() || object.handle.is_directory() {
         return context.sync(object);
     }
-    rustix::fs::syncfs(&object.export.root).map_err(|errno| context.fail(object, errno))
+    let root = &object.export.root;
+    let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
+    let result = match rustix::fs::openat(root, ".", flags, Mode::from_raw_mode(0o600)) {
+        Ok(nameless) => rustix::fs::fsync(nameless),
+        // No room for one more inode, or a file system without nameless files.
+        Err(_) => rustix::fs::syncfs(root),
+    };
+    result.map_err(|errno| context.fail(object, errno))
 }

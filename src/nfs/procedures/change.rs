@@ -6,8 +6,8 @@ use nfsserve::nfs::nfsstat3::{self, *};
 use nfsserve::nfs::wcc_data;
 use rustix::fs::{AtFlags, RenameFlags};
 
-use super::{Arguments, Context, Object, component, fh, filename, is_dot};
-use crate::nfs::file::handle_at;
+use super::{Arguments, Context, Object, component, fh, file_at, filename, is_dot};
+use crate::nfs::intent::{Intent, Place};
 use crate::nfs::xdr::{Encoder, Malformed};
 
 pub fn remove(context: &Context<'_>, args: Arguments<'_, '_>, reply: &mut Encoder) -> Result<(), Malformed> {
@@ -44,9 +44,12 @@ fn unlink(
                 b".." => return Err(NFS3ERR_EXIST),
                 _ => context.writable(&directory)?,
             }
-            let _gone = Leaving::new(&directory, name);
-            let _caller = context.assume()?;
-            rustix::fs::unlinkat(directory.file.fd(), name, flags).map_err(|errno| context.fail(&directory, errno))
+            let gone = Leaving::new(&directory, name);
+            let intent = || gone.handle.map(|file| Intent::Vanish { at: Place::new(directory.handle, name), file });
+            context.once(intent, || {
+                let _caller = context.assume()?;
+                rustix::fs::unlinkat(directory.file.fd(), name, flags).map_err(|errno| context.fail(&directory, errno))
+            })
         });
         (result, directory.wcc(before.ok().as_ref()))
     };
@@ -65,10 +68,8 @@ struct Leaving<'a> {
 
 impl<'a> Leaving<'a> {
     fn new(directory: &'a Object, name: &[u8]) -> Self {
-        // The type is not known, and is part of the key: a regular file's is all that holds room.
-        let ftype = nfsserve::nfs::ftype3::NF3REG;
-        let handle = handle_at(directory.file.fd(), name, directory.handle.export, ftype).ok();
-        Self { directory, handle: handle.map(|(handle, _)| handle) }
+        // The type is part of the key: a regular file's is all that holds room.
+        Self { directory, handle: file_at(directory, name).ok() }
     }
 }
 
@@ -108,9 +109,15 @@ pub fn rename(context: &Context<'_>, args: Arguments<'_, '_>, reply: &mut Encode
             }
             context.writable(&from)?;
             let _gone = Leaving::new(&to, to_name);
-            let _caller = context.assume()?;
-            rustix::fs::renameat_with(from.file.fd(), from_name, to.file.fd(), to_name, RenameFlags::empty())
-                .map_err(|errno| context.fail(&from, errno))
+            let intent = || {
+                let (old, new) = (Place::new(from.handle, from_name), Place::new(to.handle, to_name));
+                Some(Intent::Move { from: old, to: new, file: file_at(&from, from_name).ok()? })
+            };
+            context.once(intent, || {
+                let _caller = context.assume()?;
+                rustix::fs::renameat_with(from.file.fd(), from_name, to.file.fd(), to_name, RenameFlags::empty())
+                    .map_err(|errno| context.fail(&from, errno))
+            })
         });
         (result, from.wcc(from_before.ok().as_ref()), to.wcc(to_before.ok().as_ref()))
     };
@@ -152,7 +159,8 @@ pub fn link(context: &Context<'_>, args: Arguments<'_, '_>, reply: &mut Encoder)
                 return Err(NFS3ERR_ISDIR);
             }
             context.writable(&directory)?;
-            link_to(context, &file, &directory, name)
+            let intent = || context.appears(&directory, name, Some(file.handle));
+            context.once(intent, || link_to(context, &file, &directory, name))
         });
         (result, file.post_op_now(), directory.wcc(before.ok().as_ref()))
     };

@@ -41,7 +41,9 @@ pub fn mkdir(context: &Context<'_>, args: Arguments<'_, '_>, reply: &mut Encoder
     let (fh, name, new) = (fh(args)?, filename(args)?, attributes::sattr(args)?);
     make(context, fh, name, reply, |directory, name| {
         let mode = mode(&new, 0o777);
-        as_caller(context, directory, || rustix::fs::mkdirat(directory.file.fd(), name, Mode::from_raw_mode(mode)))?;
+        as_caller(context, directory, name, || {
+            rustix::fs::mkdirat(directory.file.fd(), name, Mode::from_raw_mode(mode))
+        })?;
         // The system call does not take the set-id bits.
         finish(context, directory, name, &new, mode & 0o6000 != 0)
     });
@@ -60,7 +62,7 @@ pub fn symlink(context: &Context<'_>, args: Arguments<'_, '_>, reply: &mut Encod
         if text.is_empty() || text.contains(&0) {
             return Err(NFS3ERR_INVAL);
         }
-        as_caller(context, directory, || rustix::fs::symlinkat(text, directory.file.fd(), name))?;
+        as_caller(context, directory, name, || rustix::fs::symlinkat(text, directory.file.fd(), name))?;
         finish(context, directory, name, &new, false)
     });
     Ok(())
@@ -80,7 +82,9 @@ pub fn mknod(context: &Context<'_>, args: Arguments<'_, '_>, reply: &mut Encoder
     make(context, fh, name, reply, |directory, name| {
         let file_type = file_type.ok_or(NFS3ERR_BADTYPE)?;
         let mode = Mode::from_raw_mode(mode(&new, 0o666));
-        as_caller(context, directory, || rustix::fs::mknodat(directory.file.fd(), name, file_type, mode, device))?;
+        as_caller(context, directory, name, || {
+            rustix::fs::mknodat(directory.file.fd(), name, file_type, mode, device)
+        })?;
         finish(context, directory, name, &new, false)
     });
     Ok(())
@@ -136,14 +140,18 @@ fn mode(new: &sattr3, otherwise: u32) -> u32 {
     if let set_mode3::mode(mode) = new.mode { mode & 0o7777 } else { otherwise }
 }
 
-/// One system call as the caller.
-fn as_caller<T>(
+/// The system call that makes `name`, as the caller.
+fn as_caller(
     context: &Context<'_>,
     directory: &Object,
-    call: impl FnOnce() -> Result<T, Errno>,
-) -> Result<T, nfsstat3> {
-    let _caller = context.assume()?;
-    call().map_err(|errno| context.fail(directory, errno))
+    name: &[u8],
+    call: impl FnOnce() -> Result<(), Errno>,
+) -> Result<(), nfsstat3> {
+    let intent = || context.appears(directory, name, None);
+    context.once(intent, || {
+        let _caller = context.assume()?;
+        call().map_err(|errno| context.fail(directory, errno))
+    })
 }
 
 /// Attributes that making a file did not set, and what the client gets to know of it.
@@ -192,10 +200,9 @@ fn finish(
 fn guarded(context: &Context<'_>, directory: &Object, name: &[u8], new: &sattr3) -> Result<(Object, Stat), nfsstat3> {
     let mode = mode(new, 0o666);
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::WRONLY | OFlags::CLOEXEC;
-    let fd = as_caller(context, directory, || {
-        rustix::fs::openat(directory.file.fd(), name, flags, Mode::from_raw_mode(mode))
+    as_caller(context, directory, name, || {
+        rustix::fs::openat(directory.file.fd(), name, flags, Mode::from_raw_mode(mode)).map(drop)
     })?;
-    drop(fd);
     finish(context, directory, name, new, false)
 }
 

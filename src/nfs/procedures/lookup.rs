@@ -16,9 +16,13 @@ pub fn lookup(context: &Context<'_>, args: Arguments<'_, '_>, reply: &mut Encode
         }
     };
     let find = || {
-        context.stat(&directory)?;
         context.directory(&directory)?;
-        context.child(&directory, component(name)?)
+        let name = component(name)?;
+        context.child(&directory, name).or_else(|status| {
+            // In a directory that is itself gone there is nothing to find.
+            context.stat(&directory)?;
+            Err(status)
+        })
     };
     match find() {
         Ok((child, stat)) => {

@@ -36,8 +36,10 @@ use super::credentials::{self, Assumed};
 use super::export::{Exports, OpenExport};
 use super::file::{File, handle_at};
 use super::handle::{self, Handle, HandleError, Wire};
+use super::intent::{Intent, Place};
 use super::peer::Peer;
 use super::rpc::{Accept, AuthSys, Credentials};
+use super::service::Attempt;
 use super::xdr::{Cursor, Encoder, Malformed};
 use crate::directory::Directory;
 
@@ -62,6 +64,9 @@ pub struct Context<'a> {
     /// The call came from a reserved port, or any port is allowed.
     pub privileged: bool,
     pub caller: AuthSys,
+    pub attempt: Attempt<'a>,
+    /// The procedure changes files: data, attributes or names.
+    pub changing: bool,
 }
 
 type Arguments<'a, 'b> = &'a mut Cursor<'b>;
@@ -102,6 +107,17 @@ pub fn is_idempotent(procedure: u32) -> bool {
     !matches!(procedure, 2 | 8..=15)
 }
 
+/// Whether the procedure changes files: all that the reply cache keeps, and WRITE.
+pub fn is_change(procedure: u32) -> bool {
+    procedure == 7 || !is_idempotent(procedure)
+}
+
+/// Whether the procedure changes nothing, and so waits for the stick only where it reads what is not in
+/// memory. Whole file systems are asked by FSSTAT, which may take long.
+pub fn is_quick(procedure: u32) -> bool {
+    matches!(procedure, 0 | 1 | 3..=6 | 16 | 17 | 19 | 20)
+}
+
 /// Who may make this call: `None` is AUTH_TOOWEAK. Without credentials a client gets
 /// what it needs to mount (RFC 2623 §2.3.2: NULL, GETATTR and FSINFO), as nobody.
 pub fn caller(procedure: u32, credentials: Credentials) -> Option<AuthSys> {
@@ -125,6 +141,24 @@ struct Object {
     export: Arc<OpenExport>,
     handle: Handle,
     file: Arc<File>,
+    /// The call may change it.
+    _change: Option<Change>,
+}
+
+/// While this lives, and from then on, attributes that were read before are not to be relied on.
+struct Change(Arc<OpenExport>);
+
+impl Change {
+    fn begin(export: &Arc<OpenExport>) -> Self {
+        export.changed();
+        Self(export.clone())
+    }
+}
+
+impl Drop for Change {
+    fn drop(&mut self) {
+        self.0.changed();
+    }
 }
 
 /// The opaque of an `nfs_fh3`.
@@ -177,7 +211,8 @@ impl Context<'_> {
         let export = self.exports.get(export).ok_or(NFS3ERR_JUKEBOX)?;
         let file =
             export.files.get(&export.root, &handle).map_err(|errno| self.exports.failed(&export, errno, false))?;
-        Ok(Object { export, handle, file })
+        let change = self.changing.then(|| Change::begin(&export));
+        Ok(Object { export, handle, file, _change: change })
     }
 
     fn refused(&self, reason: &'static str, status: nfsstat3) -> nfsstat3 {
@@ -188,6 +223,26 @@ impl Context<'_> {
     /// The calling thread becomes the caller until the guard is dropped.
     fn assume(&self) -> Result<Assumed, nfsstat3> {
         credentials::assume(&self.caller)
+    }
+
+    /// The one step of a call that must not be taken twice: `act`, after `intent` was put down. It is left out
+    /// where the server before this one was killed behind it.
+    fn once(
+        &self,
+        intent: impl FnOnce() -> Option<Intent>,
+        act: impl FnOnce() -> Result<(), nfsstat3>,
+    ) -> Result<(), nfsstat3> {
+        if self.attempt.done {
+            return Ok(());
+        }
+        self.attempt.begin(intent);
+        act()
+    }
+
+    /// That `name` is about to come, if it is free.
+    fn appears(&self, directory: &Object, name: &[u8], file: Option<Handle>) -> Option<Intent> {
+        let free = matches!(file_at(directory, name), Err(Errno::NOENT));
+        free.then(|| Intent::Appear { at: Place::new(directory.handle, name), file })
     }
 
     fn fail(&self, object: &Object, errno: Errno) -> nfsstat3 {
@@ -233,6 +288,9 @@ impl Context<'_> {
     /// `name` in `directory`, opened as the caller and with its attributes. Never follows a symbolic
     /// link, never leaves the mount.
     fn child(&self, directory: &Object, name: &[u8]) -> Result<(Object, Stat), nfsstat3> {
+        if let Some(found) = self.open_child(directory, name)? {
+            return Ok(found);
+        }
         use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mut resolve = ResolveFlags::NO_XDEV | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
@@ -264,7 +322,32 @@ impl Context<'_> {
         let (handle, _) =
             handle_at(fd_ref, b"", directory.handle.export, ftype).map_err(|errno| self.fail(directory, errno))?;
         let file = directory.export.files.insert(handle, fd);
-        Ok((Object { export: directory.export.clone(), handle, file }, stat))
+        Ok((Object { export: directory.export.clone(), handle, file, _change: None }, stat))
+    }
+
+    /// The same for a name whose file is open already: its handle tells which.
+    fn open_child(&self, directory: &Object, name: &[u8]) -> Result<Option<(Object, Stat)>, nfsstat3> {
+        if name == b".." {
+            return Ok(None);
+        }
+        let named = {
+            let _caller = self.assume()?;
+            // The type is not known, and not part of the handle's identity.
+            handle_at(directory.file.fd(), name, directory.handle.export, nfsserve::nfs::ftype3::NF3REG)
+        };
+        let (handle, mount) = match named {
+            Ok(named) => named,
+            // Another file system is mounted there, perhaps: judged where it is opened.
+            Err(Errno::OPNOTSUPP | Errno::OVERFLOW) => return Ok(None),
+            Err(errno) => return Err(self.fail(directory, errno)),
+        };
+        if !directory.export.is_mount(mount) {
+            return Ok(None);
+        }
+        let Some((handle, file)) = directory.export.files.find(&handle) else { return Ok(None) };
+        let object = Object { export: directory.export.clone(), handle, file, _change: None };
+        let stat = object.file.stat().map_err(|errno| self.fail(directory, errno))?;
+        Ok(Some((object, stat)))
     }
 
     /// Makes the names in a directory durable; also all that the journal took in before.
@@ -286,6 +369,12 @@ impl Context<'_> {
     fn write_verifier(&self, object: &Object) -> [u8; 8] {
         object.export.generation().to_be_bytes()
     }
+}
+
+/// What stands at `name`. Its type is not known here, and taken for a regular file's.
+fn file_at(directory: &Object, name: &[u8]) -> Result<Handle, Errno> {
+    let ftype = nfsserve::nfs::ftype3::NF3REG;
+    handle_at(directory.file.fd(), name, directory.handle.export, ftype).map(|(handle, _)| handle)
 }
 
 impl Object {

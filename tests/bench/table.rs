@@ -1,0 +1,195 @@
+//! What is measured, and how it is printed.
+
+use std::time::Duration;
+
+use crate::lab::{self, Ground, Lab};
+use crate::load::nfs::{Load, Work};
+use crate::load::{Figures, Result, floor, nfs, tftp};
+use crate::peers::{Peer, Running};
+
+/// A median of three leaves out one round that something disturbed.
+const ROUNDS: usize = 3;
+const DURATION: Duration = Duration::from_secs(2);
+
+/// One kind of load.
+#[derive(Clone, Copy)]
+struct Row {
+    name: &'static str,
+    unit: &'static str,
+    /// How many units of the load are one of the table.
+    scale: f64,
+    kind: Kind,
+    clients: usize,
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Nfs {
+        work: Work,
+        depth: usize,
+        memory: bool,
+        /// Length of the answers of a server that does nothing else.
+        floor: Option<usize>,
+    },
+    Tftp,
+}
+
+const fn nfs_row(name: &'static str, unit: &'static str, scale: f64, work: Work, floor: Option<usize>) -> Row {
+    Row { name, unit, scale, kind: Kind::Nfs { work, depth: 8, memory: false, floor }, clients: 1 }
+}
+
+const READ: Work = Work::Read { bytes: 1 << 20, random: false };
+const RANDOM: Work = Work::Read { bytes: 4096, random: true };
+const WRITE: Work = Work::Write { bytes: 1 << 20, file_bytes: 128 << 20 };
+
+const fn rows() -> [Row; 13] {
+    let mut memory = nfs_row("create, write, commit, remove in memory", "files", 1.0, Work::Create, None);
+    memory.kind = Kind::Nfs { work: Work::Create, depth: 8, memory: true, floor: None };
+    let mut written = nfs_row("sequential write in memory", "MB", 1e6, WRITE, None);
+    written.kind = Kind::Nfs { work: WRITE, depth: 8, memory: true, floor: None };
+    [
+        nfs_row("sequential read", "MB", 1e6, READ, Some(256 << 10)),
+        nfs_row("sequential write", "MB", 1e6, WRITE, None),
+        written,
+        nfs_row("random 4 KiB read", "reads", 1.0, RANDOM, Some(4096 + 128)),
+        nfs_row("LOOKUP, GETATTR, ACCESS", "calls", 1.0, Work::Storm, Some(128)),
+        nfs_row("create, write, commit, remove", "files", 1.0, Work::Create, None),
+        memory,
+        nfs_row("READDIRPLUS of 10,000", "entries", 1.0, Work::List, None),
+        Row { clients: 32, ..nfs_row("sequential read, 32 clients", "MB", 1e6, READ, None) },
+        Row { clients: 32, ..nfs_row("random 4 KiB read, 32 clients", "reads", 1.0, RANDOM, None) },
+        Row { clients: 32, ..nfs_row("LOOKUP, GETATTR, ACCESS, 32 clients", "calls", 1.0, Work::Storm, None) },
+        Row { name: "TFTP 1468", unit: "MB", scale: 1e6, kind: Kind::Tftp, clients: 1 },
+        Row { name: "TFTP 1468, 64 clients", unit: "MB", scale: 1e6, kind: Kind::Tftp, clients: 64 },
+    ]
+}
+
+/// A rate, and the server's CPU for one unit.
+#[derive(Clone, Copy, Default)]
+struct Point {
+    rate: f64,
+    cpu: f64,
+}
+
+pub fn run(words: &[&str]) -> Result<()> {
+    let chosen = |row: &Row| words.is_empty() || words.iter().any(|word| row.name.contains(word));
+    let lab = Lab::new();
+    println!(
+        "Rate; the server's CPU for one; both against the first server of each row. On ext4 in a file on the disk, or in memory."
+    );
+    println!("Of a change that was answered, ours is on the stick (RFC 1813 §4.8); ganesha's only after COMMIT.");
+    for row in rows().iter().filter(|row| chosen(row)) {
+        measure(&lab, row)?;
+    }
+    Ok(())
+}
+
+/// The peers of a row; the first is the one that ratios are taken against.
+fn servers(row: &Row) -> Vec<(&'static str, Peer, Ground)> {
+    match row.kind {
+        Kind::Nfs { memory: false, .. } => vec![
+            ("ganesha, ext4", Peer::Ganesha, Ground::Ext4),
+            ("ours, ext4", Peer::Rootstock, Ground::Ext4),
+            ("ours, overlay", Peer::Rootstock, Ground::Overlay),
+        ],
+        Kind::Nfs { memory: true, .. } => vec![
+            ("ganesha, ext4", Peer::Ganesha, Ground::MemoryExt4),
+            ("ours, ext4", Peer::Rootstock, Ground::MemoryExt4),
+            ("ours, overlay", Peer::Rootstock, Ground::MemoryOverlay),
+        ],
+        Kind::Tftp => vec![
+            ("dnsmasq", Peer::Dnsmasq, Ground::Ext4),
+            ("atftpd", Peer::Atftpd, Ground::Ext4),
+            ("ours", Peer::Rootstock, Ground::Ext4),
+        ],
+    }
+}
+
+fn measure(lab: &Lab, row: &Row) -> Result<()> {
+    let servers = servers(row);
+    let mut points = vec![Vec::new(); servers.len()];
+    let mut memory = vec![(0, 0); servers.len()];
+    for _ in 0..ROUNDS {
+        for (n, (name, peer, ground)) in servers.iter().enumerate() {
+            let running = peer.start(lab, *ground);
+            let _ = load(lab, row, *peer, *ground, &running, Duration::from_millis(300))?;
+            let before = running.memory();
+            let point =
+                load(lab, row, *peer, *ground, &running, DURATION).map_err(|error| format!("{name}: {error}"))?;
+            memory[n] = (before, running.memory());
+            points[n].push(point);
+        }
+    }
+    let median = |points: &mut Vec<Point>, of: fn(&Point) -> f64| {
+        points.sort_by(|a, b| of(a).total_cmp(&of(b)));
+        of(&points[points.len() / 2])
+    };
+    let medians: Vec<Point> = points
+        .iter_mut()
+        .map(|points| Point { rate: median(points, |p| p.rate), cpu: median(points, |p| p.cpu) })
+        .collect();
+    println!("\n{} ({}/s)", row.name, row.unit);
+    for (((name, ..), point), memory) in servers.iter().zip(&medians).zip(&memory) {
+        println!(
+            "  {name:<16} {:>11} {:>12}/{:<8} rate x{:<5.2} CPU x{:<5.2} memory {} -> {} KiB",
+            number(point.rate),
+            cpu(point.cpu),
+            row.unit,
+            point.rate / medians[0].rate,
+            point.cpu / medians[0].cpu,
+            memory.0,
+            memory.1,
+        );
+    }
+    if let Kind::Nfs { floor: Some(bytes), depth, work, .. } = row.kind {
+        let running = Peer::Floor.start(lab, Ground::Ext4);
+        let before = running.cpu();
+        let figures = lab.clients.run(|| floor::run(lab::SERVER, bytes, depth, DURATION))?;
+        let each = if matches!(work, Work::Read { random: false, .. }) { bytes as f64 / row.scale } else { 1.0 };
+        let units = figures.units as f64 * each;
+        println!(
+            "  {:<16} {:>11} {:>12}/{}",
+            "floor",
+            number(units / figures.seconds),
+            cpu((running.cpu() - before) / units),
+            row.unit
+        );
+    }
+    Ok(())
+}
+
+fn load(lab: &Lab, row: &Row, peer: Peer, ground: Ground, running: &Running, duration: Duration) -> Result<Point> {
+    let mut before = 0.0;
+    let figures: Figures = match row.kind {
+        Kind::Nfs { work, depth, .. } => {
+            let load = Load {
+                server: lab::SERVER,
+                export: peer.export(lab, ground),
+                clients: lab::clients(row.clients),
+                depth,
+                work,
+                duration,
+            };
+            lab.clients.run(|| nfs::run(&load, || before = running.cpu()))?
+        }
+        Kind::Tftp => {
+            before = running.cpu();
+            let addresses = lab::clients(lab::CLIENTS);
+            lab.clients.run(|| tftp::run(lab::SERVER, &addresses, row.clients, duration))?
+        }
+    };
+    if let Some(error) = figures.errors.first() {
+        return Err(error.clone());
+    }
+    let units = figures.units as f64 / row.scale;
+    Ok(Point { rate: units / figures.seconds, cpu: (running.cpu() - before) / units })
+}
+
+fn number(value: f64) -> String {
+    if value < 100.0 { format!("{value:.1}") } else { format!("{value:.0}") }
+}
+
+/// CPU time for one unit.
+fn cpu(seconds: f64) -> String {
+    if seconds >= 1e-3 { format!("{:.2} ms", seconds * 1e3) } else { format!("{:.1} us", seconds * 1e6) }
+}

@@ -1,0 +1,89 @@
+//! The judge of a file system, from the inside.
+//!
+//!     nfs-judge SUBJECT REFERENCE [EVERY]   compare two folders; EVERY takes one case in so many
+//!     nfs-judge files SUBJECT               data, large directories, open files
+//!
+//! As PID 1 of the emulated client (`tests/nfs_linux`) it loads modules, mounts the
+//! server's export as `nfsroot` does, judges it against a local ext4, and switches off.
+
+mod cases;
+mod compare;
+mod files;
+mod report;
+mod sys;
+mod vm;
+
+use cases::Stride;
+use compare::Compare;
+use report::Report;
+
+fn main() {
+    if std::process::id() == 1 {
+        vm::run();
+    }
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let mut report = Report::new();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["files", subject] => files::judge(&mut report, subject, false),
+        [subject, reference] => posix(&mut report, subject, reference, 1),
+        [subject, reference, every] => posix(&mut report, subject, reference, every.parse().expect("a number")),
+        _ => {
+            eprintln!("usage: nfs-judge SUBJECT REFERENCE [EVERY] | files SUBJECT");
+            std::process::exit(2);
+        }
+    }
+    if !report.done() {
+        std::process::exit(1);
+    }
+}
+
+/// Processes that share the cases: each waits for the server most of the time.
+const WORKERS: u64 = 8;
+
+type Part = (&'static str, fn(&mut Stride, &mut dyn FnMut(&compare::Case)));
+
+const PARTS: [Part; 7] = [
+    ("names and paths", cases::names),
+    ("devices", |_, check| cases::devices(check)),
+    ("inheritance", cases::inheritance),
+    ("renames and links over each other", cases::over_each_other),
+    ("calls by kind of file", cases::calls_by_kind),
+    ("calls by mode", cases::calls_by_mode),
+    ("change times", cases::change_times),
+];
+
+/// The comparison, part by part, each shared by several processes: ids, umask and
+/// working directory, which the cases change, are a process's own.
+pub fn posix(report: &mut Report, subject: &str, reference: &str, every: u64) {
+    for (name, part) in PARTS {
+        report.part(name);
+        let work = |worker: u64, report: &mut Report| {
+            let mut stride = Stride::new(every);
+            let mut compare = Compare::new(subject, reference, report);
+            let mut count = 0;
+            part(&mut stride, &mut |case| {
+                count += 1;
+                if count % WORKERS == worker {
+                    compare.check(case);
+                }
+            });
+        };
+        let children: Vec<_> = (0..WORKERS)
+            .map(|worker| {
+                sys::fork(|| {
+                    let mut report = Report::new();
+                    report.part(name);
+                    work(worker, &mut report);
+                    report.counts()
+                })
+            })
+            .collect();
+        for child in children {
+            match child.and_then(sys::Child::wait) {
+                Ok((passed, failed)) => report.add(passed, failed),
+                Err(errno) => report.failed(&format!("a worker: {}", sys::errno_name(errno))),
+            }
+        }
+    }
+    report.end_part();
+}
