@@ -150,6 +150,18 @@ impl BootFile {
     pub fn size(&self) -> u64 {
         self.size
     }
+
+    /// While one chunk is sent, the next is read.
+    fn read_ahead(&mut self) {
+        let at = self.chunk_at + self.chunk.len() as u64;
+        if let Some((file, runtime)) = &self.rest
+            && self.reading.is_none()
+            && at < self.size
+        {
+            let (file, size) = (file.clone(), self.size);
+            self.reading = Some(runtime.spawn_blocking(move || read_chunk(&file, at, size)));
+        }
+    }
 }
 
 /// The chunk at this offset of a file that had `size` bytes when it was
@@ -176,6 +188,7 @@ impl AsyncRead for BootFile {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &mut [u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         loop {
+            this.read_ahead();
             let ready = &this.chunk[this.taken..];
             if !ready.is_empty() || bytes.is_empty() {
                 let length = ready.len().min(bytes.len());
@@ -191,14 +204,7 @@ impl AsyncRead for BootFile {
                 this.chunk = chunk.and_then(|read| read)?;
                 continue;
             }
-            let at = this.chunk_at + this.chunk.len() as u64;
-            match &this.rest {
-                Some((file, runtime)) if at < this.size => {
-                    let (file, size) = (file.clone(), this.size);
-                    this.reading = Some(runtime.spawn_blocking(move || read_chunk(&file, at, size)));
-                }
-                _ => return Poll::Ready(Ok(0)),
-            }
+            return Poll::Ready(Ok(0));
         }
     }
 }

@@ -13,7 +13,7 @@ use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::thread;
@@ -439,6 +439,9 @@ async fn exchange(
     progress: &Progress,
 ) -> io::Result<Exchanged> {
     let mut window = Window::default();
+    // One timer for the whole transfer: it is set anew when it rings too early, not for each block.
+    let mut timer = pin!(tokio::time::sleep_until(since.into()));
+    let (mut nudged, mut in_a_row) = (false, 0);
     loop {
         let output = transfer.poll(since.elapsed());
         if progress.is_superseded() && !matches!(output, Output::Done(_)) {
@@ -468,54 +471,59 @@ async fn exchange(
             }
             Output::Wait(deadline) => deadline,
         };
-        let woken = tokio::select! {
-            ready = socket.readable() => ready.map(|()| Woken::Datagram),
-            () = progress.nudge.notified() => Ok(Woken::Nudge),
-            () = tokio::time::sleep_until((since + deadline).into()) => Ok(Woken::Deadline),
-        };
         // What the client sent before it repeated its request, or before we lost
         // patience, comes first; tokio may not have noticed it yet.
-        let heard = drain(socket, transfer);
-        match woken {
-            Ok(Woken::Datagram) if !heard => {
-                // A false alarm: have tokio look again.
-                let _ = socket.try_io(tokio::io::Interest::READABLE, || -> io::Result<()> {
-                    Err(io::ErrorKind::WouldBlock.into())
-                });
+        if hear(socket, transfer) {
+            if transfer.is_acknowledged() {
+                progress.set_phase(ACKNOWLEDGED);
             }
-            // Else the request was made behind the end, and is served again.
-            Ok(Woken::Nudge) if !transfer.is_done() && progress.take_repeated() => transfer.repeated(),
-            Ok(Woken::Deadline) if !heard => transfer.timeout(since.elapsed()),
-            Ok(_) => {}
-            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+            in_a_row += 1;
+            if in_a_row % MAX_IN_A_ROW == 0 {
+                tokio::task::yield_now().await;
+            }
+            continue;
         }
-        if transfer.is_acknowledged() {
-            progress.set_phase(ACKNOWLEDGED);
+        in_a_row = 0;
+        if std::mem::take(&mut nudged) && progress.take_repeated() {
+            transfer.repeated();
+            continue;
+        }
+        if since.elapsed() >= deadline {
+            transfer.timeout(since.elapsed());
+            continue;
+        }
+        // All that came was heard: tokio tells of what comes now.
+        let nothing = || -> io::Result<()> { Err(io::ErrorKind::WouldBlock.into()) };
+        let _ = socket.try_io(tokio::io::Interest::READABLE, nothing);
+        let ring = (since + deadline).into();
+        if timer.is_elapsed() || ring < timer.deadline() {
+            timer.as_mut().reset(ring);
+        }
+        tokio::select! {
+            ready = socket.readable() => if ready.is_err() {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            },
+            () = progress.nudge.notified() => nudged = true,
+            () = &mut timer => {}
         }
     }
 }
 
-enum Woken {
-    Datagram,
-    Nudge,
-    Deadline,
-}
+/// Datagrams of one client before other transfers have their turn: more than a window of ACKs at once is a flood.
+const MAX_IN_A_ROW: u32 = 64;
 
-/// Gives the state machine all that has arrived; whether that was anything.
-fn drain(socket: &UdpSocket, transfer: &mut Transfer) -> bool {
+/// Gives the state machine the next datagram that has arrived, if there is one.
+fn hear(socket: &UdpSocket, transfer: &mut Transfer) -> bool {
     let mut buffer = [0; 512];
-    // More than a window of ACKs at once is a flood; the rest waits its turn.
-    for turn in 0..64 {
-        match rustix::net::recv(socket, &mut buffer[..], rustix::net::RecvFlags::DONTWAIT) {
-            Ok((length, _)) => match packet::parse(&buffer[..length.min(512)]) {
-                Ok(Packet::Ack(number)) => transfer.ack(number),
-                Ok(Packet::Error(_)) => transfer.error(),
-                _ => {}
-            },
-            // ICMP says that the client's port is closed: nobody waits for this file any more.
-            Err(rustix::io::Errno::CONNREFUSED) => transfer.error(),
-            Err(_) => return turn > 0,
-        }
+    match rustix::net::recv(socket, &mut buffer[..], rustix::net::RecvFlags::DONTWAIT) {
+        Ok((length, _)) => match packet::parse(&buffer[..length.min(512)]) {
+            Ok(Packet::Ack(number)) => transfer.ack(number),
+            Ok(Packet::Error(_)) => transfer.error(),
+            _ => {}
+        },
+        // ICMP says that the client's port is closed: nobody waits for this file any more.
+        Err(rustix::io::Errno::CONNREFUSED) => transfer.error(),
+        Err(_) => return false,
     }
     true
 }

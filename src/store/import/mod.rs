@@ -64,7 +64,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use self::boot_files::BootFilesError;
-use self::checksum::Promises;
 use self::hashing::HashingFile;
 use self::pace::Pace;
 pub use self::pace::Progress;
@@ -231,7 +230,10 @@ fn import_into(
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Imported, ImportError> {
     let promises = checksum::beside(&job.path, job.packing.compression)?;
-    if let Some(known) = known_by_size(job, &promises, stop)? {
+    // A promise about what is in the file can only be checked by unpacking it.
+    if promises.unpacked.is_none()
+        && let Some(known) = known_by_size(job, promises.packed.as_ref(), stop)?
+    {
         return Ok(known);
     }
     fs::create_dir_all(folder).map_err(|source| write_error(folder, source))?;
@@ -316,7 +318,11 @@ fn images(store: &Path) -> impl Iterator<Item = (ImageId, ImageManifest)> {
 
 /// Where an image came from a file as long as this one, this one is hashed
 /// first: the same file again needs neither time nor room for a second copy.
-fn known_by_size(job: &Job, promises: &Promises, stop: &AtomicBool) -> Result<Option<Imported>, ImportError> {
+fn known_by_size(
+    job: &Job,
+    promise: Option<&checksum::Promise>,
+    stop: &AtomicBool,
+) -> Result<Option<Imported>, ImportError> {
     let as_long =
         |(_, manifest): (ImageId, ImageManifest)| manifest.source.iter().any(|source| source.bytes == job.source.bytes);
     if !images(&job.store).any(as_long) {
@@ -325,8 +331,7 @@ fn known_by_size(job: &Job, promises: &Promises, stop: &AtomicBool) -> Result<Op
     let read_error = |source: io::Error| ImportError::Read { path: job.path.clone(), source };
     let file = File::open(&job.path).and_then(HashingFile::new).map_err(read_error)?;
     let hash = file.finish_unless(stop).map_err(read_error)?.ok_or(ImportError::Stopped)?;
-    // Also of a file that is known: its owner believes that it is another.
-    if let Some(promise) = promises.packed.as_ref().filter(|promise| promise.sha256 != hash) {
+    if let Some(promise) = promise.filter(|promise| promise.sha256 != hash) {
         return Err(ImportError::Checksum(promise.file.clone()));
     }
     Ok(known_image(&job.store, &hash, &job.source))
