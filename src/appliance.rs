@@ -16,7 +16,7 @@ use tracing::{info, warn};
 use crate::config::{self, Config};
 use crate::control::{Action, Control, Event};
 use crate::directory::{Directory, Published};
-use crate::{dhcp, memory, net, nfs, panel, store, tftp};
+use crate::{dhcp, memory, net, nfs, orders, panel, store, tftp};
 
 /// Events of packets that may wait for control; more are dropped, as a full
 /// socket would drop them. Control handles about a million a second.
@@ -58,6 +58,8 @@ pub enum Error {
     Nfs(#[from] nfs::Error),
     #[error("tftp")]
     Tftp(#[from] tftp::Error),
+    #[error("orders")]
+    Orders(#[from] orders::Error),
 }
 
 /// Why the server ended without an error.
@@ -113,6 +115,7 @@ struct Shells {
     nfs: nfs::Server,
     panel: panel::Handle,
     store: store::Handle,
+    orders: orders::Handle,
     dhcp: Option<dhcp::Socket>,
     server: Ipv4Addr,
     directory: Arc<Published<Directory>>,
@@ -174,10 +177,11 @@ pub fn run(options: Options, started: impl FnOnce(Inbox)) -> Result<End, Error> 
         },
         sink(&inbox, Event::Store),
     )?;
+    let orders = orders::start(&options.run, sink(&inbox, Event::Orders))?;
     info!("serving as {}", config.network.address);
 
     let mut control = Control::new(config, &problems);
-    let mut shells = Shells { net, nfs, panel, store, dhcp: None, server: listen, directory };
+    let mut shells = Shells { net, nfs, panel, store, orders, dhcp: None, server: listen, directory };
     shells.panel.show(control.status(clock.elapsed()));
     let end = 'run: loop {
         let sleep = control.poll_timeout(clock.elapsed()).unwrap_or(LONGEST_SLEEP);
@@ -248,6 +252,7 @@ impl Shells {
             Action::Publish(directory) => self.directory.set(directory),
             Action::ReleaseTrees => self.nfs.release_trees(),
             Action::Store(command) => self.store.send(command),
+            Action::Answer(ticket, reply) => self.orders.answer(ticket, *reply),
             Action::Show(status) => self.panel.show(*status),
             Action::Log(line) => info!("{line}"),
             // The loop ends by it.

@@ -94,6 +94,11 @@ fn stick(head: &[u8]) {
 fn manifest(file: &[u8]) {
     let _ = manifest::parse_image(file);
     let _ = manifest::parse_client(file, &Role::numbered(1));
+    let _ = manifest::parse_store(file);
+    let _ = manifest::parse_state(file);
+    if let Ok(name) = "a".parse() {
+        let _ = manifest::parse_snapshot(file, &name);
+    }
     let Ok(name) = std::str::from_utf8(file) else { return };
     let _ = packing::packing(name);
     let _ = packing::image_name(name);

@@ -33,6 +33,7 @@
 //! | [`tftp`] | paths, `cmdline.txt`, the transfer state machine; the server | partly |
 //! | [`nfs`] | XDR, RPC, portmap, MOUNT, handles, the 22 procedures; the server | partly |
 //! | [`store`] | finding the stick, its store, import, clients' roots, adaptation | partly |
+//! | [`orders`] | what a person orders by a command: the control socket | partly |
 //! | [`panel`] | gestures, pages, screens, drawing; GPIO, OLED, terminal | partly |
 //! | [`eeprom`] | a client's loader: its boot order, recovery cards, updates; no part of `serve` | mostly |
 //! | [`init`] | PID 1: plan, supervision, modules, boot configuration, power | partly |
@@ -68,6 +69,7 @@ pub mod log;
 pub mod memory;
 pub mod net;
 pub mod nfs;
+pub mod orders;
 pub mod panel;
 pub mod size;
 pub mod stage;

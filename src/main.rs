@@ -1,5 +1,7 @@
 //! The command line: PID 1, the server, and the tools for people.
 
+mod commands;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -19,6 +21,15 @@ struct Arguments {
 enum Command {
     /// Serve DHCP, TFTP and NFS from a stick until told to stop
     Serve(Serve),
+    /// Clients: list, reset, snapshot, restore, rename, move, swap, delete
+    #[command(subcommand)]
+    Client(commands::Client),
+    /// Images: list, default, promote a client's root, verify, remove
+    #[command(subcommand)]
+    Image(commands::Image),
+    /// The stick itself: what lies on it, and whether it is sound
+    #[command(subcommand)]
+    Stick(commands::Stick),
     /// Teach a Pi 4 or 5 to try the network: show and set the boot order in its EEPROM's image
     #[command(subcommand)]
     Eeprom(eeprom::command::Command),
@@ -69,6 +80,9 @@ fn main() -> ExitCode {
 
 fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     match arguments.command {
+        Command::Client(client) => client.run(),
+        Command::Image(image) => image.run(),
+        Command::Stick(stick) => stick.run(),
         Command::Serve(serve) => {
             memory::settle();
             log::start(level(std::env::var("ROOTSTOCK_LOG").ok().as_deref()));

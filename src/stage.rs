@@ -59,6 +59,11 @@ impl Boot {
         now.saturating_sub(self.entered)
     }
 
+    /// How long nothing was heard of it.
+    pub fn quiet(&self, now: Duration) -> Duration {
+        now.saturating_sub(self.heard)
+    }
+
     /// How long the boot took or takes, from the first DISCOVER.
     pub fn took(&self, now: Duration) -> Option<Duration> {
         self.began.map(|began| now.saturating_sub(began))

@@ -13,7 +13,7 @@ use std::path::Path;
 
 use rootstock::client::{Client, Mode, Role};
 use rootstock::size::Size;
-use rootstock::store::{Command, Event, OpenClient};
+use rootstock::store::{Command, Event, OpenClient, Options};
 use store_support::*;
 
 /// A file handle with its type, as the NFS server keeps it.
@@ -105,17 +105,38 @@ fn handles_survive_copy_up_rename_and_a_new_start() {
 
 #[test]
 fn a_killed_run_leaves_nothing_that_hinders_the_next() {
+    const FOLDER: &str = "ROOTSTOCK_TEST_KILLED";
+    if let Some(folder) = std::env::var_os(FOLDER) {
+        // The run that is killed, in the namespace of who waits for it.
+        let folder = Path::new(&folder);
+        let (run, stick) = (folder.join("run"), Some(folder.join("stick")));
+        let mut running = Running::start(Options { run, folder: stick, ..Options::default() });
+        running.opened();
+        let image = running.imported().id;
+        running.create(&client(1, &image));
+        fs::write(folder.join("made"), "").unwrap();
+        loop {
+            std::thread::park();
+        }
+    }
     let bench = Bench::new();
     pi_image(&bench.store(), "a.img");
-    let mut first = bench.start_in_folder();
-    first.opened();
-    let image = first.imported().id;
-    let open = first.create(&client(1, &image));
-    // A second start over the mounts of the first is what follows a kill -9.
-    std::mem::forget(first);
-    let mut second = bench.start_in_folder();
-    let (_, clients) = second.opened();
-    assert_eq!(clients, [open]);
+    let mut killed = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "a_killed_run_leaves_nothing_that_hinders_the_next"])
+        .env(FOLDER, bench.folder.path())
+        .spawn()
+        .unwrap();
+    while !bench.path("made").exists() {
+        assert!(killed.try_wait().unwrap().is_none(), "it ended by itself");
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    let root = bench.path("run/clients/pi-1/root");
+    assert!(root.join("etc/hostname").exists(), "its mounts are left");
+    let mut next = bench.start_in_folder();
+    let (_, clients) = next.opened();
+    assert_eq!(clients.into_iter().map(|open| open.root).collect::<Vec<_>>(), [root]);
 }
 
 #[test]
@@ -236,15 +257,6 @@ fn a_saved_client_is_read_back_and_read_only_is_obeyed() {
     assert_eq!(refused.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
 }
 
-fn renew(running: &mut Running, role: &Role) -> OpenClient {
-    running.send(Command::RenewClient(role.clone()));
-    running.wait("ClientReady", |event| match event {
-        Event::ClientReady(open) => Some(open.clone()),
-        Event::ClientFailed { message, .. } => panic!("client failed: {message}"),
-        _ => None,
-    })
-}
-
 /// Starts with one client whose mode is then written into its manifest.
 fn start_with_mode(bench: &Bench, mode: Mode) -> (Running, OpenClient) {
     pi_image(&bench.store(), "a.img");
@@ -282,7 +294,7 @@ fn an_ephemeral_root_is_fresh_at_each_boot_and_keeps_its_name_and_keys() {
         assert!(open.root.join("home/ada/.profile").exists());
 
         // It boots anew.
-        let again = renew(&mut running, &open.client.role);
+        let again = running.renew(&open.client.role);
         assert_eq!(again, open);
         assert!(!open.root.join("new").exists() && open.root.join("home/pi/.profile").exists());
         // What was thrown away does not stay on the stick, and is gone for who still has a handle.
@@ -300,7 +312,7 @@ fn an_ephemeral_root_is_fresh_at_each_boot_and_keeps_its_name_and_keys() {
     }
     // A client that runs holds the old layers for a while: nobody waits for it.
     let held = fs::File::open(open.root.join("etc/hostname")).unwrap();
-    renew(&mut running, &open.client.role);
+    running.renew(&open.client.role);
     drop(held);
 }
 
@@ -342,14 +354,14 @@ fn a_mode_that_was_changed_holds_from_the_next_boot() {
         std::thread::sleep(std::time::Duration::from_millis(200));
         drop(held);
     });
-    renew(&mut running, &role);
+    running.renew(&role);
     let_go.join().unwrap();
     assert!(open.root.join("late").exists() && open.root.join("usr/share/documents/one").exists());
     fs::write(open.root.join("late"), "thrown away").unwrap();
 
     running = change(running, Mode::ReadOnly);
     assert_eq!(fs::read_to_string(open.root.join("late")).unwrap(), "thrown away", "it has not booted yet");
-    renew(&mut running, &role);
+    running.renew(&role);
     assert_eq!(fs::read_to_string(open.root.join("late")).unwrap(), "still persistent");
     assert!(open.root.join("usr/share/documents/one").exists(), "a renamed folder of the image");
     open_handle(&open.root, &kept).unwrap();
@@ -368,7 +380,7 @@ fn boot_with(bench: &Bench, running: Running, client: Client) -> (Running, OpenC
     running.stop();
     let mut running = bench.start_in_folder();
     running.opened();
-    let open = renew(&mut running, &role);
+    let open = running.renew(&role);
     (running, open)
 }
 
@@ -402,7 +414,7 @@ fn a_volume_is_sparse_grows_and_is_never_lost() {
     run("mount", &["-o", "loop", served.to_str().unwrap(), loops.to_str().unwrap()]);
     fs::write(loops.join("kept"), "kept").unwrap();
     run("umount", &[loops.to_str().unwrap()]);
-    renew(&mut running, &open.client.role);
+    running.renew(&open.client.role);
 
     let (running, _) = boot_with(&bench, running, sized(512));
     assert_eq!(fs::metadata(&served).unwrap().len(), 512 << 20);

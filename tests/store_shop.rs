@@ -393,12 +393,23 @@ fn a_stick_from_the_shop_serves_after_one_press_and_again_after_a_restart() {
         let span = shop::find(&volume).unwrap().unwrap();
         let plan = Plan { span, steps: Vec::new() };
         check_whole(&bench, &volume, shape, &plan, &files);
+        // Commands find it there without a server, and leave a server's alone.
+        let (listed, _) = list_clients(&shop.node);
+        assert!(listed.contains("\"pi-1\""), "{listed}");
         let mut running = Running::start(options);
         let (_, clients) = running.opened();
         assert_eq!(clients, std::slice::from_ref(&open));
+        let (listed, refused) = list_clients(&shop.node);
+        assert!(listed.is_empty() && refused.contains("is being worked on by another rootstock"), "{refused}");
         assert_eq!(fs::read_to_string(open.root.join("kept")).unwrap(), "kept");
         running.stop();
     }
+}
+
+fn list_clients(stick: &Path) -> (String, String) {
+    let mut command = Process::new(env!("CARGO_BIN_EXE_rootstock"));
+    let output = command.args(["client", "list", "--json", "--store"]).arg(stick).output().unwrap();
+    (String::from_utf8_lossy(&output.stdout).into_owned(), String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
 #[test]

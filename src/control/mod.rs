@@ -4,9 +4,11 @@
 //! answers with `Action`s that the appliance carries out, and `poll` lets time
 //! pass. Time is the duration since the server's start. Nothing here blocks,
 //! so an offer never waits for a slow stick, and a test runs a whole boot in
-//! microseconds. `requests` decides about DHCP, `publish` what is served.
+//! microseconds. `requests` decides about DHCP, `orders` about commands,
+//! `publish` what is served.
 
 mod noise;
+mod orders;
 mod problems;
 mod publish;
 mod requests;
@@ -23,9 +25,10 @@ use crate::directory::{Directory, HandleKey, Tree};
 use crate::enrol::Window;
 use crate::stage::{Boot, Sign};
 use crate::status::{self, ClientStatus, Import, NewPlace, Stage, Status, Stick, Stranger};
-use crate::{dhcp, net, nfs, panel, store, tftp};
+use crate::{dhcp, net, nfs, orders as orders_shell, panel, store, tftp};
 
 use noise::Noise;
+use orders::Orders;
 use problems::{Problems, Topic};
 pub use publish::Trees;
 use requests::Requests;
@@ -48,6 +51,7 @@ pub enum Event {
     Nfs(nfs::Event),
     Store(store::Event),
     Panel(panel::Event),
+    Orders(orders_shell::Event),
 }
 
 /// What a shell must do.
@@ -63,6 +67,8 @@ pub enum Action {
     /// Let go of the trees: their stick is gone.
     ReleaseTrees,
     Store(store::Command),
+    /// To the command that holds this ticket.
+    Answer(u64, Box<orders_shell::Reply>),
     Show(Box<Status>),
     /// Unmount the stick and switch this machine off.
     PowerOff,
@@ -120,6 +126,7 @@ pub struct Control {
     /// About unknown boards.
     arrivals: Noise,
     requests: Requests,
+    orders: Orders,
     shown: Status,
     last_tick: Duration,
 }
@@ -156,6 +163,7 @@ impl Control {
             refusals: Noise::default(),
             arrivals: Noise::default(),
             requests: Requests::default(),
+            orders: Orders::default(),
             shown: Status::default(),
             last_tick: Duration::ZERO,
         }
@@ -172,6 +180,9 @@ impl Control {
             Event::Nfs(event) => self.nfs(now, event, &mut actions),
             Event::Store(event) => self.store(now, event, &mut actions),
             Event::Panel(event) => self.panel(now, event, &mut actions),
+            Event::Orders(orders_shell::Event::Ordered { ticket, order }) => {
+                self.order(now, ticket, order, &mut actions);
+            }
         }
         self.show(now, &mut actions);
         actions
@@ -184,7 +195,8 @@ impl Control {
         let moving = self.members.values().any(|member| member.boot.deadline().is_some());
         let strangers = self.strangers.iter().map(|(asked, _)| *asked + STRANGER_SHOWN);
         let tick = (self.window.is_open(now) || moving).then_some(self.last_tick + TICK);
-        let next = stages.chain(strangers).chain(self.window.deadline()).chain(tick).min()?;
+        let next =
+            stages.chain(strangers).chain(self.window.deadline()).chain(tick).chain(self.orders.deadline()).min()?;
         Some(next.saturating_sub(now))
     }
 
@@ -193,10 +205,11 @@ impl Control {
         let mut actions = Vec::new();
         self.last_tick = now;
         if self.window.deadline().is_some_and(|deadline| now >= deadline) {
-            self.window = Window::Closed;
+            (self.window, self.orders.swap) = (Window::Closed, None);
             actions.push(Action::Log("enrolment window closed".to_owned()));
         }
         self.strangers.retain(|(asked, _)| now < *asked + STRANGER_SHOWN);
+        self.orders_due(now, &mut actions);
         for member in self.members.values_mut() {
             if member.boot.poll(now) {
                 actions.push(stage_log(&member.client.role, &member.boot, now));
@@ -390,6 +403,15 @@ impl Control {
                 }
                 self.problems.set(Topic::Client(role.clone()), format!("{role}: {message}"), action);
             }
+            Store::Changed { images, clients, taken_roles } => {
+                self.images = images.into_iter().map(|image| image.id).collect();
+                self.taken_roles = taken_roles;
+                self.changed(clients, actions);
+                self.renew_all(actions);
+                self.publish(actions);
+                self.answer_waiting(now, actions);
+            }
+            Store::Operated { ticket, result } => self.operated(now, ticket, result, actions),
             Store::Up { role } => self.sign_role(now, &role, Sign::Up, actions),
             Store::Problem { message, action } => {
                 actions.push(Action::Log(format!("stick: {message}. {action}")));
@@ -431,7 +453,7 @@ impl Control {
     /// ENROLL: opens the window, or closes the open one.
     fn press(&mut self, now: Duration, batch: bool, actions: &mut Vec<Action>) {
         if self.window.is_open(now) {
-            self.window = Window::Closed;
+            (self.window, self.orders.swap) = (Window::Closed, None);
             actions.push(Action::Log("enrolment window closed by a press".to_owned()));
         } else if self.store_open && !self.images.is_empty() {
             self.window = Window::open(now, self.config.enrol.window, batch);
@@ -465,10 +487,32 @@ impl Control {
         }
     }
 
+    /// Takes in what there is after an operation. A client that is being made
+    /// stays, and one that is being worked on gets no trees yet.
+    fn changed(&mut self, clients: Vec<store::OpenClient>, actions: &mut Vec<Action>) {
+        // Its operation may have renamed or deleted it.
+        let ended = std::mem::take(&mut self.orders.ended);
+        let is_new = |role: &Role, member: &Member| {
+            member.trees.is_none() && !self.taken_roles.contains(role) && !ended.contains(role)
+        };
+        let members = std::mem::take(&mut self.members);
+        let (new, before) = members.into_iter().partition(|(role, member)| is_new(role, member));
+        self.members = before;
+        self.opened(clients, actions);
+        self.members.extend::<BTreeMap<Role, Member>>(new);
+        for (role, member) in &mut self.members {
+            if self.orders.is_down(role) {
+                member.trees = None;
+            }
+        }
+    }
+
     fn client_ready(&mut self, open: store::OpenClient) {
         self.problems.clear(&Topic::Client(open.client.role.clone()));
         let renewal = Renewal::of(&open);
-        let trees = Some(Trees { root: open.root, boot: open.boot, volume: open.volume });
+        // An order may have come meanwhile that takes its trees away again.
+        let is_down = self.orders.is_down(&open.client.role);
+        let trees = (!is_down).then_some(Trees { root: open.root, boot: open.boot, volume: open.volume });
         match self.members.get_mut(&open.client.role) {
             Some(member) => (member.trees, member.renewal) = (trees, renewal),
             None => {
@@ -519,11 +563,13 @@ impl Control {
     }
 
     /// Has the store renew what is due; until then those clients are not served.
+    /// One that is being worked on is renewed when that has ended.
     fn renew_all(&mut self, actions: &mut Vec<Action>) {
         if !self.store_open {
             return;
         }
-        let due: Vec<&mut Member> = self.members.values_mut().filter(|member| member.renewal == Renewal::Due).collect();
+        let is_due = |member: &&mut Member| member.renewal == Renewal::Due && !self.orders.is_down(&member.client.role);
+        let due: Vec<&mut Member> = self.members.values_mut().filter(is_due).collect();
         if due.is_empty() {
             return;
         }

@@ -133,6 +133,15 @@ impl Control {
     }
 
     fn unknown(&mut self, now: Duration, request: Request, actions: &mut Vec<Action>) {
+        let swapped = self
+            .orders
+            .swap
+            .clone()
+            .filter(|role| self.window.is_open(now) && self.store_open && self.members.contains_key(role));
+        if let Some(role) = swapped {
+            self.swap(&role, &request, actions);
+            return self.wait(now, request);
+        }
         // The stick may have been pulled, or another put in, while the window is open.
         let image = self.images.last().filter(|_| self.window.is_open(now) && self.store_open);
         let Some(image) = image.cloned() else { return self.remember_stranger(now, &request, actions) };
@@ -261,7 +270,14 @@ impl Control {
         conflict: Option<MacAddr>,
         actions: &mut Vec<Action>,
     ) {
+        if self.order_probed(now, address, conflict, actions) {
+            return;
+        }
+        let owner =
+            self.members.values().find(|member| member.client.address == address).map(|member| member.client.mac);
         match conflict {
+            // Its own board, asked for because of an order.
+            Some(mac) if Some(mac) == owner => {}
             Some(mac) => self.conflict(now, address, Some(mac), actions),
             None => {
                 // Only what was asked for, so that the table grows with the clients alone.

@@ -506,3 +506,163 @@ fn a_client_of_another_subnet_gets_an_address_of_this_one() {
         assert_eq!(bench.directory.clients[0].address, moved);
     }
 }
+
+// Orders of a person at a command line.
+
+/// Another board than that of `MAC`.
+fn known() -> Client {
+    Client { mac: MacAddr([0xdc, 0xa6, 0x32, 7, 7, 7]), ..enrolled() }
+}
+
+fn reset() -> crate::orders::Order {
+    use crate::store::operate::Operation;
+    let request = Operation::Reset { role: Role::numbered(1), new_identity: false };
+    crate::orders::Order { request: crate::orders::Request::Operation(request), force: false }
+}
+
+/// What came of one event: operations for the store, and replies.
+fn ordered(
+    bench: &mut Bench,
+    event: Event,
+) -> (Vec<(u64, crate::store::operate::Operation)>, Vec<crate::orders::Reply>) {
+    let actions = bench.control.handle(bench.now, event);
+    let (mut operations, mut replies) = (Vec::new(), Vec::new());
+    let mut rest = Vec::new();
+    for action in actions {
+        match action {
+            Action::Store(store::Command::Operate(ticket, operation)) => operations.push((ticket, *operation)),
+            Action::Answer(_, reply) => replies.push(*reply),
+            other => rest.push(other),
+        }
+    }
+    bench.take(rest);
+    (operations, replies)
+}
+
+fn order(ticket: u64, order: crate::orders::Order) -> Event {
+    Event::Orders(crate::orders::Event::Ordered { ticket, order })
+}
+
+fn refused(replies: &[crate::orders::Reply]) -> (String, bool) {
+    let [crate::orders::Reply::Refused { message, running }] = replies else { panic!("{replies:?}") };
+    (message.clone(), *running)
+}
+
+#[test]
+fn a_client_that_answers_on_the_wire_is_left_alone() {
+    let mut bench = Bench::with_store(vec![known()]);
+    let (operations, replies) = ordered(&mut bench, order(7, reset()));
+    assert!(operations.is_empty() && replies.is_empty());
+    let address = *bench.probes.last().unwrap();
+    let probed = Event::Net(net::Event::Probed { address, conflict: Some(known().mac) });
+    let (operations, replies) = ordered(&mut bench, probed);
+    assert!(operations.is_empty());
+    assert!(refused(&replies).1, "{replies:?}");
+    // Its own answer is no conflict about its address.
+    assert_eq!(bench.directory.clients[0].address, known().address);
+}
+
+#[test]
+fn a_client_that_is_off_is_unpublished_while_it_is_worked_on() {
+    let mut bench = Bench::with_store(vec![known()]);
+    ordered(&mut bench, order(7, reset()));
+    let address = *bench.probes.last().unwrap();
+    let (operations, _) = ordered(&mut bench, Event::Net(net::Event::Probed { address, conflict: None }));
+    assert_eq!(operations.len(), 1);
+    assert!(bench.directory.clients.is_empty());
+    // A second order meanwhile is refused at once.
+    let (operations, replies) = ordered(&mut bench, order(8, reset()));
+    assert!(operations.is_empty());
+    assert!(refused(&replies).0.contains("is being worked on"));
+    // What another operation changes does not bring its trees back too early.
+    let changed = || {
+        Event::Store(store::Event::Changed {
+            images: vec![image()],
+            clients: vec![open(known())],
+            taken_roles: vec![known().role],
+        })
+    };
+    bench.event(changed());
+    assert!(bench.directory.clients.is_empty());
+    let done = store::operate::Outcome::Done { message: "done".to_owned(), warnings: Vec::new() };
+    let (_, replies) =
+        ordered(&mut bench, Event::Store(store::Event::Operated { ticket: 7, result: Ok(Box::new(done)) }));
+    assert!(matches!(&replies[..], [crate::orders::Reply::Outcome(_)]));
+    bench.event(changed());
+    assert_eq!(bench.directory.clients.len(), 1);
+}
+
+#[test]
+fn a_boot_that_begins_while_its_client_is_worked_on_gets_its_root_behind_that() {
+    let mut bench = Bench::with_store(vec![ephemeral()]);
+    let force = || crate::orders::Order { force: true, ..reset() };
+    assert_eq!(ordered(&mut bench, order(7, force())).0.len(), 1);
+    bench.asks(discover(MAC, Asker::PiEeprom)).probed(None);
+    assert_eq!((bench.renewed, bench.sent.len()), (0, 0));
+    let ends = |bench: &mut Bench, ticket| {
+        bench.event(Event::Store(store::Event::Operated { ticket, result: Err(String::new()) }));
+        let (images, clients) = (vec![image()], vec![open(ephemeral())]);
+        bench.event(Event::Store(store::Event::Changed { images, clients, taken_roles: vec![ephemeral().role] }));
+    };
+    ends(&mut bench, 7);
+    assert_eq!((bench.renewed, bench.directory.clients.len()), (1, 0));
+
+    // A root that was asked for before is not served while the next order has it.
+    assert_eq!(ordered(&mut bench, order(8, force())).0.len(), 1);
+    bench.event(Event::Store(store::Event::ClientReady(open(ephemeral()))));
+    assert_eq!((bench.directory.clients.len(), bench.sent.len()), (0, 0));
+    ends(&mut bench, 8);
+    bench.asks(discover(MAC, Asker::PiEeprom));
+    assert_eq!(bench.renewed, 2);
+    bench.event(Event::Store(store::Event::ClientReady(open(ephemeral()))));
+    assert_eq!((bench.directory.clients.len(), bench.sent.len()), (1, 1));
+}
+
+#[test]
+fn without_a_wire_an_order_goes_on_after_a_second_and_force_at_once() {
+    let mut bench = Bench::with_store(vec![known()]);
+    ordered(&mut bench, order(7, reset()));
+    assert_eq!(bench.control.poll_timeout(bench.now), Some(Duration::from_secs(1)));
+    bench.pass(1);
+    assert!(bench.directory.clients.is_empty());
+    let mut bench = Bench::with_store(vec![known()]);
+    let force = crate::orders::Order { force: true, ..reset() };
+    assert_eq!(ordered(&mut bench, order(7, force)).0.len(), 1);
+}
+
+#[test]
+fn a_deleted_client_is_gone_and_one_being_made_stays() {
+    let mut bench = Bench::with_store(vec![known()]);
+    bench.press(Gesture::Short(Button::Enroll)).asks(discover(MAC, Asker::PiEeprom));
+    assert_eq!(bench.created.len(), 1);
+    let force = crate::orders::Order { force: true, ..reset() };
+    ordered(&mut bench, order(7, force));
+    bench.event(Event::Store(store::Event::Operated { ticket: 7, result: Err("gone".to_owned()) }));
+    bench.event(Event::Store(store::Event::Changed { images: vec![image()], clients: vec![], taken_roles: vec![] }));
+    let left: Vec<Role> = bench.control.status(bench.now).clients.iter().map(|client| client.role.clone()).collect();
+    assert_eq!(left, [bench.created[0].role.clone()]);
+}
+
+#[test]
+fn a_swap_takes_the_next_unknown_board_and_no_more() {
+    let mut bench = Bench::with_store(vec![known()]);
+    let swap = crate::orders::Request::SwapNext { role: known().role };
+    let (_, replies) = ordered(&mut bench, order(7, crate::orders::Order { request: swap, force: true }));
+    assert!(matches!(&replies[..], [crate::orders::Reply::Outcome(_)]), "{replies:?}");
+    let ask = Event::Dhcp(dhcp::Event::Request(Box::new(discover(MAC, Asker::PiEeprom))));
+    let (operations, _) = ordered(&mut bench, ask);
+    let [(0, store::operate::Operation::Swap { role, board })] = &operations[..] else { panic!("{operations:?}") };
+    assert_eq!((role, board.mac), (&known().role, MAC));
+    assert!(bench.created.is_empty() && bench.sent.is_empty());
+    // The window is closed again: the next one is a stranger.
+    bench.asks(discover(MacAddr([0xdc, 0xa6, 0x32, 9, 9, 9]), Asker::PiEeprom));
+    assert!(bench.created.is_empty());
+    assert_eq!(bench.control.status(bench.now).strangers.len(), 1);
+    // The board waits, and is answered when the store has changed.
+    bench.event(Event::Store(store::Event::Operated { ticket: 0, result: Err(String::new()) }));
+    let swapped = Client { mac: MAC, ..known() };
+    let taken_roles = vec![known().role];
+    let changed = store::Event::Changed { images: vec![image()], clients: vec![open(swapped)], taken_roles };
+    bench.event(Event::Store(changed)).probed(None);
+    assert_eq!(bench.sent.len(), 1);
+}

@@ -106,6 +106,8 @@ fn run(folders: &Receiver<PathBuf>, stop: &AtomicBool) {
         let started = Instant::now();
         match remove(&folder, stop) {
             _ if stop.load(Ordering::Relaxed) => return,
+            // Asked for twice, or its client's folder has another name now.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Ok(()) => {
                 tracing::debug!(folder = %folder.display(), ms = started.elapsed().as_millis() as u64, "discarded")
             }

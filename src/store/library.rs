@@ -1,5 +1,5 @@
-//! What an open store holds: its key, its images, its clients; and its
-//! housekeeping when it is opened.
+//! What an open store holds: its key, its images, its clients with their
+//! states and snapshots; and its housekeeping when it is opened.
 //!
 //! I/O. Whatever is broken is left where it is and told; the rest serves.
 
@@ -10,9 +10,12 @@ use std::path::{Path, PathBuf};
 
 use super::atomic;
 use super::manifest::{
-    self, CLIENTS, ClientPaths, HANDLE_KEY, IMAGES, ImageManifest, ImagePaths, NEW, PROFILE, UNFINISHED,
+    self, CLIENTS, ClientPaths, HANDLE_KEY, IMAGES, ImageManifest, ImagePaths, NEW, PROFILE, STORE_MANIFEST,
+    StoreManifest, TRASH, UNFINISHED,
 };
-use crate::client::{Client, ImageId, Role};
+use super::operate::{recover, trash};
+use super::states::{MAX_SNAPSHOTS, MAX_STATES, Record, Snapshot, SnapshotName, State};
+use crate::client::{ImageId, Role};
 use crate::directory::HandleKey;
 
 /// Most images and clients that are looked at.
@@ -32,29 +35,75 @@ pub struct LibraryError {
 #[derive(Debug, Default)]
 pub struct Library {
     pub handle_key: HandleKey,
+    /// The one that new clients get last.
     pub images: Vec<(ImageId, ImageManifest)>,
-    pub clients: Vec<Client>,
+    /// What a person chose; none: the newest.
+    pub default_image: Option<ImageId>,
+    pub clients: Vec<Record>,
     /// Folder names below `clients/` that no new client may take.
     pub taken: Vec<Role>,
     /// What could not be read, in words.
     pub broken: Vec<String>,
 }
 
-/// Makes what is missing, removes what was left unfinished, reads the rest.
+/// Makes what is missing, removes what was left unfinished, finishes what was
+/// decided, reads the rest.
 pub fn open(store: &Path) -> Result<Library, LibraryError> {
-    for name in [IMAGES, CLIENTS, PROFILE] {
+    for name in [IMAGES, CLIENTS, PROFILE, TRASH] {
         let path = store.join(name);
         match DirBuilder::new().mode(0o755).create(&path) {
             Err(source) if source.kind() != io::ErrorKind::AlreadyExists => return Err(LibraryError { path, source }),
             _ => {}
         }
     }
-    remove_unfinished(&store.join(IMAGES), UNFINISHED);
-    remove_unfinished(&store.join(CLIENTS), NEW);
+    // Into the trash by a rename: a large one would delay everybody.
+    for (folder, prefix) in [(IMAGES, UNFINISHED), (CLIENTS, NEW)] {
+        for name in names(&store.join(folder))?.iter().filter(|name| name.starts_with(prefix)) {
+            if let Err(error) = trash::put(store, &store.join(folder).join(name)) {
+                tracing::warn!(name, %error, "an unfinished folder could not be removed");
+            }
+        }
+    }
+    let said = recover::renames(store, &names(&store.join(CLIENTS))?);
+    let mut library = read(store)?;
+    library.broken.extend(said);
+    for record in &mut library.clients {
+        library.broken.extend(recover::client(store, record));
+    }
+    Ok(library)
+}
+
+/// Reads all of it as it is.
+pub fn read(store: &Path) -> Result<Library, LibraryError> {
     let mut library = Library { handle_key: handle_key(store)?, ..Library::default() };
+    match read_choice(store) {
+        Ok(choice) => library.default_image = choice.default_image,
+        Err(error) => library.broken.push(format!("{STORE_MANIFEST}: {error}")),
+    }
     read_images(store, &mut library)?;
     read_clients(store, &mut library)?;
     Ok(library)
+}
+
+/// What a person chose for the whole store; all defaults where there is no file.
+pub fn read_choice(store: &Path) -> Result<StoreManifest, String> {
+    match atomic::read_bounded(&store.join(STORE_MANIFEST), manifest::MAX_MANIFEST_BYTES) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(StoreManifest::default()),
+        Err(error) => Err(error.to_string()),
+        Ok(bytes) => manifest::parse_store(&bytes).map_err(|error| error.to_string()),
+    }
+}
+
+/// Changes `store.toml`; one that cannot be read is begun anew.
+pub fn change_choice(store: &Path, change: impl FnOnce(&mut StoreManifest)) -> io::Result<()> {
+    let before = read_choice(store);
+    let mut choice = before.clone().unwrap_or_default();
+    change(&mut choice);
+    if before.as_ref() == Ok(&choice) {
+        return Ok(());
+    }
+    let text = toml::to_string(&choice).map_err(io::Error::other)?;
+    atomic::write(&store.join(STORE_MANIFEST), text.as_bytes(), 0o644)
 }
 
 /// 16 random bytes, made once. A file that is none is an error and not made
@@ -78,14 +127,6 @@ fn handle_key(store: &Path) -> Result<HandleKey, LibraryError> {
     }
 }
 
-fn remove_unfinished(folder: &Path, prefix: &str) {
-    for name in names(folder).unwrap_or_default().iter().filter(|name| name.starts_with(prefix)) {
-        if let Err(error) = fs::remove_dir_all(folder.join(name)) {
-            tracing::warn!(name, %error, "an unfinished folder could not be removed");
-        }
-    }
-}
-
 fn names(folder: &Path) -> Result<Vec<String>, LibraryError> {
     let entries = fs::read_dir(folder).map_err(|source| LibraryError { path: folder.to_owned(), source })?;
     let mut names: Vec<String> =
@@ -98,30 +139,40 @@ fn read_images(store: &Path, library: &mut Library) -> Result<(), LibraryError> 
     let ids = names(&store.join(IMAGES))?.into_iter().filter_map(|name| name.parse::<ImageId>().ok());
     for id in ids.take(MAX_IMAGES) {
         let path = ImagePaths::of(store, &id).manifest();
-        match read(&path).and_then(|bytes| manifest::parse_image(&bytes).map_err(|error| error.to_string())) {
+        match text_of(&path).and_then(|bytes| manifest::parse_image(&bytes).map_err(|error| error.to_string())) {
             Ok(manifest) => library.images.push((id, manifest)),
             Err(error) => library.broken.push(format!("images/{id}/image.toml: {error}")),
         }
     }
-    // The newest last: the one that new clients get.
-    library.images.sort_by(|a, b| (a.1.imported, &a.0).cmp(&(b.1.imported, &b.0)));
+    sort_images(&mut library.images, library.default_image.as_ref());
     Ok(())
+}
+
+/// The newest last: the one that new clients get, unless a person chose another.
+pub fn sort_images(images: &mut [(ImageId, ImageManifest)], chosen: Option<&ImageId>) {
+    images.sort_by(|a, b| {
+        let key = |(id, manifest): &(ImageId, ImageManifest)| (Some(id) == chosen, manifest.imported, id.clone());
+        key(a).cmp(&key(b))
+    });
 }
 
 fn read_clients(store: &Path, library: &mut Library) -> Result<(), LibraryError> {
     let roles = names(&store.join(CLIENTS))?.into_iter().filter_map(|name| name.parse::<Role>().ok());
     for role in roles.take(MAX_CLIENTS) {
-        let path = ClientPaths::of(store, &role).manifest();
-        match read(&path).and_then(|bytes| manifest::parse_client(&bytes, &role).map_err(|error| error.to_string())) {
-            Ok(client) => library.clients.push(client),
+        match read_client(store, &role) {
+            Ok((record, broken)) => {
+                library.clients.push(record);
+                library.broken.extend(broken);
+            }
             Err(error) => library.broken.push(format!("clients/{role}/client.toml: {error}")),
         }
         library.taken.push(role);
     }
     // Two clients must not answer to one address, board or export.
-    let mut kept: Vec<Client> = Vec::new();
-    for client in library.clients.drain(..) {
-        let double = kept.iter().find(|other| {
+    let mut kept: Vec<Record> = Vec::new();
+    for record in library.clients.drain(..) {
+        let client = &record.client;
+        let double = kept.iter().map(|kept| &kept.client).find(|other| {
             other.mac == client.mac || other.address == client.address || other.export_id == client.export_id
         });
         match double {
@@ -129,14 +180,47 @@ fn read_clients(store: &Path, library: &mut Library) -> Result<(), LibraryError>
                 "clients/{}/client.toml: has the MAC address, address or export_id of {}",
                 client.role, other.role
             )),
-            None => kept.push(client),
+            None => kept.push(record),
         }
     }
     library.clients = kept;
     Ok(())
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, String> {
+/// One client; a snapshot or state that cannot be read is told and left out.
+pub fn read_client(store: &Path, role: &Role) -> Result<(Record, Vec<String>), String> {
+    let paths = ClientPaths::of(store, role);
+    let bytes = text_of(&paths.manifest())?;
+    let (client, books) = manifest::parse_client(&bytes, role).map_err(|error| error.to_string())?;
+    let mut record = Record { client, books, states: Default::default(), snapshots: Vec::new() };
+    let mut broken = Vec::new();
+    if paths.upper().is_dir() {
+        record.states.insert(0, State { parent: None });
+    }
+    let numbers = names(&paths.states()).unwrap_or_default();
+    for state in numbers.iter().filter_map(|name| name.parse().ok()).filter(|state| *state > 0).take(MAX_STATES) {
+        match text_of(&paths.at(state).state_manifest()).map(|bytes| manifest::parse_state(&bytes)) {
+            Ok(Ok(found)) => drop(record.states.insert(state, found)),
+            // Made by a run that was cut before it had a parent or a use.
+            Err(_) if state != record.books.state => {}
+            Ok(Err(error)) => broken.push(format!("clients/{role}/states/{state}/state.toml: {error}")),
+            Err(error) => broken.push(format!("clients/{role}/states/{state}/state.toml: {error}")),
+        }
+    }
+    let files = names(&paths.snapshots()).unwrap_or_default();
+    let files = files.iter().filter_map(|name| name.strip_suffix(".toml")?.parse::<SnapshotName>().ok());
+    for name in files.take(MAX_SNAPSHOTS) {
+        let path = paths.snapshots().join(format!("{name}.toml"));
+        match text_of(&path).and_then(|bytes| manifest::parse_snapshot(&bytes, &name).map_err(|e| e.to_string())) {
+            Ok(snapshot) => record.snapshots.push(snapshot),
+            Err(error) => broken.push(format!("clients/{role}/snapshots/{name}.toml: {error}")),
+        }
+    }
+    record.snapshots.sort_by(|a: &Snapshot, b| (a.taken, a.state, &a.name).cmp(&(b.taken, b.state, &b.name)));
+    Ok((record, broken))
+}
+
+fn text_of(path: &Path) -> Result<Vec<u8>, String> {
     atomic::read_bounded(path, manifest::MAX_MANIFEST_BYTES).map_err(|error| error.to_string())
 }
 
@@ -173,7 +257,7 @@ mod tests {
         fs::write(store.path().join("clients/pi-2/client.toml"), "role = ").unwrap();
         fs::create_dir_all(store.path().join("clients/not a role")).unwrap();
         let found = open(store.path()).unwrap();
-        assert_eq!(found.clients.len(), 1);
+        assert_eq!(found.clients.len(), 1, "{:?}", found.broken);
         assert_eq!(found.taken.len(), 3);
         assert_eq!(found.broken.len(), 2, "{:?}", found.broken);
         assert!(store.path().join("clients/pi-2/client.toml").exists());
@@ -188,5 +272,7 @@ mod tests {
         open(store.path()).unwrap();
         assert_eq!(fs::read_dir(store.path().join(IMAGES)).unwrap().count(), 0);
         assert_eq!(fs::read_dir(store.path().join(CLIENTS)).unwrap().count(), 0);
+        trash::empty(store.path(), &std::sync::atomic::AtomicBool::new(false)).unwrap();
+        assert_eq!(fs::read_dir(store.path().join(TRASH)).unwrap().count(), 0);
     }
 }

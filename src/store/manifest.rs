@@ -3,11 +3,13 @@
 //!
 //! Pure, but for one look at which layers a client runs on. Paths are relative to the store's top folder.
 
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::packing;
+use super::states::{Books, Snapshot, SnapshotName, State};
 use crate::client::{Client, ImageId, Role};
 
 /// Longest manifest that is read, in bytes.
@@ -19,6 +21,10 @@ pub const IMAGES: &str = "images";
 pub const CLIENTS: &str = "clients";
 pub const PROFILE: &str = "profile";
 pub const HANDLE_KEY: &str = "handle.key";
+/// What a person chose for the whole store.
+pub const STORE_MANIFEST: &str = "store.toml";
+/// What nobody needs any more, until it is deleted.
+pub const TRASH: &str = "trash";
 /// What is not finished carries this in front and is removed at the next opening.
 pub const UNFINISHED: &str = ".importing-";
 /// A client being made.
@@ -48,43 +54,71 @@ impl ImagePaths {
     }
 }
 
-/// Folders and files of one client.
+/// Folders and files of one client, its layers at one state (`states`).
 #[derive(Debug, Clone)]
 pub struct ClientPaths {
     pub folder: PathBuf,
+    state: u32,
 }
 
 impl ClientPaths {
     pub fn of(store: &Path, role: &Role) -> Self {
-        Self { folder: store.join(CLIENTS).join(role.as_str()) }
+        Self { folder: store.join(CLIENTS).join(role.as_str()), state: 0 }
+    }
+
+    /// The same client at another state.
+    pub fn at(&self, state: u32) -> Self {
+        Self { folder: self.folder.clone(), state }
     }
 
     /// Where a client is made before it is one.
     pub fn unfinished(store: &Path, role: &Role) -> Self {
-        Self { folder: store.join(CLIENTS).join(format!("{NEW}{role}")) }
+        Self { folder: store.join(CLIENTS).join(format!("{NEW}{role}")), state: 0 }
     }
 
     pub fn manifest(&self) -> PathBuf {
         self.folder.join("client.toml")
     }
 
+    pub fn states(&self) -> PathBuf {
+        self.folder.join("states")
+    }
+
+    pub fn snapshots(&self) -> PathBuf {
+        self.folder.join("snapshots")
+    }
+
+    /// What a state consists of: that of enrolment lies in the client's folder
+    /// itself, every later one in a folder of its own.
+    pub fn layer(&self) -> PathBuf {
+        match self.state {
+            0 => self.folder.clone(),
+            state => self.states().join(state.to_string()),
+        }
+    }
+
+    /// `state.toml`; state 0 has none.
+    pub fn state_manifest(&self) -> PathBuf {
+        self.layer().join("state.toml")
+    }
+
     pub fn upper(&self) -> PathBuf {
-        self.folder.join("upper")
+        self.layer().join("upper")
     }
 
     pub fn work(&self) -> PathBuf {
-        self.folder.join("work")
+        self.layer().join("work")
     }
 
     /// What an ephemeral client wrote since its boot began: folders of the
     /// same names. It is there while such a client runs, and only then.
     pub fn ephemeral(&self) -> Self {
-        Self { folder: self.folder.join("ephemeral") }
+        Self { folder: self.folder.join("ephemeral"), state: 0 }
     }
 
     /// An ephemeral folder being made.
     pub fn new_ephemeral(&self) -> Self {
-        Self { folder: self.folder.join(".new-ephemeral") }
+        Self { folder: self.folder.join(".new-ephemeral"), state: 0 }
     }
 
     /// The layers that take the writes of the client as it runs now.
@@ -103,11 +137,11 @@ impl ClientPaths {
     }
 
     pub fn boot_upper(&self) -> PathBuf {
-        self.folder.join("boot-upper")
+        self.layer().join("boot-upper")
     }
 
     pub fn boot_work(&self) -> PathBuf {
-        self.folder.join("boot-work")
+        self.layer().join("boot-work")
     }
 }
 
@@ -155,6 +189,8 @@ pub enum ManifestError {
     Toml(#[from] toml::de::Error),
     #[error("says role {found}, but lies in the folder of {expected}")]
     OtherRole { found: Role, expected: Role },
+    #[error("says {found}, but is the file of {expected}")]
+    OtherName { found: SnapshotName, expected: SnapshotName },
 }
 
 /// Parses `image.toml`.
@@ -164,13 +200,66 @@ pub fn parse_image(bytes: &[u8]) -> Result<ImageManifest, ManifestError> {
     Ok(manifest)
 }
 
-/// Parses `clients/<role>/client.toml`; the folder's name must agree.
-pub fn parse_client(bytes: &[u8], role: &Role) -> Result<Client, ManifestError> {
+/// `store.toml`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoreManifest {
+    /// What new clients get; none, or one that is not there: the newest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default_image: Option<ImageId>,
+    /// What the appliance was when it last opened the store: a command on
+    /// another computer tells it to the roots it makes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub appliance: Option<Ipv4Addr>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dns: Vec<Ipv4Addr>,
+}
+
+/// Parses `store.toml`.
+pub fn parse_store(bytes: &[u8]) -> Result<StoreManifest, ManifestError> {
+    Ok(toml::from_str(text(bytes)?)?)
+}
+
+/// The part of `client.toml` that the store alone keeps.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+struct Kept {
+    #[serde(default)]
+    store: Books,
+}
+
+/// `client.toml` as text.
+pub fn client_text(client: &Client, books: &Books) -> Result<String, toml::ser::Error> {
+    let mut text = toml::to_string(client)?;
+    if *books != Books::default() {
+        text.push('\n');
+        text.push_str(&toml::to_string(&Kept { store: books.clone() })?);
+    }
+    Ok(text)
+}
+
+/// Parses `clients/<role>/client.toml`; the folder's name must agree, or be
+/// the former one of a rename that was cut.
+pub fn parse_client(bytes: &[u8], role: &Role) -> Result<(Client, Books), ManifestError> {
     let client: Client = toml::from_str(text(bytes)?)?;
-    if client.role == *role {
-        Ok(client)
+    let Kept { store: books } = toml::from_str(text(bytes)?)?;
+    if client.role == *role || books.former.as_ref() == Some(role) {
+        Ok((client, books))
     } else {
         Err(ManifestError::OtherRole { found: client.role, expected: role.clone() })
+    }
+}
+
+/// Parses `states/<n>/state.toml`.
+pub fn parse_state(bytes: &[u8]) -> Result<State, ManifestError> {
+    Ok(toml::from_str(text(bytes)?)?)
+}
+
+/// Parses `snapshots/<name>.toml`; the file's name must agree.
+pub fn parse_snapshot(bytes: &[u8], name: &SnapshotName) -> Result<Snapshot, ManifestError> {
+    let snapshot: Snapshot = toml::from_str(text(bytes)?)?;
+    if snapshot.name == *name {
+        Ok(snapshot)
+    } else {
+        Err(ManifestError::OtherName { found: snapshot.name, expected: name.clone() })
     }
 }
 
@@ -221,7 +310,7 @@ mod tests {
     fn a_client_in_another_clients_folder_is_refused() {
         let text =
             "role = 'pi-1'\nmac = 'dc:a6:32:01:36:c2'\naddress = '192.168.77.10'\nimage = 'a-1'\nexport_id = 1\n";
-        assert_eq!(parse_client(text.as_bytes(), &Role::numbered(1)).unwrap().export_id, 1);
+        assert_eq!(parse_client(text.as_bytes(), &Role::numbered(1)).unwrap().0.export_id, 1);
         assert!(matches!(parse_client(text.as_bytes(), &Role::numbered(2)), Err(ManifestError::OtherRole { .. })));
         assert!(matches!(parse_client(b"\xff", &Role::numbered(2)), Err(ManifestError::NotText)));
         assert!(matches!(parse_client(b"role = ", &Role::numbered(2)), Err(ManifestError::Toml(_))));

@@ -7,11 +7,13 @@
 //! - `devices`, `hotplug`, `identify`, `table`: what is plugged in
 //! - `place`, `prepare`: where the store lies, opening and making it
 //! - [`shop`]: the store as a file of an exFAT or FAT32 file system
-//! - `library`, `manifest`, `atomic`: what it holds, as small text files
+//! - `library`, `manifest`, `states`, `atomic`, `lock`: what it holds, as small text files
 //! - `sources`, `packing`, `import`: image files on sticks, and making images of them
 //! - `root`, `mounts`, `personalise`: clients' trees
 //! - `volume`: their block volumes
 //! - `discard`: removing what an ephemeral client wrote
+//! - `operate`: what a person does with clients and images, step by step
+//! - `offline`: the same for a command, with no server
 //! - `words`: what people are told
 //!
 //! The rule about people's files: a stick is written only after a person pressed
@@ -26,8 +28,11 @@ mod hotplug;
 pub(crate) mod identify;
 mod import;
 mod library;
+mod lock;
 pub(crate) mod manifest;
 mod mounts;
+pub mod offline;
+pub mod operate;
 pub(crate) mod packing;
 mod personalise;
 mod place;
@@ -35,6 +40,7 @@ mod prepare;
 mod root;
 pub mod shop;
 mod sources;
+pub mod states;
 pub(crate) mod table;
 mod tools;
 mod volume;
@@ -55,6 +61,7 @@ use crate::directory::HandleKey;
 use crate::status::NewPlace;
 
 pub use self::personalise::RULES;
+pub use self::root::Surroundings;
 
 /// How the store is run.
 #[derive(Debug, Clone)]
@@ -114,6 +121,9 @@ pub enum Command {
     CreateClient(Box<Client>),
     /// Writes `client.toml` anew; only a failure is told.
     SaveClient(Box<Client>),
+    /// Answered by `Operated` with this ticket, and by `Changed` behind that
+    /// unless it only looked.
+    Operate(u64, Box<operate::Operation>),
     /// The client's boot begins and it must get what `renew_at_boot` tells of;
     /// its trees are served no more. Answered as `CreateClient`.
     RenewClient(Role),
@@ -140,7 +150,7 @@ pub enum Event {
     Opened {
         name: String,
         free_bytes: u64,
-        /// The oldest first.
+        /// The one for new clients last.
         images: Vec<ImageInfo>,
         clients: Vec<OpenClient>,
         /// Roles whose folder exists, also of clients that could not be
@@ -177,6 +187,17 @@ pub enum Event {
         role: Role,
         message: String,
         action: String,
+    },
+    /// What there is after an operation: as in `Opened`.
+    Changed {
+        images: Vec<ImageInfo>,
+        clients: Vec<OpenClient>,
+        taken_roles: Vec<Role>,
+    },
+    Operated {
+        ticket: u64,
+        /// The error is for people.
+        result: Result<Box<operate::Outcome>, String>,
     },
     /// A watched client wrote that its start is complete.
     Up {

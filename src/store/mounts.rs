@@ -13,6 +13,8 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags};
+use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 
 /// What went wrong with a mount, and where.
@@ -77,7 +79,7 @@ pub fn bind(folder: &Path, point: &Path) -> Result<(), MountError> {
 #[derive(Debug)]
 pub struct Layers<'a> {
     /// The topmost first; at least one.
-    pub lower: &'a [&'a Path],
+    pub lower: &'a [PathBuf],
     pub upper: &'a Path,
     pub work: &'a Path,
 }
@@ -96,10 +98,9 @@ pub struct Layers<'a> {
 /// Linux 6.18).
 pub fn overlay(layers: &Layers<'_>, point: &Path) -> Result<(), MountError> {
     make_point(point)?;
-    let lower: Vec<String> = layers.lower.iter().map(|lower| lower.display().to_string()).collect();
     let options = format!(
         "lowerdir={},upperdir={},workdir={},index=on,nfs_export=on,xino=on,redirect_dir=on,metacopy=off",
-        lower.join(":"),
+        joined(layers.lower),
         layers.upper.display(),
         layers.work.display(),
     );
@@ -111,20 +112,52 @@ pub fn overlay(layers: &Layers<'_>, point: &Path) -> Result<(), MountError> {
     })?;
     // The kernel only warns and goes on without `nfs_export` when a layer
     // cannot give handles; a client of such a root would see ESTALE later.
-    // The option is only listed where it differs from the module's default.
-    let default = std::fs::read_to_string("/sys/module/overlay/parameters/nfs_export").unwrap_or_default();
-    let default_on = default.starts_with('Y');
-    let exports = |mount: &Mounted| match default_on {
-        true => !mount.options.contains("nfs_export=off"),
-        false => mount.options.contains("nfs_export=on"),
-    };
-    // The newest, if something was mounted there before.
-    if list()?.iter().rev().find(|mount| mount.point == point).is_some_and(exports) {
+    // Asked for one as NFS will ask: such an overlay gives none that it could
+    // find again, and says so (tried 2026-11-22, Linux 6.18). Its options
+    // would tell too, but only in the list of all mounts.
+    if gives_handles(point) {
         Ok(())
     } else {
         unmount(point)?;
         Err(MountError::NoHandles { path: point.to_owned() })
     }
+}
+
+/// `struct file_handle` with room for what any file system gives (MAX_HANDLE_SZ).
+#[repr(C)]
+struct FileHandle {
+    bytes: u32,
+    kind: i32,
+    handle: [u8; 128],
+}
+
+fn gives_handles(point: &Path) -> bool {
+    let Ok(path) = CString::new(point.as_os_str().as_encoded_bytes()) else { return false };
+    let mut handle = FileHandle { bytes: 128, kind: 0, handle: [0; 128] };
+    let mut mount_id: libc::c_int = 0;
+    // SAFETY: the path ends with a zero byte, the handle has the kernel's
+    // layout and the 128 bytes that it announces, and all outlive the call.
+    let result = unsafe {
+        libc::syscall(libc::SYS_name_to_handle_at, libc::AT_FDCWD, path.as_ptr(), &raw mut handle, &raw mut mount_id, 0)
+    };
+    result == 0
+}
+
+/// Mounts layers to look at, the topmost first: nothing can be written, and
+/// handles are not asked for. One layer alone is shown as it is.
+pub fn read_only_overlay(lower: &[PathBuf], point: &Path) -> Result<(), MountError> {
+    if let [alone] = lower {
+        return bind(alone, point);
+    }
+    make_point(point)?;
+    let options = format!("lowerdir={},redirect_dir=follow,metacopy=off,xino=on", joined(lower));
+    let options = CString::new(options).unwrap_or_default();
+    rustix::mount::mount("overlay", point, "overlay", SAFE | MountFlags::RDONLY, &*options)
+        .map_err(|source| MountError::Mount { what: "overlay".into(), path: point.to_owned(), source: source.into() })
+}
+
+fn joined(lower: &[PathBuf]) -> String {
+    lower.iter().map(|lower| lower.display().to_string()).collect::<Vec<_>>().join(":")
 }
 
 /// Lets a mount take writes or not; what is mounted stays the same, with the
@@ -138,9 +171,18 @@ pub fn set_read_only(point: &Path, read_only: bool) -> Result<(), MountError> {
     })
 }
 
-/// Whether a file system is mounted there.
+/// Whether a file system is mounted there. Asked of the point itself: with
+/// many clients the list of all mounts takes long to read.
 pub fn is_mounted(point: &Path) -> Result<bool, MountError> {
-    Ok(list()?.iter().any(|mount| mount.point == point))
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+    match rustix::fs::statx(CWD, point, flags, StatxFlags::empty()) {
+        Ok(found) if found.stx_attributes_mask.contains(StatxAttributes::MOUNT_ROOT) => {
+            Ok(found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
+        }
+        Err(Errno::NOENT | Errno::NOTDIR) => Ok(false),
+        // What is mounted there may be dead, its stick pulled.
+        Ok(_) | Err(_) => Ok(list()?.iter().any(|mount| mount.point == point)),
+    }
 }
 
 fn make_point(point: &Path) -> Result<(), MountError> {
@@ -167,8 +209,6 @@ pub fn detach(point: &Path) -> Result<(), MountError> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mounted {
     pub point: PathBuf,
-    /// Options of the file system itself.
-    pub options: String,
 }
 
 /// All mounts of this thread's namespace, in the order they were made.
@@ -180,9 +220,8 @@ pub fn list() -> Result<Vec<Mounted>, MountError> {
 
 fn parse(text: &str) -> Vec<Mounted> {
     let line = |line: &str| {
-        let (front, back) = line.split_once(" - ")?;
-        let point = unescape(front.split(' ').nth(4)?);
-        Some(Mounted { point, options: back.split(' ').nth(2)?.to_owned() })
+        let (front, _) = line.split_once(" - ")?;
+        Some(Mounted { point: unescape(front.split(' ').nth(4)?) })
     };
     text.lines().filter_map(line).collect()
 }
@@ -342,7 +381,7 @@ mod tests {
         let mounts = parse(text);
         assert_eq!(mounts.len(), 2);
         assert_eq!(mounts[0].point, Path::new("/mnt 2"));
-        assert_eq!(mounts[1].options, "rw,nfs_export=on");
+        assert_eq!(mounts[1].point, Path::new("/a"));
     }
 
     #[test]

@@ -18,7 +18,6 @@
 //! the image were one file. A hard link of the image that was changed then by
 //! one of its names shows the image's content by the others (2026-11-22).
 
-use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::net::Ipv4Addr;
@@ -29,9 +28,11 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::discard::Discarder;
-use super::manifest::{CLIENTS, ClientPaths, IMAGES, ImagePaths, NEW, PROFILE};
+use super::manifest::{self, CLIENTS, ClientPaths, IMAGES, ImagePaths, NEW, PROFILE};
 use super::mounts::{self, Layers, MountError};
+use super::operate::site;
 use super::personalise::{self, Context, Profile, Tree, TreeError};
+use super::states::{Books, ChainError, Record};
 use super::{OpenClient, atomic, sources, volume};
 use crate::client::{Client, ImageId, Mode, Role};
 
@@ -42,6 +43,8 @@ pub enum RootError {
     Exists(Role),
     #[error("there is no image {0}")]
     NoImage(ImageId),
+    #[error(transparent)]
+    Chain(#[from] ChainError),
     #[error(transparent)]
     Mount(#[from] MountError),
     #[error("writing {path}")]
@@ -66,7 +69,6 @@ pub struct Surroundings {
 pub struct Roots {
     store: PathBuf,
     run: PathBuf,
-    images: BTreeSet<ImageId>,
     discarder: Discarder,
     /// Until when an opening waits for layers in use: once for all clients.
     busy_until: Instant,
@@ -85,39 +87,34 @@ const BUSY_PAUSE: Duration = Duration::from_millis(20);
 impl Roots {
     pub fn new(store: &Path, run: &Path) -> Self {
         let (store, run) = (store.to_owned(), run.to_owned());
-        Self {
-            store,
-            run,
-            images: BTreeSet::new(),
-            discarder: Discarder::start(),
-            busy_until: Instant::now() + BUSY_LIMIT,
-        }
+        Self { store, run, discarder: Discarder::start(), busy_until: Instant::now() + BUSY_LIMIT }
     }
 
     /// Mounts an image's root, unless it is mounted.
     pub fn mount_image(&mut self, id: &ImageId) -> Result<(), RootError> {
-        if self.images.contains(id) {
+        let point = self.image_point(id);
+        // Perhaps by an operation.
+        if mounts::is_mounted(&point)? {
             return Ok(());
         }
         let paths = ImagePaths::of(&self.store, id);
         if !paths.root().is_file() {
             return Err(RootError::NoImage(id.clone()));
         }
-        mounts::image_root(&paths.root(), &self.image_point(id))?;
-        self.images.insert(id.clone());
-        Ok(())
+        Ok(mounts::image_root(&paths.root(), &point)?)
     }
 
     fn image_point(&self, id: &ImageId) -> PathBuf {
         self.run.join(IMAGES).join(id.as_str()).join("root")
     }
 
-    /// Mounts a client's two trees as they were when it last booted: it may be running.
-    pub fn mount(&mut self, client: &Client) -> Result<OpenClient, RootError> {
+    /// Mounts a client's trees as they were when it last booted: it may be running.
+    pub fn mount(&mut self, record: &Record) -> Result<OpenClient, RootError> {
+        let client = &record.client;
         self.mount_image(&client.image)?;
         let paths = ClientPaths::of(&self.store, &client.role);
         self.discarder.resume(&paths.folder);
-        self.mount_layers(client, &paths)?;
+        self.mount_layers(record, &paths)?;
         if client.volume_size.is_some() && paths.volume_file().is_file() {
             self.mount_volume(client, &paths)?;
         }
@@ -126,9 +123,11 @@ impl Roots {
 
     /// The client's boot begins: nothing of its former run is in use any more.
     /// Gives it what its manifest says; returns what could not be given beside its root.
-    pub fn renew(&mut self, client: &Client, around: &Surroundings) -> Result<(OpenClient, Vec<String>), RootError> {
+    pub fn renew(&mut self, record: &Record, around: &Surroundings) -> Result<(OpenClient, Vec<String>), RootError> {
+        let client = &record.client;
         self.mount_image(&client.image)?;
         let paths = ClientPaths::of(&self.store, &client.role);
+        self.discarder.resume(&paths.folder);
         self.busy_until = Instant::now() + BUSY_LIMIT;
         let was_ephemeral = paths.ephemeral().folder.is_dir();
         if client.mode == Mode::Ephemeral || was_ephemeral {
@@ -148,7 +147,7 @@ impl Roots {
                 .and_then(|()| fs::rename(&new.folder, paths.ephemeral().folder))
                 .map_err(|source| RootError::Write { path: new.folder.clone(), source })?;
         }
-        self.mount_layers(client, &paths)?;
+        self.mount_layers(record, &paths)?;
         let warnings = self.renew_volume(client, &paths, around)?;
         Ok((self.opened(client, &paths)?, warnings))
     }
@@ -217,12 +216,13 @@ impl Roots {
     }
 
     /// Mounts what is not mounted yet, and lets it take writes or not.
-    fn mount_layers(&self, client: &Client, paths: &ClientPaths) -> Result<(), RootError> {
+    fn mount_layers(&self, record: &Record, paths: &ClientPaths) -> Result<(), RootError> {
+        let client = &record.client;
         let (root, boot) = (self.point(client, ROOT), self.point(client, BOOT));
         let ephemeral = paths.ephemeral().folder.is_dir();
         if !(mounts::is_mounted(&root)? && mounts::is_mounted(&boot)?) {
             let upper = ephemeral.then(|| paths.ephemeral());
-            self.overlays(client, paths, upper.as_ref(), [&root, &boot])?;
+            self.overlays(client, paths, &record.chain()?, upper.as_ref(), [&root, &boot])?;
         }
         for point in [&root, &boot] {
             mounts::set_read_only(point, client.mode == Mode::ReadOnly)?;
@@ -230,26 +230,29 @@ impl Roots {
         Ok(())
     }
 
-    /// Mounts both trees: the client's layers over its image, or `ephemeral`
-    /// ones over both.
+    /// Mounts both trees: the live state over the frozen ones and the image,
+    /// or `ephemeral` layers over all of them.
     fn overlays(
         &self,
         client: &Client,
         paths: &ClientPaths,
+        states: &[u32],
         ephemeral: Option<&ClientPaths>,
         [root, boot]: [&Path; 2],
     ) -> Result<(), RootError> {
-        let (image_root, image_boot) =
-            (self.image_point(&client.image), ImagePaths::of(&self.store, &client.image).boot());
-        let (own_root, own_boot) = (paths.upper(), paths.boot_upper());
-        let (above, depth) = match ephemeral {
-            Some(ephemeral) => (ephemeral, 0),
-            None => (paths, 1),
+        let states: Vec<ClientPaths> = states.iter().map(|state| paths.at(*state)).collect();
+        let (above, below) = match (ephemeral, states.split_first()) {
+            (Some(ephemeral), _) => (ephemeral, &states[..]),
+            (None, Some((live, frozen))) => (live, frozen),
+            // A chain has its live state at least.
+            (None, None) => (paths, &states[..]),
         };
-        let (lower, boot_lower) = ([&*own_root, &*image_root], [&*own_boot, &*image_boot]);
-        let layers = Layers { lower: &lower[depth..], upper: &above.upper(), work: &above.work() };
+        let lower = site::lower(below, ClientPaths::upper, &self.image_point(&client.image));
+        let layers = Layers { lower: &lower, upper: &above.upper(), work: &above.work() };
         overlay_when_free(&layers, root, self.busy_until)?;
-        let layers = Layers { lower: &boot_lower[depth..], upper: &above.boot_upper(), work: &above.boot_work() };
+        let image_boot = ImagePaths::of(&self.store, &client.image).boot();
+        let lower = site::lower(below, ClientPaths::boot_upper, &image_boot);
+        let layers = Layers { lower: &lower, upper: &above.boot_upper(), work: &above.boot_work() };
         if let Err(error) = overlay_when_free(&layers, boot, self.busy_until) {
             // Half a client is none.
             mounts::unmount(root)?;
@@ -275,7 +278,7 @@ impl Roots {
         fs::rename(&made.folder, &finished.folder).map_err(written)?;
         atomic::sync_folder(&self.store.join(CLIENTS)).map_err(written)?;
         // Nothing of a client's is in it yet; left there it would block its role.
-        let (open, more) = self.renew(client, around).inspect_err(|_| {
+        let (open, more) = self.renew(&Record::enrolled(client.clone()), around).inspect_err(|_| {
             let _ = fs::remove_dir_all(&finished.folder);
         })?;
         warnings.extend(more);
@@ -285,11 +288,11 @@ impl Roots {
     fn make(&self, client: &Client, made: &ClientPaths, around: &Surroundings) -> Result<Vec<String>, RootError> {
         let _ = fs::remove_dir_all(&made.folder);
         make_folders(made).map_err(|source| RootError::Write { path: made.folder.clone(), source })?;
-        self.write_manifest(client, made, false)?;
+        write_manifest(client, &Books::default(), made, false)?;
 
         let point = self.run.join(CLIENTS).join(format!("{NEW}{}", client.role));
         let (root, boot) = (point.join("root"), point.join("boot"));
-        self.overlays(client, made, None, [&root, &boot])?;
+        self.overlays(client, made, &[0], None, [&root, &boot])?;
         let applied = self.personalise(client, &root, &boot, around);
         let unmounted = mounts::unmount(&root).and(mounts::unmount(&boot));
         let _ = fs::remove_dir(&root).and_then(|()| fs::remove_dir(&boot)).and_then(|()| fs::remove_dir(&point));
@@ -310,37 +313,50 @@ impl Roots {
         boot: &Path,
         around: &Surroundings,
     ) -> Result<Vec<String>, RootError> {
-        let (profile, mut warnings) = read_profile(&self.store.join(PROFILE));
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let context = Context {
-            client,
-            appliance: around.appliance,
-            dns: &around.dns,
-            profile: &profile,
-            root: &Tree::open(root)?,
-            boot: &Tree::open(boot)?,
-            today: now.as_secs() / 86_400,
-        };
-        let applied = personalise::apply(&context)?;
-        tracing::info!(role = %client.role, rules = ?applied.acted, "new client adapted");
-        warnings.extend(applied.failed.into_iter().map(|(rule, error)| format!("{rule}: {}", super::chain(&error))));
-        Ok(warnings)
+        personalise_at(&self.store, client, root, boot, around, personalise::apply)
     }
 
     /// Writes a client's manifest anew.
-    pub fn save(&self, client: &Client) -> Result<(), RootError> {
-        self.write_manifest(client, &ClientPaths::of(&self.store, &client.role), true)
+    pub fn save(&self, client: &Client, books: &Books) -> Result<(), RootError> {
+        write_manifest(client, books, &ClientPaths::of(&self.store, &client.role), true)
     }
+}
 
-    fn write_manifest(&self, client: &Client, paths: &ClientPaths, sync: bool) -> Result<(), RootError> {
-        let text = toml::to_string(client)?;
-        let path = paths.manifest();
-        let result = match sync {
-            true => atomic::write(&path, text.as_bytes(), 0o644),
-            false => atomic::write_unsynced(&path, text.as_bytes(), 0o644, false),
-        };
-        result.map_err(|source| RootError::Write { path, source })
-    }
+/// Applies rules to a client's mounted trees; returns what could not be applied.
+pub fn personalise_at(
+    store: &Path,
+    client: &Client,
+    root: &Path,
+    boot: &Path,
+    around: &Surroundings,
+    rules: fn(&Context<'_>) -> Result<personalise::Applied, TreeError>,
+) -> Result<Vec<String>, RootError> {
+    let (profile, mut warnings) = read_profile(&store.join(PROFILE));
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let context = Context {
+        client,
+        appliance: around.appliance,
+        dns: &around.dns,
+        profile: &profile,
+        root: &Tree::open(root)?,
+        boot: &Tree::open(boot)?,
+        today: now.as_secs() / 86_400,
+    };
+    let applied = rules(&context)?;
+    tracing::info!(role = %client.role, rules = ?applied.acted, "client adapted");
+    warnings.extend(applied.failed.into_iter().map(|(rule, error)| format!("{rule}: {}", super::chain(&error))));
+    Ok(warnings)
+}
+
+/// Writes `client.toml`, whole or not at all.
+pub fn write_manifest(client: &Client, books: &Books, paths: &ClientPaths, sync: bool) -> Result<(), RootError> {
+    let text = manifest::client_text(client, books)?;
+    let path = paths.manifest();
+    let result = match sync {
+        true => atomic::write(&path, text.as_bytes(), 0o644),
+        false => atomic::write_unsynced(&path, text.as_bytes(), 0o644, false),
+    };
+    result.map_err(|source| RootError::Write { path, source })
 }
 
 /// A client's folder with its layers. The upper layer's own mode is what the

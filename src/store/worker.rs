@@ -1,30 +1,36 @@
 //! The thread that owns every mount: looks at what is plugged in, opens the
-//! store, makes clients, starts imports.
+//! store, makes clients, starts imports and operations.
 //!
 //! I/O. One message at a time, so nothing here is locked. A look is by level,
 //! not by edge: what is there is compared with what was known.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::devices::{self, Disk, Reading, Wanted};
 use super::identify::{Content, STORE_LABEL};
 use super::import::{self, ImportError, Imported, Job, Method};
-use super::manifest::{ClientPaths, ImageManifest, SourceFile};
+use super::lock::{self, Lock};
+use super::manifest::{ClientPaths, ImageManifest, SourceFile, TRASH};
 use super::mounts::MountError;
+use super::operate::perform::{self, OperateError};
+use super::operate::site::Site;
+use super::operate::{Operation, Outcome, recover, trash};
 use super::personalise::Tree;
 use super::place::Place;
 use super::prepare::{self, Spot};
 use super::root::{Roots, Surroundings};
 use super::shop::{Look, Rule};
 use super::sources::{self, Found};
+use super::states::{Books, Record};
 use super::words::{no_room, open_action, prepare_action, refusal_action, root_action, unusable};
-use super::{Command, Event, ImageInfo, Options, Sink, chain, library, mounts};
-use crate::client::{Client, ImageId, Role};
+use super::{Command, Event, ImageInfo, OpenClient, Options, Sink, chain, library, mounts};
+use crate::client::{Client, ImageId, Mode, Role};
 use crate::status::NewPlace;
 
 /// What the worker is told.
@@ -35,6 +41,10 @@ pub enum Message {
     ImportEnded {
         source: SourceFile,
         result: Result<Imported, ImportError>,
+    },
+    OperationEnded {
+        ticket: u64,
+        result: Result<Outcome, OperateError>,
     },
     Stop,
 }
@@ -47,6 +57,8 @@ const SPACE_STEP_BYTES: u64 = 16 << 20;
 /// How long `Stop` waits for the import and for the last sync.
 const IMPORT_END_LIMIT: Duration = Duration::from_secs(8);
 const SYNC_LIMIT: Duration = Duration::from_secs(12);
+/// Operations that wait for the one before them; more are refused.
+const MAX_WAITING: usize = 32;
 /// Most client manifests' `up` texts; a boot id has 37 bytes.
 const MAX_UP_BYTES: usize = 200;
 
@@ -58,6 +70,12 @@ pub struct Worker {
     sticks: BTreeMap<String, Stick>,
     store: Option<Store>,
     importing: Option<Importing>,
+    /// At most one short and one long one.
+    operating: Vec<Operating>,
+    waiting: VecDeque<(u64, Operation)>,
+    emptying: Option<JoinHandle<()>>,
+    /// A store waits to be opened until an operation on the former has ended.
+    postponed: bool,
     /// Files that failed, until their stick is plugged in again.
     refused: HashSet<SourceFile>,
     /// Folder mode: files as the last look saw them, since one that still
@@ -89,7 +107,13 @@ struct Store {
     folder: PathBuf,
     roots: Roots,
     images: Vec<(ImageId, ImageManifest)>,
-    clients: Vec<Client>,
+    clients: Vec<Record>,
+    /// Those whose trees are mounted.
+    open: BTreeMap<Role, OpenClient>,
+    taken: Vec<Role>,
+    _locks: [Option<Lock>; 2],
+    /// Ends what works on it in the background.
+    stop: Arc<AtomicBool>,
     /// Watched clients with the text last seen.
     watched: BTreeMap<Role, Option<String>>,
     told_free_bytes: u64,
@@ -103,6 +127,14 @@ struct Importing {
     stop: Arc<AtomicBool>,
 }
 
+/// An operation that runs on a thread of its own.
+struct Operating {
+    ticket: u64,
+    operation: Operation,
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+}
+
 impl Worker {
     pub fn new(options: Options, sink: Sink, messages: Sender<Message>, stop: Arc<AtomicBool>) -> Self {
         Self {
@@ -113,6 +145,10 @@ impl Worker {
             sticks: BTreeMap::new(),
             store: None,
             importing: None,
+            operating: Vec::new(),
+            waiting: VecDeque::new(),
+            emptying: None,
+            postponed: false,
             refused: HashSet::new(),
             seen: Vec::new(),
             said: None,
@@ -129,6 +165,7 @@ impl Worker {
                 Ok(Message::Command(command)) => self.obey(command),
                 Ok(Message::Look) => self.look(),
                 Ok(Message::ImportEnded { source, result }) => self.import_ended(source, result),
+                Ok(Message::OperationEnded { ticket, result }) => self.operation_ended(ticket, result),
                 Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => {}
             }
@@ -153,10 +190,12 @@ impl Worker {
             Command::Prepare => self.prepare(),
             Command::CreateClient(client) => self.create(&client),
             Command::SaveClient(client) => self.save(&client),
+            Command::Operate(ticket, operation) => self.operate(ticket, *operation),
             Command::RenewClient(role) => self.renew(&role),
             Command::WatchUp(role, true) => {
                 if let Some(store) = &mut self.store {
-                    let now = up_text(&store.folder, &role);
+                    let live = store.clients.iter().find(|record| record.client.role == role);
+                    let now = live.and_then(|record| up_text(&store.folder, record));
                     store.watched.insert(role, now);
                 }
             }
@@ -246,6 +285,7 @@ impl Worker {
             if let Some(importing) = &self.importing {
                 importing.stop.store(true, Ordering::Relaxed);
             }
+            self.end_operations(&store.stop);
             self.take_down_store();
             self.said = None;
             self.tell(Event::Closed { name: store.name });
@@ -255,7 +295,7 @@ impl Worker {
     /// Everything of the store, at once: the stick is not there any more.
     fn take_down_store(&self) {
         let run = &self.options.run;
-        for folder in ["check", "clients", "images", "store", "memory"] {
+        for folder in ["operate", "check", "clients", "images", "store", "memory"] {
             if let Err(error) = mounts::unmount_below(&run.join(folder), true) {
                 tracing::warn!(error = chain(&error), "unmounting");
             }
@@ -338,20 +378,45 @@ impl Worker {
 
     /// Opens a store with all its clients; the error is a message and an action.
     fn open(&mut self, place: &Place, name: &str, disk: Option<String>) -> Result<(), (String, &'static str)> {
+        if self.is_still_operating() {
+            return Err(("the last work on the former stick is being ended".into(), "Wait a moment"));
+        }
         let folder = self.options.run.join("store");
         let started = Instant::now();
+        let locked = |error: std::io::Error| match error.kind() {
+            std::io::ErrorKind::WouldBlock => {
+                (format!("{name} is being worked on by another rootstock"), "Wait until it has ended")
+            }
+            _ => (format!("{name} cannot be locked: {error}"), "Check the stick on a computer"),
+        };
+        // Not alone: its files are looked at, too.
+        let held = match place {
+            Place::Run { partition, .. } => Some(lock::take(partition).map_err(locked)?),
+            Place::Partition(_) | Place::Memory { .. } | Place::Folder(_) => None,
+        };
         place.open(&folder, &self.stop).map_err(|error| (chain(&error), open_action(&error)))?;
-        let library = library::open(&folder).map_err(|error| {
+        let lock = lock::take(&folder).map_err(|error| {
+            self.take_down_store();
+            locked(error)
+        })?;
+        let mut library = library::open(&folder).map_err(|error| {
             self.take_down_store();
             (chain(&error), "Check the stick on a computer")
         })?;
+        let (appliance, dns) = (self.options.appliance, self.options.dns.clone());
+        let told = library::change_choice(&folder, |choice| (choice.appliance, choice.dns) = (Some(appliance), dns));
+        if let Err(error) = told {
+            library.broken.push(format!("store.toml: {error}"));
+        }
+        let site = self.site(&folder, "short");
         let mut roots = Roots::new(&folder, &self.options.run);
         let mut broken = library.broken;
-        let mut open = Vec::new();
-        for client in &library.clients {
-            match roots.mount(client) {
-                Ok(client) => open.push(client),
-                Err(error) => broken.push(format!("clients/{}: {}", client.role, chain(&error))),
+        let mut open = BTreeMap::new();
+        for record in &mut library.clients {
+            let role = record.client.role.clone();
+            match mount(&site, &mut roots, record, &self.stop) {
+                Ok(client) => drop(open.insert(role, client)),
+                Err(error) => broken.push(format!("clients/{role}: {error}")),
             }
         }
         let free_bytes = free_bytes(&folder);
@@ -363,7 +428,11 @@ impl Worker {
             folder,
             roots,
             images: library.images,
-            clients: open.iter().map(|open| open.client.clone()).collect(),
+            clients: library.clients,
+            open: open.clone(),
+            taken: library.taken.clone(),
+            _locks: [Some(lock), held],
+            stop: Arc::default(),
             watched: BTreeMap::new(),
             told_free_bytes: free_bytes,
             told_read_only: false,
@@ -374,7 +443,7 @@ impl Worker {
             name: name.to_owned(),
             free_bytes,
             images,
-            clients: open,
+            clients: open.into_values().collect(),
             taken_roles: library.taken,
             handle_key: library.handle_key,
         });
@@ -525,7 +594,9 @@ impl Worker {
         match store.roots.create(client, &around) {
             Ok((open, warnings)) => {
                 tracing::info!(role = %client.role, ms = started.elapsed().as_millis() as u64, "client made");
-                store.clients.push(client.clone());
+                store.clients.push(Record::enrolled(client.clone()));
+                store.open.insert(client.role.clone(), open.clone());
+                store.taken.push(client.role.clone());
                 self.tell(Event::ClientReady(open));
                 for warning in warnings {
                     self.problem(format!("{}: {warning}", client.role), "The client may need a hand");
@@ -541,16 +612,20 @@ impl Worker {
     fn renew(&mut self, role: &Role) {
         let started = Instant::now();
         let around = self.surroundings();
+        // What an operation works on must stay as it is; control asks again at its end.
+        if self.operating.iter().any(|running| running.operation.stops() == Some(role)) {
+            return;
+        }
         // A store that was closed is opened again, and control asks again.
         let Some(store) = &mut self.store else { return };
-        let Some(client) = store.clients.iter().find(|client| client.role == *role) else { return };
-        match store.roots.renew(client, &around) {
+        let Some(record) = store.clients.iter().find(|record| record.client.role == *role) else { return };
+        match store.roots.renew(record, &around) {
             Ok((open, warnings)) => {
-                tracing::info!(%role, mode = ?client.mode, ms = started.elapsed().as_millis() as u64, "client renewed");
+                let (mode, ms) = (record.client.mode, started.elapsed().as_millis() as u64);
+                tracing::info!(%role, ?mode, ms, "client renewed");
+                store.open.insert(role.clone(), open.clone());
                 self.tell(Event::ClientReady(open));
-                for warning in warnings {
-                    self.problem(format!("{role}: {warning}"), "Correct its client.toml, or make room");
-                }
+                self.warn(role, warnings);
             }
             Err(error) => {
                 let (message, action) = (chain(&error), root_action(&error).to_owned());
@@ -559,12 +634,27 @@ impl Worker {
         }
     }
 
+    /// What could not be given to a client beside its root.
+    fn warn(&self, role: &Role, warnings: Vec<String>) {
+        for warning in warnings {
+            self.problem(format!("{role}: {warning}"), "Correct its client.toml, or make room");
+        }
+    }
+
     fn save(&mut self, client: &Client) {
+        let busy = self.is_operated_on(&client.role);
         let Some(store) = &mut self.store else { return };
-        let result = match store.clients.iter_mut().find(|known| known.role == client.role) {
+        if busy {
+            // What it learned is learned again; what is being written must not be undone.
+            return;
+        }
+        let result = match store.clients.iter_mut().find(|known| known.client.role == client.role) {
             Some(known) => {
-                *known = client.clone();
-                store.roots.save(client).map_err(|error| chain(&error))
+                known.client = client.clone();
+                if let Some(open) = store.open.get_mut(&client.role) {
+                    open.client = client.clone();
+                }
+                store.roots.save(client, &known.books).map_err(|error| chain(&error))
             }
             None => Err("there is no such client".to_owned()),
         };
@@ -574,11 +664,170 @@ impl Worker {
         }
     }
 
+    // Operations.
+
+    fn site(&self, store: &Path, slot: &'static str) -> Site {
+        Site { store: store.to_owned(), run: self.options.run.clone(), slot, around: self.surroundings() }
+    }
+
+    fn is_operated_on(&self, role: &Role) -> bool {
+        self.operating.iter().any(|running| running.operation.client() == Some(role))
+    }
+
+    fn is_still_operating(&mut self) -> bool {
+        // Those of a stick that was pulled: their ends are told, or dropped, later.
+        self.postponed = self.operating.iter().any(|running| !running.thread.is_finished());
+        self.postponed
+    }
+
+    /// Everything that works on a store in the background ends soon.
+    fn end_operations(&self, stop: &AtomicBool) {
+        stop.store(true, Ordering::Relaxed);
+        for running in &self.operating {
+            running.stop.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Runs an operation, or lets it wait for the one before.
+    fn operate(&mut self, ticket: u64, operation: Operation) {
+        let refused = |message: &str| Event::Operated { ticket, result: Err(message.to_owned()) };
+        let Some(store) = &self.store else { return self.tell(refused("there is no stick with a store")) };
+        if operation.client().is_some_and(|role| {
+            let long = |running: &Operating| running.operation.is_long() && running.operation.client() == Some(role);
+            self.operating.iter().any(long)
+        }) {
+            self.tell(refused("an image is being made of that client; try again when it is done"));
+            return self.tell_changed();
+        }
+        if self.operating.iter().any(|running| running.operation.is_long() == operation.is_long()) {
+            if self.waiting.len() >= MAX_WAITING {
+                self.tell(refused("too much is asked at once; try again later"));
+                return self.tell_changed();
+            }
+            return self.waiting.push_back((ticket, operation));
+        }
+        let site = self.site(&store.folder, if operation.is_long() { "long" } else { "short" });
+        let (stop, messages) = (Arc::new(AtomicBool::new(false)), self.messages.clone());
+        let (asked, stopped, started) = (operation.clone(), stop.clone(), Instant::now());
+        let thread = std::thread::Builder::new().name("operation".into()).spawn(move || {
+            let result = perform::perform(&site, &asked, &stopped, None);
+            let ms = started.elapsed().as_millis() as u64;
+            tracing::info!(?asked, ok = result.is_ok(), ms, "operation ended");
+            let _ = messages.send(Message::OperationEnded { ticket, result });
+        });
+        match thread {
+            Ok(thread) => self.operating.push(Operating { ticket, operation, stop, thread }),
+            Err(error) => self.tell(refused(&format!("no thread: {error}"))),
+        }
+    }
+
+    fn operation_ended(&mut self, ticket: u64, result: Result<Outcome, OperateError>) {
+        let Some(at) = self.operating.iter().position(|running| running.ticket == ticket) else { return };
+        let Operating { operation, thread, .. } = self.operating.swap_remove(at);
+        // It has sent its last message.
+        let _ = thread.join();
+        let changed = !operation.looks() && self.store.is_some();
+        if changed {
+            self.refresh(&operation);
+        }
+        let result = result.map(Box::new).map_err(|error| chain(&error));
+        self.tell(Event::Operated { ticket, result });
+        if changed {
+            self.tell_changed();
+        }
+        let waiting = std::mem::take(&mut self.waiting);
+        for (ticket, operation) in waiting {
+            self.operate(ticket, operation);
+        }
+    }
+
+    /// Reads anew what an operation may have changed, and mounts its client.
+    fn refresh(&mut self, operation: &Operation) {
+        let Some(store) = &self.store else { return };
+        let site = self.site(&store.folder, "short");
+        let read = library::read(&store.folder);
+        let Some(store) = &mut self.store else { return };
+        let mut library = match read {
+            Ok(library) => library,
+            Err(error) => return self.problem(chain(&error), "Check the stick on a computer"),
+        };
+        let is_mounted =
+            |open: &OpenClient| [&open.root, &open.boot].iter().all(|point| mounts::is_mounted(point).unwrap_or(false));
+        let (mut broken, mut warned) = (Vec::new(), Vec::new());
+        let before = std::mem::take(&mut store.open);
+        // Of another operation that runs: mounted when that has ended.
+        let busy: Vec<&Role> = self.operating.iter().filter_map(|running| running.operation.stops()).collect();
+        for record in &mut library.clients {
+            let role = record.client.role.clone();
+            let kept = |open: &&OpenClient| is_mounted(open) || busy.contains(&&role);
+            let open = match before.get(&role).filter(kept) {
+                Some(open) => Ok(OpenClient { client: record.client.clone(), ..open.clone() }),
+                // One that could not be mounted before is not tried again but by its own operation.
+                None if before.contains_key(&role) || concerns(operation, &role) => {
+                    mount(&site, &mut store.roots, record, &self.stop).and_then(|open| {
+                        // Its run has ended with the operation, also where that was forced: what
+                        // it still writes must not stay.
+                        if record.client.mode != Mode::Ephemeral || operation.stops().is_none() {
+                            return Ok(open);
+                        }
+                        let renewed = store.roots.renew(record, &site.around);
+                        let (open, warnings) = renewed.map_err(|error| chain(&error))?;
+                        warned.push((role.clone(), warnings));
+                        Ok(open)
+                    })
+                }
+                None => continue,
+            };
+            match open {
+                Ok(open) => drop(store.open.insert(role, open)),
+                Err(error) => broken.push(format!("clients/{role}: {error}")),
+            }
+        }
+        store.images = library.images;
+        store.clients = library.clients;
+        store.taken = library.taken;
+        for message in broken {
+            self.problem(message, "Correct the file on a computer");
+        }
+        for (role, warnings) in warned {
+            self.warn(&role, warnings);
+        }
+    }
+
+    fn tell_changed(&self) {
+        let Some(store) = &self.store else { return };
+        self.tell(Event::Changed {
+            images: store.images.iter().map(|(id, manifest)| info(id, manifest)).collect(),
+            clients: store.open.values().cloned().collect(),
+            taken_roles: store.taken.clone(),
+        });
+    }
+
+    /// Deletes what lies in the store's trash, behind everybody's back.
+    fn empty_trash(&mut self) {
+        if self.emptying.as_ref().is_some_and(|thread| !thread.is_finished()) {
+            return;
+        }
+        let Some(store) = &self.store else { return };
+        let trash = store.folder.join(TRASH);
+        if std::fs::read_dir(&trash).is_ok_and(|mut entries| entries.next().is_none()) {
+            return;
+        }
+        let (folder, stop) = (store.folder.clone(), store.stop.clone());
+        let thread = std::thread::Builder::new().name("trash".into()).spawn(move || {
+            if let Err(error) = trash::empty(&folder, &stop) {
+                tracing::warn!(%error, "the trash could not be emptied");
+            }
+        });
+        self.emptying = thread.ok();
+    }
+
     fn tick(&mut self) {
         let mut events = Vec::new();
         if let Some(store) = &mut self.store {
             for (role, seen) in &mut store.watched {
-                let now = up_text(&store.folder, role);
+                let live = store.clients.iter().find(|record| record.client.role == *role);
+                let now = live.and_then(|record| up_text(&store.folder, record));
                 if now != *seen {
                     *seen = now;
                     if seen.is_some() {
@@ -604,7 +853,8 @@ impl Worker {
         for event in events {
             self.tell(event);
         }
-        if self.options.folder.is_some() {
+        self.empty_trash();
+        if self.options.folder.is_some() || self.postponed {
             self.look();
         }
     }
@@ -662,7 +912,13 @@ impl Worker {
                 if let Some(store) = self.store.as_mut().filter(|_| !stopped) {
                     store.images.retain(|(known, _)| *known != id);
                     store.images.push((id.clone(), manifest.clone()));
+                    let chosen = library::read_choice(&store.folder).unwrap_or_default().default_image;
+                    library::sort_images(&mut store.images, chosen.as_ref());
                     self.tell(Event::Imported { image: info(&id, &manifest) });
+                    // A person's choice goes before the newest.
+                    if chosen.is_some() {
+                        self.tell_changed();
+                    }
                 }
             }
             Err(error) => {
@@ -691,12 +947,35 @@ impl Worker {
             }
         }
         if let Some(store) = self.store.take() {
+            self.end_operations(&store.stop);
+            let deadline = Instant::now() + IMPORT_END_LIMIT;
+            let threads = self.operating.drain(..).map(|running| running.thread).chain(self.emptying.take());
+            for thread in threads {
+                while !thread.is_finished() && Instant::now() < deadline {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+            }
             sync_bounded(&store.folder);
         }
         if let Err(error) = mounts::unmount_below(&self.options.run, false) {
             tracing::warn!(error = chain(&error), "unmounting");
         }
     }
+}
+
+/// Mounts a client for serving, after what a cut left of it is finished.
+fn mount(site: &Site, roots: &mut Roots, record: &mut Record, stop: &AtomicBool) -> Result<OpenClient, String> {
+    if !recover::pending(record).is_empty() {
+        perform::finish(site, &record.client.role, stop).map_err(|error| chain(&error))?;
+        record.books = Books { adapt: false, former: None, ..record.books.clone() };
+    }
+    roots.mount(record).map_err(|error| chain(&error))
+}
+
+/// Whether an operation was about this client, by its new name too.
+fn concerns(operation: &Operation, role: &Role) -> bool {
+    let renamed = matches!(operation, Operation::Rename { to, .. } if to == role);
+    renamed || operation.client() == Some(role)
 }
 
 /// Syncs the store on a thread of its own: a stick that hangs must not keep
@@ -745,7 +1024,7 @@ fn is_store(content: &Content) -> bool {
     matches!(content, Content::Ext4(ext4) if ext4.label == STORE_LABEL)
 }
 
-fn store_place(reading: &Reading) -> Option<Place> {
+pub(super) fn store_place(reading: &Reading) -> Option<Place> {
     let partition = parts(reading).into_iter().find(|(_, content)| is_store(content));
     let partition = partition.map(|(name, _)| Place::Partition(Path::new("/dev").join(name)));
     partition.or_else(|| {
@@ -776,8 +1055,9 @@ fn is_read_only(folder: &Path) -> bool {
 
 /// The client's own words that its start is complete, from its upper layer:
 /// the image's lower copy, if it has one, is of another machine.
-fn up_text(store: &Path, role: &Role) -> Option<String> {
-    let upper = Tree::open(&ClientPaths::of(store, role).running().upper()).ok()?;
+fn up_text(store: &Path, record: &Record) -> Option<String> {
+    let paths = ClientPaths::of(store, &record.client.role).at(record.books.state);
+    let upper = Tree::open(&paths.running().upper()).ok()?;
     let mut text = upper.read("var/lib/rootstock/up")?;
     text.truncate(text.char_indices().nth(MAX_UP_BYTES).map_or(text.len(), |(at, _)| at));
     (!text.trim().is_empty()).then_some(text)

@@ -404,6 +404,7 @@ impl World {
                     assert!(status.strangers.len() <= 8 && status.problems.len() <= 16);
                 }
                 Action::Neighbour(..) | Action::ForgetNeighbour(_) | Action::ReleaseTrees | Action::PowerOff => {}
+                Action::Answer(..) => panic!("nobody ordered anything"),
             }
         }
     }
@@ -470,6 +471,7 @@ impl World {
                     *saved = *client;
                 }
             }
+            store::Command::Operate(..) => panic!("nobody ordered anything"),
             store::Command::RenewClient(role) => {
                 let served = self.directory.clients.iter().any(|client| client.role == role);
                 assert!(!served, "{role} is served while its root is made anew");

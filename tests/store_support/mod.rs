@@ -144,6 +144,16 @@ impl Running {
         open
     }
 
+    /// The client's boot begins.
+    pub fn renew(&mut self, role: &Role) -> OpenClient {
+        self.send(Command::RenewClient(role.clone()));
+        self.wait("ClientReady", |event| match event {
+            Event::ClientReady(open) => Some(open.clone()),
+            Event::ClientFailed { message, .. } => panic!("client failed: {message}"),
+            _ => None,
+        })
+    }
+
     pub fn stop(mut self) {
         self.handle.take().unwrap().stop();
     }

@@ -8,6 +8,7 @@
 //! Facts: `reference/pi-netboot.md`, section 6, and the packages named there.
 
 mod identity;
+mod keep;
 mod keys;
 mod network;
 mod read_only;
@@ -22,6 +23,7 @@ mod volume;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
+pub use self::keep::{forget_identity, keep_identity};
 pub use self::rules::RULES;
 pub use self::tree::{Tree, TreeError};
 pub use self::volume::fit as fit_volume;
@@ -85,10 +87,23 @@ pub struct Applied {
     pub failed: Vec<(&'static str, RuleError)>,
 }
 
+/// Rules whose files name the role or the board: what a rename or a swap must
+/// write anew. Each can be applied again to what it made.
+const ADAPTING: [&str; 6] = ["hostname", "hosts", "fstab", "network-manager", "networkd", "volume"];
+
 /// Applies all rules in their order.
 pub fn apply(context: &Context<'_>) -> Result<Applied, TreeError> {
+    apply_where(context, |_| true)
+}
+
+/// Applies those rules only that name the role or the board.
+pub fn adapt(context: &Context<'_>) -> Result<Applied, TreeError> {
+    apply_where(context, |rule| ADAPTING.contains(&rule.name))
+}
+
+fn apply_where(context: &Context<'_>, wanted: impl Fn(&Rule) -> bool) -> Result<Applied, TreeError> {
     let mut applied = Applied::default();
-    for rule in RULES {
+    for rule in RULES.iter().filter(|rule| wanted(rule)) {
         match (rule.apply)(context) {
             Ok(true) => applied.acted.push(rule.name),
             Ok(false) => {}

@@ -6,7 +6,7 @@ use super::units::{ETC_UNITS, has_systemd, mask};
 use super::{Context, Outcome};
 
 /// Written by a client when its start is complete: what `Up` is told by.
-const UP_FILE: &str = "var/lib/rootstock/up";
+pub const UP_FILE: &str = "var/lib/rootstock/up";
 
 pub fn resize(c: &Context<'_>) -> Outcome {
     let mut acted = mask(

@@ -1,0 +1,114 @@
+//! What a cut between two steps of an operation left, when the store is opened.
+//!
+//! I/O. A rename that was decided is finished, what was not decided goes to
+//! the trash, and what a decision made needless goes there too. Files of a
+//! root that name its role or board are mended when it is mounted (`Adapt`).
+
+use std::fs;
+use std::path::Path;
+
+use super::plan::Step;
+use super::trash;
+use crate::client::Role;
+use crate::store::manifest::{self, CLIENTS, ClientPaths};
+use crate::store::states::{Books, Record};
+use crate::store::{atomic, chain};
+
+/// Gives folders the names that their `client.toml` decided for; what could
+/// not be is told.
+pub fn renames(store: &Path, folders: &[String]) -> Vec<String> {
+    let mut said = Vec::new();
+    for former in folders.iter().filter_map(|name| name.parse::<Role>().ok()) {
+        let from = ClientPaths::of(store, &former);
+        let Ok(bytes) = atomic::read_bounded(&from.manifest(), manifest::MAX_MANIFEST_BYTES) else { continue };
+        let Ok((client, _)) = manifest::parse_client(&bytes, &former) else { continue };
+        if client.role != former
+            && let Err(error) = rename(store, &former, &client.role)
+        {
+            said.push(format!("clients/{former}: could not be renamed to {}: {error}", client.role));
+        }
+    }
+    said
+}
+
+/// Renames a client's folder; one of that name is never replaced.
+pub fn rename(store: &Path, from: &Role, to: &Role) -> std::io::Result<()> {
+    let path = |role| ClientPaths::of(store, role).folder;
+    let flags = rustix::fs::RenameFlags::NOREPLACE;
+    rustix::fs::renameat_with(rustix::fs::CWD, path(from), rustix::fs::CWD, path(to), flags)?;
+    atomic::sync_folder(&store.join(CLIENTS))
+}
+
+/// Clears one client's folder of what is unfinished or needless; what could
+/// not be cleared is told.
+pub fn client(store: &Path, record: &mut Record) -> Vec<String> {
+    let role = record.client.role.clone();
+    let paths = ClientPaths::of(store, &role);
+    let mut said = Vec::new();
+    for snapshot in record.unfinished_snapshots() {
+        let file = paths.snapshots().join(format!("{}.toml", snapshot.name));
+        if let Err(error) = fs::remove_file(file) {
+            said.push(format!("clients/{role}/snapshots/{}.toml: {error}", snapshot.name));
+        }
+    }
+    let live = record.books.state;
+    record.snapshots.retain(|snapshot| snapshot.state != live);
+    if let Err(error) = tidy(store, record) {
+        said.push(format!("clients/{role}: {}", chain(&error)));
+    }
+    said
+}
+
+/// What is left to do when a client's trees can be mounted.
+pub fn pending(record: &Record) -> Vec<Step> {
+    let books = &record.books;
+    if !books.adapt && books.former.is_none() {
+        return Vec::new();
+    }
+    let done = Books { adapt: false, former: None, ..books.clone() };
+    vec![Step::Adapt, Step::Commit { client: record.client.clone(), books: done }]
+}
+
+/// Takes out of a client's folder what nothing needs: whole states, and the
+/// work folders of frozen ones. Their index would count as one more link of
+/// each file; it must be gone before they lie below another state.
+pub fn tidy(store: &Path, record: &mut Record) -> std::io::Result<()> {
+    let paths = ClientPaths::of(store, &record.client.role);
+    for state in record.unused_states() {
+        let at = paths.at(state);
+        match state {
+            // It lies in the client's folder itself.
+            0 => {
+                for folder in [at.work(), at.boot_work(), at.boot_upper(), at.upper()] {
+                    trash::put(store, &folder)?;
+                }
+            }
+            _ => trash::put(store, &at.layer())?,
+        }
+        record.states.remove(&state);
+    }
+    for state in record.states.keys().filter(|state| **state != record.books.state) {
+        let at = paths.at(*state);
+        for folder in [at.work(), at.boot_work()] {
+            match fs::remove_dir_all(&folder) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+    }
+    // Folders of states that were cut before they had a manifest.
+    for entry in fs::read_dir(paths.states()).into_iter().flatten().take(10_000) {
+        let entry = entry?;
+        let number = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok());
+        let Some(state) = number.filter(|state| *state > 0) else { continue };
+        let needed = record.states.contains_key(&state)
+            || state == record.books.state
+            || record.snapshots.iter().any(|snapshot| snapshot.state == state)
+            || record.states.values().any(|found| found.parent == Some(state));
+        let made = fs::symlink_metadata(paths.at(state).state_manifest()).is_ok();
+        if !needed && !made {
+            trash::put(store, &entry.path())?;
+        }
+    }
+    Ok(())
+}
