@@ -85,6 +85,7 @@ impl Lab {
             portmap_port: 111,
             allow_unprivileged_ports: false,
             workers: 16,
+            journal: Some(place.join("nfs-calls")),
         };
         let published = Arc::new(Published::new(directory));
         let server = wire
