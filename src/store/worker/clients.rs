@@ -1,0 +1,113 @@
+//! Clients are made, renewed for a boot, and written down.
+
+use std::path::Path;
+use std::time::Instant;
+
+use super::{MAX_UP_BYTES, Worker};
+use crate::client::{Client, Role};
+use crate::store::manifest::ClientPaths;
+use crate::store::personalise::Tree;
+use crate::store::root::Surroundings;
+use crate::store::states::Record;
+use crate::store::words::root_action;
+use crate::store::{Event, chain};
+
+impl Worker {
+    // Clients.
+
+    pub(super) fn surroundings(&self) -> Surroundings {
+        let (appliance, dns) = (self.options.appliance, self.options.dns.clone());
+        Surroundings { appliance, dns, stop: self.stop.clone() }
+    }
+
+    pub(super) fn create(&mut self, client: &Client) {
+        let started = Instant::now();
+        let around = self.surroundings();
+        let Some(store) = &mut self.store else {
+            let message = "There is no stick with a store".to_owned();
+            let action = "Plug in the stick".to_owned();
+            return self.tell(Event::ClientFailed { role: client.role.clone(), message, action });
+        };
+        match store.roots.create(client, &around) {
+            Ok((open, warnings)) => {
+                tracing::info!(role = %client.role, ms = started.elapsed().as_millis() as u64, "client made");
+                store.clients.push(Record::enrolled(client.clone()));
+                store.open.insert(client.role.clone(), open.clone());
+                store.taken.push(client.role.clone());
+                self.tell(Event::ClientReady(open));
+                for warning in warnings {
+                    self.problem(format!("{}: {warning}", client.role), "The client may need a hand");
+                }
+            }
+            Err(error) => {
+                let (message, action) = (chain(&error), root_action(&error).to_owned());
+                self.tell(Event::ClientFailed { role: client.role.clone(), message, action });
+            }
+        }
+    }
+
+    pub(super) fn renew(&mut self, role: &Role) {
+        let started = Instant::now();
+        let around = self.surroundings();
+        // What an operation works on must stay as it is; control asks again at its end.
+        if self.operating.iter().any(|running| running.operation.stops() == Some(role)) {
+            return;
+        }
+        // A store that was closed is opened again, and control asks again.
+        let Some(store) = &mut self.store else { return };
+        let Some(record) = store.clients.iter().find(|record| record.client.role == *role) else { return };
+        match store.roots.renew(record, &around) {
+            Ok((open, warnings)) => {
+                let (mode, ms) = (record.client.mode, started.elapsed().as_millis() as u64);
+                tracing::info!(%role, ?mode, ms, "client renewed");
+                store.open.insert(role.clone(), open.clone());
+                self.tell(Event::ClientReady(open));
+                self.warn(role, warnings);
+            }
+            Err(error) => {
+                let (message, action) = (chain(&error), root_action(&error).to_owned());
+                self.tell(Event::ClientFailed { role: role.clone(), message, action });
+            }
+        }
+    }
+
+    /// What could not be given to a client beside its root.
+    pub(super) fn warn(&self, role: &Role, warnings: Vec<String>) {
+        for warning in warnings {
+            self.problem(format!("{role}: {warning}"), "Correct its client.toml, or make room");
+        }
+    }
+
+    pub(super) fn save(&mut self, client: &Client) {
+        let busy = self.is_operated_on(&client.role);
+        let Some(store) = &mut self.store else { return };
+        if busy {
+            // What it learned is learned again; what is being written must not be undone.
+            return;
+        }
+        let result = match store.clients.iter_mut().find(|known| known.client.role == client.role) {
+            Some(known) => {
+                known.client = client.clone();
+                if let Some(open) = store.open.get_mut(&client.role) {
+                    open.client = client.clone();
+                }
+                store.roots.save(client, &known.books).map_err(|error| chain(&error))
+            }
+            None => Err("there is no such client".to_owned()),
+        };
+        if let Err(message) = result {
+            let action = "Check the stick".to_owned();
+            self.tell(Event::ClientFailed { role: client.role.clone(), message, action });
+        }
+    }
+}
+
+/// The client's own words that its start is complete, from its upper layer:
+/// the image's lower copy, if it has one, is of another machine.
+pub(super) fn up_text(store: &Path, record: &Record) -> Option<String> {
+    let paths = ClientPaths::of(store, &record.client.role).at(record.books.state);
+    let upper = Tree::open(&paths.running().upper()).ok()?;
+    let mut text = upper.read("var/lib/rootstock/up")?;
+    text.truncate(text.char_indices().nth(MAX_UP_BYTES).map_or(text.len(), |(at, _)| at));
+    (!text.trim().is_empty()).then_some(text)
+}

@@ -1,0 +1,239 @@
+//! What is plugged in: a look at every disk, its sources mounted, and what a
+//! person is told while there is no store.
+
+use std::path::Path;
+use std::sync::atomic::Ordering;
+
+use super::{Stick, Worker};
+use crate::status::NewPlace;
+use crate::store::devices::{Disk, Reading, Wanted};
+use crate::store::identify::{Content, STORE_LABEL};
+use crate::store::mounts::MountError;
+use crate::store::place::Place;
+use crate::store::prepare::Spot;
+use crate::store::shop::{Look, Rule};
+use crate::store::words::{no_room, refusal_action, unusable};
+use crate::store::{Event, chain, devices, mounts, prepare, sources};
+
+impl Worker {
+    // Sticks.
+
+    /// Compares what is plugged in with what was, and acts on it.
+    pub(super) fn look(&mut self) {
+        if self.options.folder.is_some() {
+            self.open_folder();
+            self.schedule_import();
+            return;
+        }
+        let wanted = Wanted { ignore: self.options.ignore_devices.clone(), extra: self.options.extra_devices.clone() };
+        let present = devices::list(&wanted);
+        let gone = |stick: &Stick| !present.iter().any(|disk| is_same(disk, &stick.disk));
+        let removed: Vec<String> =
+            self.sticks.iter().filter(|(_, stick)| gone(stick)).map(|(name, _)| name.clone()).collect();
+        for name in removed {
+            self.removed(&name);
+        }
+        for disk in present {
+            match self.sticks.get(&disk.name) {
+                Some(known) if known.disk == disk => {}
+                // Its table changed while it is in use: what is mounted stays.
+                Some(_) if self.store.as_ref().is_some_and(|store| store.disk.as_ref() == Some(&disk.name)) => {}
+                Some(_) => {
+                    self.removed(&disk.name);
+                    self.added(disk);
+                }
+                None => self.added(disk),
+            }
+        }
+        self.open_store();
+        self.open_in_memory();
+        self.mount_sources();
+        self.say_what_is_missing();
+        self.schedule_import();
+    }
+
+    pub(super) fn added(&mut self, disk: Disk) {
+        tracing::info!(disk = disk.name, bytes = disk.bytes(), "stick plugged in");
+        if self.store.is_none() {
+            self.said = None;
+            self.tell(Event::StickReading { name: disk.title.clone() });
+        }
+        let reading = devices::read(disk.clone(), self.rule());
+        let reading = reading.map_err(|error| format!("{} cannot be read: {error}", disk.title));
+        // A store that cannot be used stays what it is: no second one is made beside it.
+        let broken = reading.as_ref().ok().and_then(|reading| {
+            reading.shops.iter().find_map(|(_, look)| match look {
+                Look::Broken(refusal) => Some(unusable(format!("{}: {refusal}", disk.title), refusal_action(refusal))),
+                _ => None,
+            })
+        });
+        self.refused.clear();
+        self.sticks.insert(disk.name.clone(), Stick { reading, disk, sources: Vec::new(), unusable: broken });
+    }
+
+    /// How large a new store is to be.
+    pub(super) fn rule(&self) -> Rule {
+        Rule { minimum_bytes: self.options.minimum_store_bytes, wanted_bytes: self.options.store_bytes }
+    }
+
+    pub(super) fn removed(&mut self, name: &str) {
+        let Some(stick) = self.sticks.remove(name) else { return };
+        tracing::info!(disk = name, "stick removed");
+        if let Some(importing) = &self.importing
+            && stick.sources.iter().any(|source| importing.path.starts_with(source))
+        {
+            importing.stop.store(true, Ordering::Relaxed);
+        }
+        for point in &stick.sources {
+            let _ = mounts::detach(point);
+        }
+        if self.candidate.as_deref() == Some(name) {
+            self.candidate = None;
+        }
+        if let Some(store) = self.store.take_if(|store| store.disk.as_deref() == Some(name)) {
+            if let Some(importing) = &self.importing {
+                importing.stop.store(true, Ordering::Relaxed);
+            }
+            self.end_operations(&store.stop);
+            self.take_down_store();
+            self.said = None;
+            self.tell(Event::Closed { name: store.name });
+        }
+    }
+
+    /// Mounts what may hold images, and takes its profile.
+    pub(super) fn mount_sources(&mut self) {
+        let mut problems = Vec::new();
+        for stick in self.sticks.values_mut() {
+            let Ok(reading) = &stick.reading else { continue };
+            for (name, content) in parts(reading) {
+                let point = self.options.run.join("sources").join(&name);
+                if stick.sources.contains(&point) || is_store(content) {
+                    continue;
+                }
+                match sources::mount(&Path::new("/dev").join(&name), content, &point) {
+                    Some(Ok(())) => {
+                        stick.sources.push(point);
+                    }
+                    Some(Err(error)) => {
+                        problems.push(match &error {
+                            MountError::Mount { source, .. } if source.raw_os_error() == Some(libc::ENODEV) => {
+                                format!("{name} cannot be read: this system has no driver for its file system")
+                            }
+                            error => format!("{name} cannot be read: {}", chain(error)),
+                        });
+                        // Said once, not at every look.
+                        stick.sources.push(point);
+                    }
+                    None => {}
+                }
+            }
+        }
+        for message in problems {
+            self.problem(message, "Check the stick on a computer");
+        }
+        self.take_profiles();
+    }
+
+    pub(super) fn take_profiles(&self) {
+        let Some(store) = &self.store else { return };
+        for source in self.sticks.values().flat_map(|stick| &stick.sources) {
+            if let Err(error) = sources::copy_profile(source, &store.folder) {
+                self.problem(format!("The profile could not be taken: {error}"), "Correct it on the stick");
+            }
+        }
+    }
+
+    /// While there is no store: says once what a person can do.
+    pub(super) fn say_what_is_missing(&mut self) {
+        if self.store.is_some() {
+            return;
+        }
+        let (rule, minimum) = (self.rule(), self.options.minimum_store_bytes);
+        let mut best: Option<(u64, NewPlace, &Stick)> = None;
+        let mut reason = None;
+        for stick in self.sticks.values() {
+            match &stick.reading {
+                _ if stick.unusable.is_some() => reason = stick.unusable.clone(),
+                Err(message) => reason = Some(unusable(message.clone(), "Try another stick")),
+                Ok(_) if !self.options.make_store => {
+                    let message = format!("{} has no store, and store.write is false", stick.disk.title);
+                    reason = Some(unusable(message, "Set store.write to true, or use a stick with a store"));
+                }
+                Ok(reading) => match prepare::spot(reading, rule) {
+                    Ok(_) if stick.disk.read_only => {
+                        reason =
+                            Some(unusable(format!("{} is write-protected", stick.disk.title), "Use another stick"));
+                    }
+                    Ok(spot) => {
+                        let (bytes, place) = match spot {
+                            Spot::Gap(entry) => {
+                                (entry.extent.sectors * reading.disk.geometry.sector_bytes, NewPlace::Partition)
+                            }
+                            Spot::File(_, bytes) => (bytes, NewPlace::File),
+                        };
+                        if best.is_none_or(|(most, ..)| bytes > most) {
+                            best = Some((bytes, place, stick));
+                        }
+                    }
+                    Err(error) => reason = Some(no_room(&stick.disk.title, &error, minimum)),
+                },
+            }
+        }
+        // A store that could not be opened is not passed over for a new one:
+        // a second store would look as if all clients were lost.
+        let damaged = self.sticks.values().any(|stick| stick.unusable.is_some());
+        let (event, candidate) = match best.filter(|_| !damaged) {
+            Some((free_bytes, place, stick)) => {
+                let name = stick.disk.title.clone();
+                (Event::NeedsConfirmation { name, free_bytes, place }, Some(stick.disk.name.clone()))
+            }
+            None => (reason.unwrap_or(Event::StickAbsent), None),
+        };
+        self.candidate = candidate;
+        self.say(event);
+    }
+
+    pub(super) fn say(&mut self, event: Event) {
+        if self.said.as_ref() != Some(&event) {
+            self.said = Some(event.clone());
+            self.tell(event);
+        }
+    }
+}
+
+/// The same stick, not only the same name: pulled and put back between two
+/// looks it has another sequence number.
+pub(super) fn is_same(now: &Disk, known: &Disk) -> bool {
+    now.name == known.name && now.sequence == known.sequence && now.geometry == known.geometry
+}
+
+/// Everything on a stick that could be mounted: partitions, or the whole disk.
+pub(super) fn parts(reading: &Reading) -> Vec<(String, &Content)> {
+    if reading.table.is_err() {
+        // Partitions that overlap or lie beyond the end are not trusted.
+        return Vec::new();
+    }
+    let partitions = reading.disk.partitions.iter().map(|partition| partition.name.clone()).zip(&reading.contents);
+    let whole = reading.disk.partitions.is_empty().then(|| (reading.disk.name.clone(), &reading.whole));
+    partitions.chain(whole).collect()
+}
+
+pub(super) fn holds_files(content: &Content) -> bool {
+    matches!(content, Content::ExFat | Content::Fat | Content::Ext4(_)) && !is_store(content)
+}
+
+pub(super) fn is_store(content: &Content) -> bool {
+    matches!(content, Content::Ext4(ext4) if ext4.label == STORE_LABEL)
+}
+
+pub(in crate::store) fn store_place(reading: &Reading) -> Option<Place> {
+    let partition = parts(reading).into_iter().find(|(_, content)| is_store(content));
+    let partition = partition.map(|(name, _)| Place::Partition(Path::new("/dev").join(name)));
+    partition.or_else(|| {
+        reading.shops.iter().find_map(|(partition, look)| match look {
+            Look::Store(span) => Some(Place::Run { partition: partition.clone(), span: *span }),
+            _ => None,
+        })
+    })
+}

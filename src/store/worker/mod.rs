@@ -1,0 +1,308 @@
+//! The thread that owns every mount: looks at what is plugged in, opens the
+//! store, makes clients, starts imports and operations.
+//!
+//! I/O. One message at a time, so nothing here is locked. A look is by level,
+//! not by edge: what is there is compared with what was known.
+//!
+//! This file is the loop and what the worker knows; what it does is in `disks`, `opening`,
+//! `clients`, `importing` and `operating`.
+
+mod clients;
+mod disks;
+mod importing;
+mod opening;
+mod operating;
+
+pub(super) use disks::store_place;
+
+use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crate::client::{ImageId, Role};
+use crate::store::devices::{Disk, Reading};
+use crate::store::import::{ImportError, Imported};
+use crate::store::lock::Lock;
+use crate::store::manifest::{ImageManifest, SourceFile};
+use crate::store::operate::perform::OperateError;
+use crate::store::operate::{Operation, Outcome};
+use crate::store::root::Roots;
+use crate::store::states::Record;
+use crate::store::{Command, Event, ImageInfo, OpenClient, Options, Sink, chain, mounts};
+use clients::up_text;
+
+/// What the worker is told.
+pub enum Message {
+    Command(Command),
+    /// Disks may have come or gone.
+    Look,
+    ImportEnded {
+        source: SourceFile,
+        result: Result<Imported, ImportError>,
+    },
+    OperationEnded {
+        ticket: u64,
+        result: Result<Outcome, OperateError>,
+    },
+    Stop,
+}
+
+/// How often watched clients are looked at; the free space every fifth time.
+const TICK: Duration = Duration::from_secs(1);
+const TICKS_PER_SPACE: u32 = 5;
+/// Free space is told when it changed by this much.
+const SPACE_STEP_BYTES: u64 = 16 << 20;
+/// How long `Stop` waits for the import and for the last sync.
+const IMPORT_END_LIMIT: Duration = Duration::from_secs(8);
+const SYNC_LIMIT: Duration = Duration::from_secs(12);
+/// Operations that wait for the one before them; more are refused.
+const MAX_WAITING: usize = 32;
+/// Most client manifests' `up` texts; a boot id has 37 bytes.
+const MAX_UP_BYTES: usize = 200;
+
+pub struct Worker {
+    options: Options,
+    sink: Sink,
+    messages: Sender<Message>,
+    stop: Arc<AtomicBool>,
+    sticks: BTreeMap<String, Stick>,
+    store: Option<Store>,
+    importing: Option<Importing>,
+    /// At most one short and one long one.
+    operating: Vec<Operating>,
+    waiting: VecDeque<(u64, Operation)>,
+    emptying: Option<JoinHandle<()>>,
+    /// A store waits to be opened until an operation on the former has ended.
+    postponed: bool,
+    /// Files that failed, until their stick is plugged in again.
+    refused: HashSet<SourceFile>,
+    /// Folder mode: files as the last look saw them, since one that still
+    /// grows is being copied.
+    seen: Vec<SourceFile>,
+    /// What was last said while no store is open, so that it is said once.
+    said: Option<Event>,
+    /// The stick that `Prepare` would write to.
+    candidate: Option<String>,
+    ticks: u32,
+}
+
+/// A stick that is plugged in.
+struct Stick {
+    /// `Err`: it could not be read, in words.
+    reading: Result<Reading, String>,
+    disk: Disk,
+    /// Its partitions that are mounted as sources.
+    sources: Vec<PathBuf>,
+    /// Why its store could not be opened.
+    unusable: Option<Event>,
+}
+
+/// The open store.
+struct Store {
+    name: String,
+    /// The stick's disk; `None` for a folder.
+    disk: Option<String>,
+    folder: PathBuf,
+    roots: Roots,
+    images: Vec<(ImageId, ImageManifest)>,
+    clients: Vec<Record>,
+    /// Those whose trees are mounted.
+    open: BTreeMap<Role, OpenClient>,
+    taken: Vec<Role>,
+    _locks: [Option<Lock>; 2],
+    /// Ends what works on it in the background.
+    stop: Arc<AtomicBool>,
+    /// Watched clients with the text last seen.
+    watched: BTreeMap<Role, Option<String>>,
+    told_free_bytes: u64,
+    told_read_only: bool,
+}
+
+struct Importing {
+    source: SourceFile,
+    /// The file's place; its stick may be pulled.
+    path: PathBuf,
+    stop: Arc<AtomicBool>,
+}
+
+/// An operation that runs on a thread of its own.
+struct Operating {
+    ticket: u64,
+    operation: Operation,
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+}
+
+impl Worker {
+    pub fn new(options: Options, sink: Sink, messages: Sender<Message>, stop: Arc<AtomicBool>) -> Self {
+        Self {
+            options,
+            sink,
+            messages,
+            stop,
+            sticks: BTreeMap::new(),
+            store: None,
+            importing: None,
+            operating: Vec::new(),
+            waiting: VecDeque::new(),
+            emptying: None,
+            postponed: false,
+            refused: HashSet::new(),
+            seen: Vec::new(),
+            said: None,
+            candidate: None,
+            ticks: 0,
+        }
+    }
+
+    pub fn run(mut self, queue: &Receiver<Message>) {
+        self.look();
+        let mut next_tick = Instant::now() + TICK;
+        loop {
+            match queue.recv_timeout(next_tick.saturating_duration_since(Instant::now())) {
+                Ok(Message::Command(command)) => self.obey(command),
+                Ok(Message::Look) => self.look(),
+                Ok(Message::ImportEnded { source, result }) => self.import_ended(source, result),
+                Ok(Message::OperationEnded { ticket, result }) => self.operation_ended(ticket, result),
+                Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            if Instant::now() >= next_tick {
+                next_tick = Instant::now() + TICK;
+                self.tick();
+            }
+        }
+        self.shut_down(queue);
+    }
+
+    fn tell(&self, event: Event) {
+        (self.sink)(event);
+    }
+
+    fn problem(&self, message: String, action: &str) {
+        self.tell(Event::Problem { message, action: action.to_owned() });
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Prepare => self.prepare(),
+            Command::CreateClient(client) => self.create(&client),
+            Command::SaveClient(client) => self.save(&client),
+            Command::Operate(ticket, operation) => self.operate(ticket, *operation),
+            Command::RenewClient(role) => self.renew(&role),
+            Command::WatchUp(role, true) => {
+                if let Some(store) = &mut self.store {
+                    let live = store.clients.iter().find(|record| record.client.role == role);
+                    let now = live.and_then(|record| up_text(&store.folder, record));
+                    store.watched.insert(role, now);
+                }
+            }
+            Command::WatchUp(role, false) => {
+                if let Some(store) = &mut self.store {
+                    store.watched.remove(&role);
+                }
+            }
+        }
+    }
+
+    fn tick(&mut self) {
+        let mut events = Vec::new();
+        if let Some(store) = &mut self.store {
+            for (role, seen) in &mut store.watched {
+                let live = store.clients.iter().find(|record| record.client.role == *role);
+                let now = live.and_then(|record| up_text(&store.folder, record));
+                if now != *seen {
+                    *seen = now;
+                    if seen.is_some() {
+                        events.push(Event::Up { role: role.clone() });
+                    }
+                }
+            }
+            self.ticks = self.ticks.wrapping_add(1);
+            if self.ticks.is_multiple_of(TICKS_PER_SPACE) {
+                let free_bytes = free_bytes(&store.folder);
+                if free_bytes.abs_diff(store.told_free_bytes) >= SPACE_STEP_BYTES {
+                    store.told_free_bytes = free_bytes;
+                    events.push(Event::FreeSpace { free_bytes });
+                }
+                // ext4 does that to itself after a write error.
+                if is_read_only(&store.folder) && !store.told_read_only {
+                    store.told_read_only = true;
+                    let message = format!("{} does not take writes any more", store.name);
+                    events.push(Event::Problem { message, action: "Check the stick on a computer".into() });
+                }
+            }
+        }
+        for event in events {
+            self.tell(event);
+        }
+        self.empty_trash();
+        if self.options.folder.is_some() || self.postponed {
+            self.look();
+        }
+    }
+
+    // The end.
+
+    fn shut_down(&mut self, queue: &Receiver<Message>) {
+        if let Some(importing) = self.importing.take() {
+            importing.stop.store(true, Ordering::Relaxed);
+            let deadline = Instant::now() + IMPORT_END_LIMIT;
+            while let Ok(message) = queue.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                if matches!(message, Message::ImportEnded { source, .. } if source == importing.source) {
+                    break;
+                }
+            }
+        }
+        if let Some(store) = self.store.take() {
+            self.end_operations(&store.stop);
+            let deadline = Instant::now() + IMPORT_END_LIMIT;
+            let threads = self.operating.drain(..).map(|running| running.thread).chain(self.emptying.take());
+            for thread in threads {
+                while !thread.is_finished() && Instant::now() < deadline {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+            }
+            sync_bounded(&store.folder);
+        }
+        if let Err(error) = mounts::unmount_below(&self.options.run, false) {
+            tracing::warn!(error = chain(&error), "unmounting");
+        }
+    }
+}
+
+/// Syncs the store on a thread of its own: a stick that hangs must not keep
+/// the appliance from going down.
+fn sync_bounded(folder: &Path) {
+    let Ok(open) = std::fs::File::open(folder) else { return };
+    let (done_to, done) = channel();
+    std::thread::spawn(move || {
+        let _ = rustix::fs::syncfs(&open);
+        let _ = done_to.send(());
+    });
+    if done.recv_timeout(SYNC_LIMIT).is_err() {
+        tracing::warn!("the stick took too long to take its last writes");
+    }
+}
+
+fn info(id: &ImageId, manifest: &ImageManifest) -> ImageInfo {
+    ImageInfo {
+        id: id.clone(),
+        name: manifest.name.clone(),
+        imported: manifest.imported,
+        root_bytes: manifest.root_bytes,
+    }
+}
+
+/// What clients may still write; 0 when the stick does not answer.
+fn free_bytes(folder: &Path) -> u64 {
+    rustix::fs::statvfs(folder).map_or(0, |vfs| vfs.f_bavail.saturating_mul(vfs.f_frsize))
+}
+
+fn is_read_only(folder: &Path) -> bool {
+    rustix::fs::statvfs(folder).is_ok_and(|vfs| vfs.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY))
+}

@@ -1,0 +1,228 @@
+//! The store is opened, made, and taken down.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+
+use super::disks::{holds_files, parts, store_place};
+use super::{Stick, Store, Worker, free_bytes, info};
+use crate::store::operate::site::Site;
+use crate::store::operate::{perform, recover};
+use crate::store::place::Place;
+use crate::store::root::Roots;
+use crate::store::states::{Books, Record};
+use crate::store::words::{open_action, prepare_action, unusable};
+use crate::store::{Event, OpenClient, chain, library, lock, mounts, prepare};
+
+impl Worker {
+    /// Everything of the store, at once: the stick is not there any more.
+    pub(super) fn take_down_store(&self) {
+        let run = &self.options.run;
+        for folder in ["operate", "check", "clients", "images", "store", "memory"] {
+            if let Err(error) = mounts::unmount_below(&run.join(folder), true) {
+                tracing::warn!(error = chain(&error), "unmounting");
+            }
+        }
+    }
+
+    /// Opens the first store that there is; tells of others once.
+    pub(super) fn open_store(&mut self) {
+        if self.store.is_some() {
+            return;
+        }
+        let stores: Vec<(String, Place)> = self
+            .sticks
+            .values()
+            .filter(|stick| stick.unusable.is_none())
+            .filter_map(|stick| Some((stick.disk.name.clone(), store_place(stick.reading.as_ref().ok()?)?)))
+            .collect();
+        for (index, (name, place)) in stores.iter().enumerate() {
+            let title = self.sticks.get(name).map_or(name.clone(), |stick| stick.disk.title.clone());
+            let write_protected = self.sticks.get(name).is_some_and(|stick| stick.disk.read_only);
+            let opened = match write_protected {
+                true => Err((format!("{title} is write-protected"), "Slide its lock, or use another stick")),
+                false => self.open(place, &title, Some(name.clone())),
+            };
+            match opened {
+                Ok(()) => {
+                    for (other, _) in &stores[index + 1..] {
+                        self.problem(
+                            format!("{other} has a store too; {title} is used"),
+                            "Pull the one that is not wanted",
+                        );
+                    }
+                    return;
+                }
+                Err((message, action)) => {
+                    let event = Event::StickUnusable { message, action: action.to_owned() };
+                    if let Some(stick) = self.sticks.get_mut(name) {
+                        stick.unusable = Some(event);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Where a stick with files must not be written: clients that live until
+    /// the power goes or the stick does.
+    pub(super) fn open_in_memory(&mut self) {
+        if self.store.is_some() || self.sticks.values().any(|stick| stick.unusable.is_some()) {
+            return;
+        }
+        let kept = |stick: &&Stick| !self.options.make_store || stick.disk.read_only;
+        let has_files = |stick: &&Stick| {
+            stick.reading.as_ref().is_ok_and(|reading| parts(reading).iter().any(|(_, content)| holds_files(content)))
+        };
+        let Some(stick) = self.sticks.values().filter(kept).find(has_files) else { return };
+        let (title, name) = (stick.disk.title.clone(), stick.disk.name.clone());
+        let bytes = self.options.memory_bytes.unwrap_or_else(half_of_memory);
+        let place = Place::Memory { folder: self.options.run.join("memory"), bytes };
+        match self.open(&place, &format!("memory, {title}"), Some(name.clone())) {
+            Ok(()) => self.problem(
+                format!("Nothing is kept: {title} is not written, so clients live in {} MiB of memory", bytes >> 20),
+                "To keep them, use a stick that may be written",
+            ),
+            Err((message, action)) => {
+                self.take_down_store();
+                if let Some(stick) = self.sticks.get_mut(&name) {
+                    stick.unusable = Some(unusable(message, action));
+                }
+            }
+        }
+    }
+
+    pub(super) fn open_folder(&mut self) {
+        let Some(folder) = self.options.folder.clone().filter(|_| self.store.is_none()) else { return };
+        let name = folder.display().to_string();
+        if let Err((message, action)) = self.open(&Place::Folder(folder), &name, None) {
+            self.say(Event::StickUnusable { message, action: action.to_owned() });
+        }
+    }
+
+    /// Opens a store with all its clients; the error is a message and an action.
+    pub(super) fn open(
+        &mut self,
+        place: &Place,
+        name: &str,
+        disk: Option<String>,
+    ) -> Result<(), (String, &'static str)> {
+        if self.is_still_operating() {
+            return Err(("the last work on the former stick is being ended".into(), "Wait a moment"));
+        }
+        let folder = self.options.run.join("store");
+        let started = Instant::now();
+        let locked = |error: std::io::Error| match error.kind() {
+            std::io::ErrorKind::WouldBlock => {
+                (format!("{name} is being worked on by another rootstock"), "Wait until it has ended")
+            }
+            _ => (format!("{name} cannot be locked: {error}"), "Check the stick on a computer"),
+        };
+        // Not alone: its files are looked at, too.
+        let held = match place {
+            Place::Run { partition, .. } => Some(lock::take(partition).map_err(locked)?),
+            Place::Partition(_) | Place::Memory { .. } | Place::Folder(_) => None,
+        };
+        place.open(&folder, &self.stop).map_err(|error| (chain(&error), open_action(&error)))?;
+        let lock = lock::take(&folder).map_err(|error| {
+            self.take_down_store();
+            locked(error)
+        })?;
+        let mut library = library::open(&folder).map_err(|error| {
+            self.take_down_store();
+            (chain(&error), "Check the stick on a computer")
+        })?;
+        let (appliance, dns) = (self.options.appliance, self.options.dns.clone());
+        let told = library::change_choice(&folder, |choice| (choice.appliance, choice.dns) = (Some(appliance), dns));
+        if let Err(error) = told {
+            library.broken.push(format!("store.toml: {error}"));
+        }
+        let site = self.site(&folder, "short");
+        let mut roots = Roots::new(&folder, &self.options.run);
+        let mut broken = library.broken;
+        let mut open = BTreeMap::new();
+        for record in &mut library.clients {
+            let role = record.client.role.clone();
+            match mount(&site, &mut roots, record, &self.stop) {
+                Ok(client) => drop(open.insert(role, client)),
+                Err(error) => broken.push(format!("clients/{role}: {error}")),
+            }
+        }
+        let free_bytes = free_bytes(&folder);
+        let images = library.images.iter().map(|(id, manifest)| info(id, manifest)).collect();
+        tracing::info!(name, clients = open.len(), ms = started.elapsed().as_millis() as u64, "store open");
+        self.store = Some(Store {
+            name: name.to_owned(),
+            disk,
+            folder,
+            roots,
+            images: library.images,
+            clients: library.clients,
+            open: open.clone(),
+            taken: library.taken.clone(),
+            _locks: [Some(lock), held],
+            stop: Arc::default(),
+            watched: BTreeMap::new(),
+            told_free_bytes: free_bytes,
+            told_read_only: false,
+        });
+        self.said = None;
+        self.candidate = None;
+        self.tell(Event::Opened {
+            name: name.to_owned(),
+            free_bytes,
+            images,
+            clients: open.into_values().collect(),
+            taken_roles: library.taken,
+            handle_key: library.handle_key,
+        });
+        for message in broken {
+            self.problem(message, "Correct the file on a computer");
+        }
+        Ok(())
+    }
+
+    pub(super) fn prepare(&mut self) {
+        let Some(stick) = self.candidate.take().and_then(|name| self.sticks.get(&name)) else {
+            return self.problem("There is no stick to prepare".into(), "Plug in a stick with free space");
+        };
+        let Ok(reading) = &stick.reading else { return };
+        let (name, title) = (stick.disk.name.clone(), stick.disk.title.clone());
+        self.tell(Event::Preparing { name: title.clone() });
+        tracing::info!(disk = name, "making a store");
+        // Its files are looked at through the kernel's driver, which must not see them change.
+        for point in &stick.sources {
+            let _ = mounts::unmount(point);
+        }
+        let result = prepare::prepare(reading, self.rule(), &self.stop);
+        self.said = None;
+        // Read anew in both cases: the truth is on the stick.
+        self.removed(&name);
+        self.look();
+        if let Err(error) = result {
+            let message = format!("No store could be made on {title}: {}", chain(&error));
+            self.problem(message, prepare_action(&error));
+        }
+    }
+}
+
+/// Mounts a client for serving, after what a cut left of it is finished.
+pub(super) fn mount(
+    site: &Site,
+    roots: &mut Roots,
+    record: &mut Record,
+    stop: &AtomicBool,
+) -> Result<OpenClient, String> {
+    if !recover::pending(record).is_empty() {
+        perform::finish(site, &record.client.role, stop).map_err(|error| chain(&error))?;
+        record.books = Books { adapt: false, former: None, ..record.books.clone() };
+    }
+    roots.mount(record).map_err(|error| chain(&error))
+}
+
+/// The other half is for the kernel, which keeps there what it reads of images.
+pub(super) fn half_of_memory() -> u64 {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let kib = text.lines().find_map(|line| line.strip_prefix("MemTotal:")?.split_whitespace().next()?.parse().ok());
+    kib.unwrap_or(0u64) / 2 * 1024
+}
