@@ -18,7 +18,9 @@ use rustix::net::{RecvFlags, SendFlags, Shutdown};
 
 use super::peer::Peer;
 use super::procedures::MAX_IO;
+use super::queue::Queue;
 use super::record::{RecordError, RecordReader};
+use super::xdr::Encoder;
 
 /// The longest record: a WRITE with its header, credentials and handle.
 pub const MAX_RECORD: usize = MAX_IO + 4096;
@@ -58,9 +60,7 @@ struct Reading {
 
 #[derive(Debug)]
 struct Writing {
-    /// Replies that the socket did not take yet, from `start` on.
-    queue: Vec<u8>,
-    start: usize,
+    queue: Queue,
     /// What to wait for when nothing is queued; `None` while a thread reads.
     interest: Option<EventFlags>,
     /// `wake` came while a thread had the right to read: it must look again.
@@ -125,8 +125,7 @@ impl Connection {
             epoll,
             reading: Mutex::new(Reading { records: RecordReader::new(MAX_RECORD), stash: Vec::new(), start: 0 }),
             writing: Mutex::new(Writing {
-                queue: Vec::new(),
-                start: 0,
+                queue: Queue::default(),
                 interest: Some(interest),
                 woken: false,
                 overdue: false,
@@ -216,26 +215,44 @@ impl Connection {
         (input, if more { EventFlags::IN | EventFlags::OUT } else { EventFlags::IN })
     }
 
-    /// Sends a reply, now or as soon as there is room.
-    pub fn send(&self, reply: &[u8]) {
-        if reply.is_empty() {
-            return;
-        }
+    /// Sends a reply that others need too, now or as soon as there is room.
+    pub fn send_copy(&self, reply: &[u8]) {
         let mut writing = lock(&self.writing);
-        if writing.closed {
-            return;
+        match self.send_now(&mut writing, reply) {
+            Some(sent) if sent < reply.len() => writing.queue.push_copy(&reply[sent..]),
+            _ => {}
+        }
+    }
+
+    /// Sends replies, now or as soon as there is room; leaves the encoder empty.
+    pub fn send(&self, replies: &mut Encoder) {
+        let mut writing = lock(&self.writing);
+        match self.send_now(&mut writing, replies.bytes()) {
+            Some(sent) if sent < replies.len() => writing.queue.push(replies.buffer(), sent),
+            _ => {}
+        }
+        replies.clear();
+    }
+
+    /// How much of it the socket took; the rest is to be queued. `None` where the connection is at its end.
+    fn send_now(&self, writing: &mut Writing, reply: &[u8]) -> Option<usize> {
+        if writing.closed || reply.is_empty() {
+            return None;
         }
         if !writing.queue.is_empty() {
-            writing.queue.extend_from_slice(reply);
-            return;
+            return Some(0);
         }
         match send_some(&self.socket, reply) {
-            Some(sent) if sent == reply.len() => {}
             Some(sent) => {
-                writing.queue.extend_from_slice(&reply[sent..]);
-                self.wait_for(EventFlags::OUT);
+                if sent < reply.len() {
+                    self.wait_for(EventFlags::OUT);
+                }
+                Some(sent)
             }
-            None => self.shut(&mut writing),
+            None => {
+                self.shut(writing);
+                None
+            }
         }
     }
 
@@ -267,7 +284,7 @@ impl Connection {
     fn shut(&self, writing: &mut Writing) {
         if !writing.closed {
             writing.closed = true;
-            writing.queue = Vec::new();
+            writing.queue.clear();
             // Both may fail where the peer was quicker.
             let _ = rustix::net::shutdown(&self.socket, Shutdown::Both);
             // One last event, so that the server forgets it.
@@ -363,16 +380,7 @@ fn own(record: Cow<'_, [u8]>, scratch: &mut [u8]) -> Record {
 impl Writing {
     /// Sends what is queued, as far as there is room; `false` if the connection broke.
     fn flush(&mut self, socket: &OwnedFd) -> bool {
-        while self.start < self.queue.len() {
-            match send_some(socket, &self.queue[self.start..]) {
-                Some(0) => return true,
-                Some(sent) => self.start += sent,
-                None => return false,
-            }
-        }
-        self.queue = Vec::new();
-        self.start = 0;
-        true
+        self.queue.flush(|bytes| send_some(socket, bytes))
     }
 }
 

@@ -12,7 +12,7 @@
 //! | `server` | sockets, threads, start and stop |
 //! | `connection` | one TCP connection: records in, replies out |
 //! | `peer` | one client address: its counters, its share of the threads |
-//! | `record`, `xdr`, `rpc` | pure: record marking, bounded cursor and encoder, call headers |
+//! | `record`, `xdr`, `rpc`, `queue` | pure: record marking, bounded cursor and encoder, call headers, replies that wait |
 //! | `service` | one record to its reply, through the reply cache |
 //! | `intent`, `journal`, `settle` | what the reply cache leaves to the next server: records (pure), the file, the look afterwards |
 //! | `portmap`, `mount`, `procedures/` | the three programs |
@@ -78,6 +78,7 @@ mod peer;
 mod portmap;
 pub mod probe;
 mod procedures;
+mod queue;
 mod record;
 mod reply_cache;
 mod rpc;

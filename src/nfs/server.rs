@@ -348,13 +348,13 @@ impl Shared {
             let record = match input {
                 Input::Record(record) => record,
                 Input::Empty => {
-                    connection.send(buffers.reply.bytes());
+                    connection.send(&mut buffers.reply);
                     return connection.end(interest);
                 }
                 Input::Closed => return self.forget(id),
                 Input::Bad(error) => {
                     tracing::warn!(address = %connection.peer.address, %error, "the connection is closed");
-                    connection.send(buffers.reply.bytes());
+                    connection.send(&mut buffers.reply);
                     return self.forget(id);
                 }
             };
@@ -366,9 +366,8 @@ impl Shared {
             let quick = question && connection.pace.is_calm();
             if !quick {
                 // The next thread may read on while this one works.
-                connection.send(buffers.reply.bytes());
+                connection.send(&mut buffers.reply);
                 connection.end(interest);
-                buffers.reply.clear();
             }
             let start = Instant::now();
             if !self.call(&connection, bytes, &mut buffers.reply) {
@@ -380,8 +379,7 @@ impl Shared {
             // Also where the last of what came is done: the client may wait for it before it sends more.
             let last = interest == EventFlags::IN || served == MAX_BATCH;
             if !quick || last || buffers.reply.len() >= SCRATCH {
-                connection.send(buffers.reply.bytes());
-                buffers.reply.clear();
+                connection.send(&mut buffers.reply);
             }
             if !quick {
                 return;
@@ -403,7 +401,7 @@ impl Shared {
                 // The record mark: one last fragment.
                 reply.patch_u32(start, 0x8000_0000 | (reply.len() - start - 4) as u32);
                 for waiter in waiters.iter().filter_map(Weak::upgrade) {
-                    waiter.send(&reply.bytes()[start..]);
+                    waiter.send_copy(&reply.bytes()[start..]);
                 }
             }
             Outcome::Later => reply.truncate(start),

@@ -97,6 +97,11 @@ impl Encoder {
         &self.bytes
     }
 
+    /// For whoever keeps the bytes: the buffer may be taken.
+    pub fn buffer(&mut self) -> &mut Vec<u8> {
+        &mut self.bytes
+    }
+
     pub fn into_bytes(self) -> Vec<u8> {
         self.bytes
     }

@@ -15,6 +15,7 @@ const WORKERS: usize = 16;
 
 /// Serves the trees `1`, `2`, … of a folder, one to each client, for ever.
 pub fn run(trees: &Path) -> Result<()> {
+    rootstock::memory::settle();
     let listen = lab::SERVER;
     let served = |id: usize| {
         let number = id as u32 + 1;
