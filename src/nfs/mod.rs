@@ -59,6 +59,9 @@
 //! - The Linux client asks nothing for a change of nothing (`chown` to -1:-1, `truncate` to the size
 //!   that is), so no set-id bit goes and no time changes.
 //! - `access` for execution of a pipe, socket or device is EACCES: the Linux client asks nobody.
+//! - `access` for writing of a directory that the caller may write but not search is EACCES: MODIFY, EXTEND and
+//!   DELETE (RFC 1813 §3.3.4) are about entries, and none can be changed there. The kernel's own server says the same.
+//! - A write into a pipe does not change its times: the Linux client tells no server of it.
 //! - In a directory that the caller may not write, the Linux client tells its own errors
 //!   (EPERM, EISDIR, ENOTDIR) before the server's EACCES.
 
