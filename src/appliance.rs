@@ -261,11 +261,12 @@ impl Shells {
     }
 }
 
-/// How much of this process is in memory (proc(5), VmRSS and its anonymous part), told whenever a client is up.
+/// How much of this process is in memory (proc(5), VmRSS and its anonymous part), with how many threads; told whenever a
+/// client is up.
 fn log_memory() {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let of = |key| status.lines().find_map(|line| line.strip_prefix(key)).unwrap_or_default().trim();
-    info!("resident memory {}, of it anonymous {}", of("VmRSS:"), of("RssAnon:"));
+    info!("resident memory {}, of it anonymous {}; {} threads", of("VmRSS:"), of("RssAnon:"), of("Threads:"));
 }
 
 /// A shell's way to report, taken apart by `wrap`.
