@@ -24,6 +24,7 @@ check:
     cargo fmt --check
     cargo clippy --quiet --all-targets -- -D warnings
     cargo clippy --quiet --test bench --test demo --test modes --test board --test stick --test shop_qemu --test nfs_linux -- -D warnings
+    cargo metadata --quiet --locked --format-version 1 --manifest-path tests/fuzz/Cargo.toml >/dev/null
     cargo test --quiet --lib --bins
 
 # Kill the server and cut the power under writing clients, for SEEDS seeds each (about 8 s a seed)
