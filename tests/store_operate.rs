@@ -16,7 +16,8 @@ use std::time::{Duration, Instant};
 use rootstock::client::{ImageId, Role};
 use rootstock::store::operate::perform::{OperateError, perform};
 use rootstock::store::operate::site::Site;
-use rootstock::store::operate::{Board, Operation, Outcome, trash};
+use rootstock::store::operate::{Board, Operation, Outcome};
+use rootstock::store::trash;
 use rootstock::store::{Command, Event, OpenClient, Options, Surroundings};
 use store_support::*;
 

@@ -8,13 +8,13 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use super::atomic;
 use super::manifest::{
     self, CLIENTS, ClientPaths, HANDLE_KEY, IMAGES, ImageManifest, ImagePaths, NEW, PROFILE, STORE_MANIFEST,
     StoreManifest, TRASH, UNFINISHED,
 };
-use super::operate::{recover, trash};
+use super::operate::recover;
 use super::states::{MAX_SNAPSHOTS, MAX_STATES, Record, Snapshot, SnapshotName, State};
+use super::{atomic, trash};
 use crate::client::{ImageId, Role};
 use crate::directory::HandleKey;
 

@@ -11,7 +11,7 @@
 //! - `sources`, `packing`, `import`: image files on sticks, and making images of them
 //! - `root`, `mounts`, `personalise`: clients' trees
 //! - `volume`: their block volumes
-//! - `discard`: removing what an ephemeral client wrote
+//! - `trash`: what is not needed any more, deleted behind everybody's back
 //! - `operate`: what a person does with clients and images, step by step
 //! - `offline`: the same for a command, with no server
 //! - `words`: what people are told
@@ -23,7 +23,6 @@
 pub(crate) mod atomic;
 mod crc32;
 mod devices;
-mod discard;
 mod hotplug;
 pub(crate) mod identify;
 mod import;
@@ -43,6 +42,7 @@ mod sources;
 pub mod states;
 pub(crate) mod table;
 mod tools;
+pub mod trash;
 mod volume;
 mod words;
 mod worker;

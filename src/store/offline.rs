@@ -21,12 +21,12 @@ use super::lock::{self, Lock};
 use super::mounts::{self, LoopDevice, MountError, Window};
 use super::operate::perform::{self, OperateError};
 use super::operate::site::Site;
-use super::operate::{Operation, Outcome, recover, trash};
+use super::operate::{Operation, Outcome, recover};
 use super::place::{OpenError, Place};
 use super::root::Surroundings;
 use super::shop::{self, Look, Refusal, Rule};
 use super::words::open_action;
-use super::{chain, worker};
+use super::{chain, trash, worker};
 
 /// Why a store cannot be worked on.
 #[derive(Debug, thiserror::Error)]

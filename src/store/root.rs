@@ -27,13 +27,12 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::discard::Discarder;
 use super::manifest::{self, CLIENTS, ClientPaths, IMAGES, ImagePaths, NEW, PROFILE};
 use super::mounts::{self, Layers, MountError};
 use super::operate::site;
 use super::personalise::{self, Context, Profile, Tree, TreeError};
 use super::states::{Books, ChainError, Record};
-use super::{OpenClient, atomic, sources, volume};
+use super::{OpenClient, atomic, sources, trash, volume};
 use crate::client::{Client, ImageId, Mode, Role};
 
 /// Why a client could not be made or mounted.
@@ -69,7 +68,6 @@ pub struct Surroundings {
 pub struct Roots {
     store: PathBuf,
     run: PathBuf,
-    discarder: Discarder,
     /// Until when an opening waits for layers in use: once for all clients.
     busy_until: Instant,
 }
@@ -87,7 +85,7 @@ const BUSY_PAUSE: Duration = Duration::from_millis(20);
 impl Roots {
     pub fn new(store: &Path, run: &Path) -> Self {
         let (store, run) = (store.to_owned(), run.to_owned());
-        Self { store, run, discarder: Discarder::start(), busy_until: Instant::now() + BUSY_LIMIT }
+        Self { store, run, busy_until: Instant::now() + BUSY_LIMIT }
     }
 
     /// Mounts an image's root, unless it is mounted.
@@ -113,7 +111,6 @@ impl Roots {
         let client = &record.client;
         self.mount_image(&client.image)?;
         let paths = ClientPaths::of(&self.store, &client.role);
-        self.discarder.resume(&paths.folder);
         self.mount_layers(record, &paths)?;
         if client.volume_size.is_some() && paths.volume_file().is_file() {
             self.mount_volume(client, &paths)?;
@@ -127,7 +124,6 @@ impl Roots {
         let client = &record.client;
         self.mount_image(&client.image)?;
         let paths = ClientPaths::of(&self.store, &client.role);
-        self.discarder.resume(&paths.folder);
         self.busy_until = Instant::now() + BUSY_LIMIT;
         let was_ephemeral = paths.ephemeral().folder.is_dir();
         if client.mode == Mode::Ephemeral || was_ephemeral {
@@ -137,12 +133,11 @@ impl Roots {
                 }
             }
             let written = |source| RootError::Write { path: paths.folder.clone(), source };
-            self.discarder.discard(&paths.ephemeral().folder).map_err(written)?;
+            trash::put(&self.store, &paths.ephemeral().folder).map_err(written)?;
         }
         if client.mode == Mode::Ephemeral {
             let new = paths.new_ephemeral();
-            self.discarder
-                .discard(&new.folder)
+            trash::put(&self.store, &new.folder)
                 .and_then(|()| make_folders(&new))
                 .and_then(|()| fs::rename(&new.folder, paths.ephemeral().folder))
                 .map_err(|source| RootError::Write { path: new.folder.clone(), source })?;

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::copy::{self, CopyError};
 use super::plan::{Keep, Step};
 use super::site::{Access, Site, StackError};
-use super::{build, recover, trash};
+use super::{build, recover};
 use crate::client::{Client, ImageId};
 use crate::store::manifest::{CLIENTS, ClientPaths, IMAGES, ImagePaths, STORE_MANIFEST};
 use crate::store::mounts::{self, MountError};
@@ -22,7 +22,7 @@ use crate::store::personalise::{self, Tree, TreeError};
 use crate::store::root::{self, RootError};
 use crate::store::states::{Record, Snapshot, State};
 use crate::store::tools::ToolError;
-use crate::store::{atomic, chain, library};
+use crate::store::{atomic, chain, library, trash};
 
 /// Why an operation ended before its end.
 #[derive(Debug, thiserror::Error)]

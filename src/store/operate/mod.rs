@@ -6,7 +6,6 @@
 //! - `execute`: I/O, carries the steps out
 //! - `recover`: I/O, what a cut between two steps left, at the next opening
 //! - `copy`, `build`: trees copied, and an image made of a client
-//! - `trash`: what is not needed any more is deleted behind everybody's back
 //! - `verify`: images against their hashes
 //! - `list`: what lists show
 
@@ -18,7 +17,6 @@ pub mod perform;
 pub mod plan;
 pub mod recover;
 pub mod site;
-pub mod trash;
 pub mod verify;
 
 use serde::{Deserialize, Serialize};

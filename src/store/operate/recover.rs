@@ -8,11 +8,10 @@ use std::fs;
 use std::path::Path;
 
 use super::plan::Step;
-use super::trash;
 use crate::client::Role;
 use crate::store::manifest::{self, CLIENTS, ClientPaths};
 use crate::store::states::{Books, Record};
-use crate::store::{atomic, chain};
+use crate::store::{atomic, chain, trash};
 
 /// Gives folders the names that their `client.toml` decided for; what could
 /// not be is told.

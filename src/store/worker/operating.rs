@@ -12,8 +12,8 @@ use crate::client::{Mode, Role};
 use crate::store::manifest::TRASH;
 use crate::store::operate::perform::OperateError;
 use crate::store::operate::site::Site;
-use crate::store::operate::{Operation, Outcome, perform, trash};
-use crate::store::{Event, OpenClient, chain, library, mounts};
+use crate::store::operate::{Operation, Outcome, perform};
+use crate::store::{Event, OpenClient, chain, library, mounts, trash};
 
 impl Worker {
     // Operations.
