@@ -4,10 +4,7 @@
 
 mod store_support;
 
-use std::ffi::CString;
 use std::fs;
-use std::os::fd::AsRawFd;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
 
@@ -15,35 +12,6 @@ use rootstock::client::{Client, Mode, Role};
 use rootstock::size::Size;
 use rootstock::store::{Command, Event, OpenClient, Options};
 use store_support::*;
-
-/// A file handle with its type, as the NFS server keeps it.
-fn handle(path: &Path) -> Vec<u8> {
-    let path = CString::new(path.as_os_str().as_bytes()).unwrap();
-    let mut buffer = vec![0u8; 8 + 128];
-    buffer[..4].copy_from_slice(&128u32.to_ne_bytes());
-    let mut mount = 0;
-    // SAFETY: the buffer has the header and the 128 bytes that it announces.
-    let result =
-        unsafe { libc::name_to_handle_at(libc::AT_FDCWD, path.as_ptr(), buffer.as_mut_ptr().cast(), &mut mount, 0) };
-    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
-    let bytes = u32::from_ne_bytes(buffer[..4].try_into().unwrap()) as usize;
-    buffer.truncate(8 + bytes);
-    buffer
-}
-
-fn open_handle(root: &Path, handle: &[u8]) -> std::io::Result<u64> {
-    let root = fs::File::open(root)?;
-    let mut buffer = handle.to_vec();
-    // SAFETY: the buffer is a handle that name_to_handle_at wrote.
-    let fd = unsafe { libc::open_by_handle_at(root.as_raw_fd(), buffer.as_mut_ptr().cast(), libc::O_PATH) };
-    if fd < 0 {
-        return Err(std::io::Error::last_os_error());
-    }
-    let inode = fs::metadata(format!("/proc/self/fd/{fd}"))?.ino();
-    // SAFETY: the descriptor is ours and not used again.
-    unsafe { libc::close(fd) };
-    Ok(inode)
-}
 
 #[test]
 fn two_clients_of_one_image_have_their_own_names_keys_and_ids() {
@@ -84,9 +52,9 @@ fn handles_survive_copy_up_rename_and_a_new_start() {
     let doc = open.root.join("usr/share/doc");
     fs::write(open.root.join("new"), "new").unwrap();
     let paths = ["usr/share/doc/one", "usr/share/doc", "etc/hostname", "new", "usr/share/doc/noise", ""];
-    let before: Vec<Vec<u8>> = paths.iter().map(|path| handle(&open.root.join(path))).collect();
+    let before: Vec<Vec<u8>> = paths.iter().map(|path| handles::handle(&open.root.join(path))).collect();
     let inodes: Vec<u64> = paths.iter().map(|path| fs::metadata(open.root.join(path)).unwrap().ino()).collect();
-    let boot = handle(&open.boot.join("kernel8.img"));
+    let boot = handles::handle(&open.boot.join("kernel8.img"));
     fs::write(doc.join("one"), "changed").unwrap();
     assert_eq!(fs::read_to_string(doc.join("two")).unwrap(), "changed", "a hard link of the image was parted");
     fs::rename(&doc, open.root.join("usr/share/documents")).unwrap();
@@ -97,9 +65,9 @@ fn handles_survive_copy_up_rename_and_a_new_start() {
     let (_, clients) = running.opened();
     assert_eq!(clients, std::slice::from_ref(&open));
     for ((path, handle), inode) in paths.iter().zip(&before).zip(&inodes) {
-        assert_eq!(open_handle(&open.root, handle).unwrap(), *inode, "{path}");
+        assert_eq!(handles::open(&open.root, handle).unwrap(), *inode, "{path}");
     }
-    open_handle(&open.boot, &boot).unwrap();
+    handles::open(&open.boot, &boot).unwrap();
     assert_eq!(fs::read_to_string(open.root.join("usr/share/documents/two")).unwrap(), "changed");
 }
 
@@ -280,16 +248,16 @@ fn an_ephemeral_root_is_fresh_at_each_boot_and_keeps_its_name_and_keys() {
         fs::remove_file(open.root.join("etc/hostname")).unwrap();
         fs::rename(open.root.join("home/pi"), open.root.join("home/ada")).unwrap();
         fs::write(open.boot.join("kernel8.img"), "new kernel").unwrap();
-        let old = handle(&open.root.join("new"));
-        let root = handle(&open.root);
+        let old = handles::handle(&open.root.join("new"));
+        let root = handles::handle(&open.root);
 
         // The server restarts under it: it goes on with what it had.
         running.stop();
         running = bench.start_in_folder();
         let (_, clients) = running.opened();
         assert_eq!(clients, std::slice::from_ref(&open));
-        open_handle(&open.root, &old).unwrap();
-        open_handle(&open.root, &root).unwrap();
+        handles::open(&open.root, &old).unwrap();
+        handles::open(&open.root, &root).unwrap();
         assert_eq!(read("usr/share/doc/two"), "changed\n", "a hard link of the image was parted");
         assert!(open.root.join("home/ada/.profile").exists());
 
@@ -304,7 +272,7 @@ fn an_ephemeral_root_is_fresh_at_each_boot_and_keeps_its_name_and_keys() {
             assert!(std::time::Instant::now() < deadline, "{:?}", names(&trash));
             std::thread::yield_now();
         }
-        assert_eq!(open_handle(&open.root, &old).unwrap_err().raw_os_error(), Some(libc::ESTALE));
+        assert_eq!(handles::open(&open.root, &old).unwrap_err().raw_os_error(), Some(libc::ESTALE));
         assert_eq!(read("usr/share/doc/one"), "one\n");
         assert_eq!(read("etc/hostname"), "pi-1\n");
         assert_eq!((read("etc/ssh/ssh_host_ed25519_key"), read("etc/machine-id")), (key.clone(), id.clone()));
@@ -335,7 +303,7 @@ fn a_mode_that_was_changed_holds_from_the_next_boot() {
     assert!(!open.renew_at_boot);
     fs::write(open.root.join("kept"), "kept").unwrap();
     fs::rename(open.root.join("usr/share/doc"), open.root.join("usr/share/documents")).unwrap();
-    let kept = handle(&open.root.join("kept"));
+    let kept = handles::handle(&open.root.join("kept"));
     let role = open.client.role.clone();
     let change = |running: Running, mode: Mode| {
         running.send(Command::SaveClient(Box::new(Client { mode, ..open.client.clone() })));
@@ -346,7 +314,7 @@ fn a_mode_that_was_changed_holds_from_the_next_boot() {
     };
 
     running = change(running, Mode::Ephemeral);
-    open_handle(&open.root, &kept).unwrap();
+    handles::open(&open.root, &kept).unwrap();
     fs::write(open.root.join("late"), "still persistent").unwrap();
     // A call of NFS is under way in the old root for a moment.
     let held = fs::File::open(open.root.join("late")).unwrap();
@@ -364,7 +332,7 @@ fn a_mode_that_was_changed_holds_from_the_next_boot() {
     running.renew(&role);
     assert_eq!(fs::read_to_string(open.root.join("late")).unwrap(), "still persistent");
     assert!(open.root.join("usr/share/documents/one").exists(), "a renamed folder of the image");
-    open_handle(&open.root, &kept).unwrap();
+    handles::open(&open.root, &kept).unwrap();
     let refused = fs::write(open.root.join("late"), "x").unwrap_err();
     assert_eq!(refused.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
 

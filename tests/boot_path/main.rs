@@ -4,6 +4,8 @@
 
 mod packets;
 mod pi;
+#[path = "../support/random.rs"]
+mod random;
 mod world;
 
 use std::net::Ipv4Addr;
@@ -17,13 +19,14 @@ use rootstock::{dhcp, net, nfs, panel, store, tftp};
 
 use packets::{DECLINE, DISCOVER, Message, REQUEST, Sender};
 use pi::{Model, Pi, Step};
-use world::{Faults, LONG, Rng, SHORT, SQUATTER, Seed, World};
+use random::Random;
+use world::{Faults, LONG, SHORT, SQUATTER, Seed, World};
 
 const MODELS: [Model; 3] = [Model::Pi3, Model::Pi4, Model::Pi5];
 const HALF_AN_HOUR: Duration = Duration::from_secs(1800);
 
 /// A bad wire as a seed makes it: up to 20 % loss.
-fn bad_wire(rng: &mut Rng) -> Faults {
+fn bad_wire(rng: &mut Random) -> Faults {
     Faults { loss: rng.below(201), repeat: rng.below(201), late: rng.below(301), ..Faults::default() }
 }
 
@@ -60,7 +63,7 @@ fn check_fleet(seed: u64, count: u8, faults: Faults) -> World {
 #[test]
 fn a_pi_in_the_window_boots_on_a_bad_wire_with_one_client_and_one_address() {
     for seed in 0..400 {
-        let mut rng = Rng(seed ^ 0xb007);
+        let mut rng = Random(seed ^ 0xb007);
         let world = enrol_one(seed, MODELS[rng.below(3) as usize], bad_wire(&mut rng));
         assert_eq!(world.creates.len(), 1, "seed {seed}");
         assert!(world.pis[0].addresses.iter().all(|address| *address == world.creates[0].address), "seed {seed}");
@@ -79,7 +82,7 @@ fn on_a_good_wire_the_first_boot_is_the_only_one() {
 fn addresses_in_use_are_left_alone() {
     let mut moved = 0;
     for seed in 0..200 {
-        let mut rng = Rng(seed ^ 0xc0f1);
+        let mut rng = Random(seed ^ 0xc0f1);
         let faults = Faults { squatter: 400, ..bad_wire(&mut rng) };
         let world = enrol_one(seed, MODELS[rng.below(3) as usize], faults);
         assert_eq!(world.creates.len(), 1, "seed {seed}");
@@ -91,7 +94,7 @@ fn addresses_in_use_are_left_alone() {
 #[test]
 fn a_batch_gets_distinct_names_addresses_and_exports() {
     for seed in 0..40 {
-        let mut rng = Rng(seed ^ 0xf1ee7);
+        let mut rng = Random(seed ^ 0xf1ee7);
         let count = 2 + rng.below(31) as u8;
         let world = check_fleet(seed, count, Faults { squatter: 50, ..bad_wire(&mut rng) });
         assert_eq!(world.creates.len(), usize::from(count), "seed {seed}");
@@ -101,7 +104,7 @@ fn a_batch_gets_distinct_names_addresses_and_exports() {
 #[test]
 fn a_client_that_could_not_be_made_is_made_at_a_later_discover() {
     for seed in 0..100 {
-        let mut rng = Rng(seed ^ 0xfa11);
+        let mut rng = Random(seed ^ 0xfa11);
         check_fleet(seed, 3, Faults { create_fails: 400, squatter: 100, ..bad_wire(&mut rng) });
     }
 }
@@ -109,7 +112,7 @@ fn a_client_that_could_not_be_made_is_made_at_a_later_discover() {
 #[test]
 fn a_probe_that_is_never_answered_does_not_shut_a_board_out() {
     for seed in 0..100 {
-        let mut rng = Rng(seed ^ 0x9b0e);
+        let mut rng = Random(seed ^ 0x9b0e);
         check_fleet(seed, 3, Faults { probe_lost: 400, ..bad_wire(&mut rng) });
     }
 }
@@ -117,7 +120,7 @@ fn a_probe_that_is_never_answered_does_not_shut_a_board_out() {
 #[test]
 fn a_stick_pulled_and_put_back_pauses_and_then_serves_on() {
     for seed in 0..100 {
-        let mut rng = Rng(seed ^ 0x571c);
+        let mut rng = Random(seed ^ 0x571c);
         let _seed = Seed(seed);
         let faults = Faults { squatter: 50, create_fails: 50, ..bad_wire(&mut rng) };
         let mut world = World::new(seed, faults);
@@ -144,7 +147,7 @@ fn a_stick_pulled_and_put_back_pauses_and_then_serves_on() {
 }
 
 /// Bytes that reach port 67: mostly near a good message.
-fn some_packet(rng: &mut Rng, mac: MacAddr) -> Vec<u8> {
+fn some_packet(rng: &mut Random, mac: MacAddr) -> Vec<u8> {
     let senders =
         [Sender::Rom, Sender::Bootcode, Sender::Eeprom(b'4'), Sender::Eeprom(b'5'), Sender::Kernel, Sender::System];
     let kinds = [DISCOVER, DISCOVER, REQUEST, REQUEST, DECLINE, 7, 8, 99];
@@ -196,7 +199,7 @@ fn outside_the_window_no_stranger_gets_a_byte() {
     assert_eq!((world.sends, world.creates.len()), (before, 1));
 }
 
-fn some_client(rng: &mut Rng) -> Client {
+fn some_client(rng: &mut Random) -> Client {
     let n = rng.below(40) as u32;
     Client {
         role: Role::numbered(n + 1),
@@ -213,7 +216,7 @@ fn some_client(rng: &mut Rng) -> Client {
 }
 
 /// Anything that a shell could report, in no order that makes sense.
-fn some_event(rng: &mut Rng) -> Option<Event> {
+fn some_event(rng: &mut Random) -> Option<Event> {
     let address = Ipv4Addr::new(192, 168, 77, rng.next() as u8);
     let role = Role::numbered(rng.below(50) as u32);
     let text = || "x".to_owned();
@@ -271,7 +274,7 @@ fn settle(control: &mut Control, now: Duration) {
 #[test]
 fn a_hundred_thousand_random_events_leave_bounded_tables_and_a_quiet_control() {
     let _seed = Seed(5);
-    let mut rng = Rng(5);
+    let mut rng = Random(5);
     let mut control = Control::new(Config::default(), &[]);
     let mut now = Duration::from_secs(1);
     let mut largest = 0;
@@ -301,7 +304,7 @@ fn a_hundred_thousand_random_events_leave_bounded_tables_and_a_quiet_control() {
 #[test]
 fn time_may_stand_still_jump_or_be_far_in_the_future() {
     let ages = Duration::from_secs(u64::MAX / 2);
-    let mut rng = Rng(3);
+    let mut rng = Random(3);
     for times in [[Duration::ZERO; 3], [Duration::ZERO, ages, ages], [ages, ages, Duration::ZERO]] {
         let mut control = Control::new(Config::default(), &[]);
         for now in times {

@@ -19,32 +19,7 @@ use rootstock::{dhcp, net, nfs, store, tftp};
 
 use super::packets::{ACK, OFFER, Reply, Sender};
 use super::pi::{Deed, Pi, Step};
-
-/// SplitMix64: the whole run follows from the seed.
-#[derive(Debug, Clone)]
-pub struct Rng(pub u64);
-
-impl Rng {
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    pub fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit
-    }
-
-    pub fn per_mille(&mut self, chance: u64) -> bool {
-        self.below(1000) < chance
-    }
-
-    pub fn millis(&mut self, limit: u64) -> Duration {
-        Duration::from_millis(self.below(limit))
-    }
-}
+use super::random::Random;
 
 /// Tells the seed when a test ends by a panic.
 pub struct Seed(pub u64);
@@ -89,7 +64,7 @@ enum Item {
 pub struct World {
     pub control: Control,
     pub now: Duration,
-    pub rng: Rng,
+    pub rng: Random,
     pub faults: Faults,
     pub pis: Vec<Pi>,
     /// Which gesture a person makes when a Pi that is no client gets power.
@@ -117,7 +92,7 @@ impl World {
         let mut world = Self {
             control: Control::new(Config::default(), &[]),
             now: Duration::from_secs(1),
-            rng: Rng(seed),
+            rng: Random(seed),
             faults,
             pis: Vec::new(),
             press: None,

@@ -30,18 +30,7 @@ const MEMORY_KIB: u64 = 48 << 10;
 fn main() -> ExitCode {
     let show = Show::new();
     let result = demo(&show);
-    show.summary();
-    match result {
-        Ok(()) => {
-            // The line that a test runner's reader looks for.
-            println!("\n{} passed, 0 failed", show.passed());
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            eprintln!("\ndemo failed: {error}\n\n{} passed, 1 failed", show.passed());
-            ExitCode::FAILURE
-        }
-    }
+    show.end("demo", result)
 }
 
 fn demo(show: &Show) -> Result<(), String> {

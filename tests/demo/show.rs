@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::io::{BufRead, IsTerminal};
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use crate::support::panel_tty::Shown;
@@ -64,10 +65,25 @@ impl Show {
         }
     }
 
-    pub fn summary(&self) {
+    fn summary(&self) {
         println!("\n-- summary --");
         for (what, value) in self.figures.borrow().iter() {
             println!("{what:.<52} {value}");
+        }
+    }
+
+    /// The summary, and how it ended, in the lines that a test runner's reader looks for.
+    pub fn end(&self, name: &str, result: Result<(), String>) -> ExitCode {
+        self.summary();
+        match result {
+            Ok(()) => {
+                println!("\n{} passed, 0 failed", self.passed());
+                ExitCode::SUCCESS
+            }
+            Err(error) => {
+                eprintln!("\n{name} failed: {error}\n\n{} passed, 1 failed", self.passed());
+                ExitCode::FAILURE
+            }
         }
     }
 

@@ -34,17 +34,7 @@ const MINUTES: Duration = Duration::from_secs(60);
 fn main() -> ExitCode {
     let show = Show::new();
     let result = modes(&show);
-    show.summary();
-    match result {
-        Ok(()) => {
-            println!("\n{} passed, 0 failed", show.passed());
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            eprintln!("\nfailed: {error}\n\n{} passed, 1 failed", show.passed());
-            ExitCode::FAILURE
-        }
-    }
+    show.end("modes", result)
 }
 
 fn modes(show: &Show) -> Result<(), String> {

@@ -7,6 +7,8 @@
 #![allow(dead_code, reason = "each test file uses its own part")]
 #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
+pub mod handles;
+
 use std::fs::{self, File, OpenOptions};
 use std::net::Ipv4Addr;
 use std::os::unix::fs::FileExt;

@@ -1,5 +1,10 @@
 //! SplitMix64: the same numbers for the same seed, for ever.
 
+#![allow(dead_code)] // each test uses its part
+
+use std::time::Duration;
+
+#[derive(Debug, Clone)]
 pub struct Random(pub u64);
 
 impl Random {
@@ -14,5 +19,14 @@ impl Random {
     /// Less than `bound`.
     pub fn below(&mut self, bound: u64) -> u64 {
         self.next() % bound
+    }
+
+    /// True so often in a thousand times.
+    pub fn per_mille(&mut self, chance: u64) -> bool {
+        self.below(1000) < chance
+    }
+
+    pub fn millis(&mut self, bound: u64) -> Duration {
+        Duration::from_millis(self.below(bound))
     }
 }
