@@ -36,8 +36,9 @@ fuzz TARGET="all" SECONDS="60":
     tests/fuzz/run {{TARGET}} {{SECONDS}}
 
 # Our NFS and TFTP servers against nfs-ganesha, dnsmasq and atftpd, as root: some six minutes. WORDS choose rows
+[positional-arguments]
 bench *WORDS: (deps "build" "bench")
-    cargo test --quiet --release --test bench -- {{WORDS}}
+    cargo test --quiet --release --test bench -- "$@"
 
 # The flashable image: target/image/rootstock.img.xz
 image: (deps "build" "image") cross

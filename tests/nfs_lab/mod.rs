@@ -8,6 +8,7 @@
 
 pub mod disk;
 
+use std::cell::Cell;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
 use std::path::{Path, PathBuf};
@@ -44,6 +45,22 @@ pub fn run(command: &str) {
     );
 }
 
+thread_local! {
+    static HAS_OWN_MOUNTS: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Gives the thread a mount namespace, once: a second one would keep copies of the first lab's mounts, which nobody
+/// takes away (two loop devices stayed behind for each, 2026-11-22).
+fn own_mounts() {
+    if HAS_OWN_MOUNTS.replace(true) {
+        return;
+    }
+    // SAFETY: only this thread's view of mounts changes, before it starts others.
+    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }
+        .expect("a mount namespace: run as root");
+    run("mount --make-rprivate /");
+}
+
 impl Lab {
     pub fn new() -> Self {
         Self::on(false)
@@ -55,10 +72,7 @@ impl Lab {
     }
 
     fn on(disk: bool) -> Self {
-        // SAFETY: only this thread's view of mounts changes, before it starts others.
-        unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }
-            .expect("a mount namespace: run as root");
-        run("mount --make-rprivate /");
+        own_mounts();
         let temporary = tempfile::tempdir().expect("a folder");
         let folder = temporary.path().to_owned();
         run(&format!("mount -t tmpfs lab {0}; mkdir {0}/disk", temporary.path().display()));
