@@ -12,7 +12,7 @@
 //!    is open. Everybody else gets silence.
 //! 2. [`tftp`] sends the files of that client's boot tree, with a `cmdline.txt`
 //!    of ours over the image's.
-//! 3. [`nfs`] answers MNT for that client's two trees only, and serves them.
+//! 3. [`nfs`] answers MNT for that client's own trees only, and serves them.
 //! 4. [`stage`] follows the client through all that; [`status`] tells it, and
 //!    [`panel`] shows it.
 //!

@@ -1,8 +1,8 @@
 //! The stick: finding it, its store, its images, and its clients' roots.
 //!
 //! A shell: it reports by `Event` and obeys by `Command`, and decides nothing
-//! about clients. Three threads and one more while an import runs: `worker`
-//! owns every mount, `hotplug` says when to look again, an import decodes.
+//! about clients. Two threads stay: `worker` owns every mount, `hotplug` says when
+//! to look again. An import, operations and the trash have threads while they run.
 //!
 //! - `devices`, `hotplug`, `identify`, `table`: what is plugged in
 //! - `place`, `prepare`: where the store lies, opening and making it
