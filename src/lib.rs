@@ -27,6 +27,7 @@
 //! | [`stage`] | how far a boot has come, deadlines and hints | yes |
 //! | [`status`] | the snapshot that all faces draw from | yes |
 //! | [`directory`] | what TFTP and NFS may serve, published by control | yes |
+//! | [`quota`] | what each client may occupy on the stick; the appliance's reserve | yes |
 //! | [`appliance`] | the only wiring: shells, queue, actions carried out | I/O |
 //! | [`dhcp`] | parse, decide, encode, allocate; the socket | mostly |
 //! | [`net`] | interface, address, carrier, ARP probes, neighbour entries | I/O |
@@ -71,6 +72,7 @@ pub mod net;
 pub mod nfs;
 pub mod orders;
 pub mod panel;
+pub mod quota;
 pub mod size;
 pub mod stage;
 pub mod status;

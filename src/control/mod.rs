@@ -12,6 +12,7 @@ mod orders;
 mod problems;
 mod publish;
 mod requests;
+mod room;
 #[cfg(test)]
 mod tests;
 
@@ -355,10 +356,14 @@ impl Control {
                 self.import = None;
                 actions.push(Action::ReleaseTrees);
             }
-            Store::FreeSpace { free_bytes: now_free } => {
+            Store::FreeSpace { free_bytes: now_free, level } => {
                 if let Stick::Ready { free_bytes, .. } = &mut self.stick {
                     *free_bytes = now_free;
                 }
+                room::stick(&mut self.problems, now_free, level);
+            }
+            Store::Quota { role, used_bytes, quota_bytes, level } => {
+                room::client(&mut self.problems, &role, used_bytes, quota_bytes, level);
             }
             Store::ImportProgress { file, per_mille, left } => {
                 // A file of that name is tried once more: what was wrong with the former is past.
@@ -482,7 +487,7 @@ impl Control {
             if matches!(boot.stage(), Stage::RootMounted | Stage::Stalled { .. }) {
                 actions.push(Action::Store(store::Command::WatchUp(open.client.role.clone(), true)));
             }
-            let trees = Some(Trees { root: open.root, boot: open.boot, volume: open.volume });
+            let trees = Some(Trees::from(&open));
             self.members.insert(open.client.role.clone(), Member { client: open.client, trees, boot, renewal });
         }
     }
@@ -512,7 +517,7 @@ impl Control {
         let renewal = Renewal::of(&open);
         // An order may have come meanwhile that takes its trees away again.
         let is_down = self.orders.is_down(&open.client.role);
-        let trees = (!is_down).then_some(Trees { root: open.root, boot: open.boot, volume: open.volume });
+        let trees = (!is_down).then(|| Trees::from(&open));
         match self.members.get_mut(&open.client.role) {
             Some(member) => (member.trees, member.renewal) = (trees, renewal),
             None => {

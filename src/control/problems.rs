@@ -13,9 +13,13 @@ const MAX_PROBLEMS: usize = 16;
 pub enum Topic {
     Network,
     Stick,
+    /// The stick is full, or nearly.
+    Room,
     /// By the image file's name.
     Import(String),
     Client(Role),
+    /// It has its share, or nearly.
+    Quota(Role),
     Config,
 }
 

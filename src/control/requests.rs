@@ -184,6 +184,7 @@ impl Control {
             image,
             mode: self.config.enrol.mode,
             volume_size: self.config.enrol.volume_size,
+            quota: self.config.enrol.quota,
             export_id,
         })
     }

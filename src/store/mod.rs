@@ -11,6 +11,7 @@
 //! - `sources`, `packing`, `import`: image files on sticks, and making images of them
 //! - `root`, `mounts`, `personalise`: clients' trees
 //! - `volume`: their block volumes
+//! - `usage`, `idle`: what they occupy, counted at the lowest priority
 //! - `trash`: what is not needed any more, deleted behind everybody's back
 //! - `operate`: what a person does with clients and images, step by step
 //! - `offline`: the same for a command, with no server
@@ -25,6 +26,7 @@ mod crc32;
 mod devices;
 mod hotplug;
 pub(crate) mod identify;
+mod idle;
 mod import;
 mod library;
 mod lock;
@@ -43,6 +45,7 @@ pub mod states;
 pub(crate) mod table;
 mod tools;
 pub mod trash;
+mod usage;
 mod volume;
 mod words;
 mod worker;
@@ -58,6 +61,7 @@ use std::time::{Duration, Instant};
 
 use crate::client::{Client, ImageId, Role};
 use crate::directory::HandleKey;
+use crate::quota::{Account, Level};
 use crate::status::NewPlace;
 
 pub use self::personalise::RULES;
@@ -85,6 +89,8 @@ pub struct Options {
     pub make_store: bool,
     /// Size of a store in memory; without it half of the machine's.
     pub memory_bytes: Option<u64>,
+    /// Free space that clients do not get; without it a part of the store.
+    pub reserve_bytes: Option<u64>,
     /// Where clients mount from.
     pub appliance: Ipv4Addr,
     /// Name servers for new clients.
@@ -104,6 +110,7 @@ impl Default for Options {
             store_bytes: None,
             make_store: true,
             memory_bytes: None,
+            reserve_bytes: None,
             appliance: Ipv4Addr::new(192, 168, 77, 1),
             dns: Vec::new(),
             plain_writes: false,
@@ -203,8 +210,17 @@ pub enum Event {
     Up {
         role: Role,
     },
+    /// What clients may still write, and how near that is to nothing.
     FreeSpace {
         free_bytes: u64,
+        level: Level,
+    },
+    /// How much of its quota a client has used: told when it comes near or away from it.
+    Quota {
+        role: Role,
+        used_bytes: u64,
+        quota_bytes: u64,
+        level: Level,
     },
     /// The stick with the store was pulled; its clients' trees are gone.
     Closed {
@@ -237,6 +253,8 @@ pub struct OpenClient {
     pub boot: PathBuf,
     /// The folder of its block volume.
     pub volume: Option<PathBuf>,
+    /// What its changes are charged to.
+    pub account: Option<Arc<Account>>,
     /// Its next boot must begin with `RenewClient`.
     pub renew_at_boot: bool,
 }

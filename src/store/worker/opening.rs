@@ -6,7 +6,9 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use super::disks::{holds_files, parts, store_place};
-use super::{Stick, Store, Worker, free_bytes, info};
+use super::room::{Room, figures};
+use super::{Stick, Store, Worker, info};
+use crate::quota::Space;
 use crate::store::operate::site::Site;
 use crate::store::operate::{perform, recover};
 use crate::store::place::Place;
@@ -138,7 +140,8 @@ impl Worker {
             library.broken.push(format!("store.toml: {error}"));
         }
         let site = self.site(&folder, "short");
-        let mut roots = Roots::new(&folder, &self.options.run);
+        let space = Arc::new(Space::new(self.options.reserve_bytes));
+        let mut roots = Roots::new(&folder, &self.options.run, space.clone());
         let mut broken = library.broken;
         let mut open = BTreeMap::new();
         for record in &mut library.clients {
@@ -148,7 +151,9 @@ impl Worker {
                 Err(error) => broken.push(format!("clients/{role}: {error}")),
             }
         }
-        let free_bytes = free_bytes(&folder);
+        let figures = figures(&folder);
+        space.tell(&figures);
+        let free_bytes = space.left_bytes(&figures);
         let images = library.images.iter().map(|(id, manifest)| info(id, manifest)).collect();
         tracing::info!(name, clients = open.len(), ms = started.elapsed().as_millis() as u64, "store open");
         self.store = Some(Store {
@@ -163,7 +168,7 @@ impl Worker {
             _locks: [Some(lock), held],
             stop: Arc::default(),
             watched: BTreeMap::new(),
-            told_free_bytes: free_bytes,
+            room: Room::new(space, free_bytes),
             told_read_only: false,
         });
         self.said = None;

@@ -81,6 +81,7 @@ impl Worker {
         let changed = !operation.looks() && self.store.is_some();
         if changed {
             self.refresh(&operation);
+            self.doubt(&operation);
         }
         let result = result.map(Box::new).map_err(|error| chain(&error));
         self.tell(Event::Operated { ticket, result });
