@@ -15,6 +15,8 @@ pub enum Topic {
     Stick,
     /// The stick is full, or nearly.
     Room,
+    /// A damaged file in the store, by its path there.
+    Damaged(String),
     /// By the image file's name.
     Import(String),
     Client(Role),
@@ -42,6 +44,11 @@ impl Problems {
     /// The files that were broken are out of reach.
     pub fn clear_imports(&mut self) {
         self.0.retain(|(topic, _)| !matches!(topic, Topic::Import(_)));
+    }
+
+    /// The store is read anew, or out of reach.
+    pub fn clear_damaged(&mut self) {
+        self.0.retain(|(topic, _)| !matches!(topic, Topic::Damaged(_) | Topic::Room | Topic::Quota(_)));
     }
 
     pub fn list(&self) -> Vec<Problem> {

@@ -8,6 +8,7 @@
 //! - `place`, `prepare`: where the store lies, opening and making it
 //! - [`shop`]: the store as a file of an exFAT or FAT32 file system
 //! - `library`, `manifest`, `states`, `atomic`, `lock`: what it holds, as small text files
+//! - `aside`: what of it is damaged
 //! - `sources`, `packing`, `import`: image files on sticks, and making images of them
 //! - `root`, `mounts`, `personalise`: clients' trees
 //! - `volume`: their block volumes
@@ -21,6 +22,7 @@
 //! ENROLL, and only where nothing is: a partition in unpartitioned space after a
 //! held press, or one more file in free clusters, which a laptop can delete.
 
+mod aside;
 pub(crate) mod atomic;
 mod crc32;
 mod devices;
@@ -228,6 +230,12 @@ pub enum Event {
     },
     Problem {
         message: String,
+        action: String,
+    },
+    /// Something in the store is damaged and passed over: which file, and why. The rest serves.
+    Damaged {
+        file: String,
+        reason: String,
         action: String,
     },
 }

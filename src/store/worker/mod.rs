@@ -189,6 +189,16 @@ impl Worker {
         self.tell(Event::Problem { message, action: action.to_owned() });
     }
 
+    /// Each is `file: reason`.
+    fn tell_damaged(&self, broken: Vec<String>) {
+        for words in broken {
+            let (file, reason) = words.split_once(": ").unwrap_or((&words, "is damaged"));
+            let (file, reason) = (file.to_owned(), reason.to_owned());
+            let action = "Repair it on a computer, or leave it: the rest serves".to_owned();
+            self.tell(Event::Damaged { file, reason, action });
+        }
+    }
+
     fn obey(&mut self, command: Command) {
         match command {
             Command::Prepare => self.prepare(),

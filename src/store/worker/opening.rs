@@ -181,9 +181,7 @@ impl Worker {
             taken_roles: library.taken,
             handle_key: library.handle_key,
         });
-        for message in broken {
-            self.problem(message, "Correct the file on a computer");
-        }
+        self.tell_damaged(broken);
         Ok(())
     }
 

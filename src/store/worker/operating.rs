@@ -139,9 +139,7 @@ impl Worker {
         store.images = library.images;
         store.clients = library.clients;
         store.taken = library.taken;
-        for message in broken {
-            self.problem(message, "Correct the file on a computer");
-        }
+        self.tell_damaged(broken);
         for (role, warnings) in warned {
             self.warn(&role, warnings);
         }
