@@ -25,6 +25,7 @@
 //! | [`control`] | events in, actions out: the one place that decides | yes |
 //! | [`enrol`] | the enrolment window, role names, export numbers | yes |
 //! | [`stage`] | how far a boot has come, deadlines and hints | yes |
+//! | [`wire`] | what was seen on the wire, and its traffic light | yes |
 //! | [`status`] | the snapshot that all faces draw from | yes |
 //! | [`directory`] | what TFTP and NFS may serve, published by control | yes |
 //! | [`quota`] | what each client may occupy on the stick; the appliance's reserve | yes |
@@ -78,3 +79,4 @@ pub mod stage;
 pub mod status;
 pub mod store;
 pub mod tftp;
+pub mod wire;

@@ -16,6 +16,7 @@ mod publish;
 mod requests;
 mod room;
 mod stick;
+mod survey;
 #[cfg(test)]
 mod tests;
 mod wire;
@@ -30,6 +31,7 @@ use crate::directory::{Directory, HandleKey};
 use crate::enrol::Window;
 use crate::stage::Boot;
 use crate::status::{self, ClientStatus, Import, Status, Stick, Stranger};
+use crate::wire::Facts;
 use crate::{dhcp, net, nfs, orders as orders_shell, panel, store, tftp};
 
 use noise::Noise;
@@ -114,6 +116,8 @@ pub struct Control {
     config: Config,
     server: dhcp::Server,
     network: status::Network,
+    /// What is known of the wire.
+    facts: Facts,
     stick: Stick,
     store_open: bool,
     images: Vec<ImageId>,
@@ -155,6 +159,7 @@ impl Control {
             },
             config,
             network: status::Network::default(),
+            facts: Facts::default(),
             stick: Stick::Absent,
             store_open: false,
             images: Vec::new(),
