@@ -187,7 +187,6 @@ pub enum Look {
 }
 
 /// What one client occupies and may occupy. Two are equal when they are one.
-#[derive(Debug)]
 pub struct Account {
     space: Arc<Space>,
     quota: AtomicU64,
@@ -198,6 +197,12 @@ pub struct Account {
     doubt: AtomicU64,
     measured: std::sync::atomic::AtomicBool,
     order: Mutex<()>,
+}
+
+impl std::fmt::Debug for Account {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Account({} of {:?} bytes)", self.used_bytes(), self.quota())
+    }
 }
 
 impl PartialEq for Account {

@@ -251,8 +251,8 @@ pub struct ImageInfo {
     pub root_bytes: u64,
 }
 
-/// A client whose trees are mounted.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A client whose trees are mounted. Two are equal whatever was charged to them.
+#[derive(Debug, Clone)]
 pub struct OpenClient {
     pub client: Client,
     /// `/` of the client.
@@ -266,6 +266,16 @@ pub struct OpenClient {
     /// Its next boot must begin with `RenewClient`.
     pub renew_at_boot: bool,
 }
+
+impl PartialEq for OpenClient {
+    fn eq(&self, other: &Self) -> bool {
+        let Self { client, root, boot, volume, account: _, renew_at_boot } = self;
+        (client, root, boot, volume, renew_at_boot)
+            == (&other.client, &other.root, &other.boot, &other.volume, &other.renew_at_boot)
+    }
+}
+
+impl Eq for OpenClient {}
 
 /// Why the store cannot be started.
 #[derive(Debug, thiserror::Error)]
