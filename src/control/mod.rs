@@ -7,6 +7,9 @@
 //! microseconds. `requests` decides about DHCP, `orders` about commands,
 //! `publish` what is served.
 
+mod evidence;
+#[cfg(test)]
+mod hints;
 mod noise;
 mod orders;
 mod problems;
@@ -27,6 +30,7 @@ use crate::stage::{Boot, Sign};
 use crate::status::{self, ClientStatus, Import, NewPlace, Stage, Status, Stick, Stranger};
 use crate::{dhcp, net, nfs, orders as orders_shell, panel, store, tftp};
 
+use evidence::Boards;
 use noise::Noise;
 use orders::Orders;
 use problems::{Problems, Topic};
@@ -126,6 +130,7 @@ pub struct Control {
     /// About unknown boards.
     arrivals: Noise,
     requests: Requests,
+    boards: Boards,
     orders: Orders,
     shown: Status,
     last_tick: Duration,
@@ -163,6 +168,7 @@ impl Control {
             refusals: Noise::default(),
             arrivals: Noise::default(),
             requests: Requests::default(),
+            boards: Boards::default(),
             orders: Orders::default(),
             shown: Status::default(),
             last_tick: Duration::ZERO,
@@ -195,8 +201,8 @@ impl Control {
         let moving = self.members.values().any(|member| member.boot.deadline().is_some());
         let strangers = self.strangers.iter().map(|(asked, _)| *asked + STRANGER_SHOWN);
         let tick = (self.window.is_open(now) || moving).then_some(self.last_tick + TICK);
-        let next =
-            stages.chain(strangers).chain(self.window.deadline()).chain(tick).chain(self.orders.deadline()).min()?;
+        let others = [self.window.deadline(), tick, self.orders.deadline(), self.boards.deadline()];
+        let next = stages.chain(strangers).chain(others.into_iter().flatten()).min()?;
         Some(next.saturating_sub(now))
     }
 
@@ -207,14 +213,11 @@ impl Control {
         if self.window.deadline().is_some_and(|deadline| now >= deadline) {
             (self.window, self.orders.swap) = (Window::Closed, None);
             actions.push(Action::Log("enrolment window closed".to_owned()));
+            self.window_ended(now, self.config.enrol.window, &mut actions);
         }
         self.strangers.retain(|(asked, _)| now < *asked + STRANGER_SHOWN);
         self.orders_due(now, &mut actions);
-        for member in self.members.values_mut() {
-            if member.boot.poll(now) {
-                actions.push(stage_log(&member.client.role, &member.boot, now));
-            }
-        }
+        self.judge_boots(now, &mut actions);
         self.show(now, &mut actions);
         actions
     }
@@ -251,6 +254,7 @@ impl Control {
     }
 
     fn tftp(&mut self, now: Duration, event: tftp::Event, actions: &mut Vec<Action>) {
+        self.saw_tftp(now, &event, actions);
         match event {
             tftp::Event::Started { address, path, folder, .. } => {
                 if let Some(serial) = folder {
@@ -283,11 +287,12 @@ impl Control {
                 actions.push(Action::Log(format!("tftp: cmdline.txt of {address} is too long by {left_out} words")));
             }
             // Firmware asks for files that no image has; that is a boot's normal course.
-            tftp::Event::Aborted { .. } | tftp::Event::Missing { .. } => {}
+            tftp::Event::Aborted { .. } | tftp::Event::Missing { .. } | tftp::Event::Repeated { .. } => {}
         }
     }
 
     fn nfs(&mut self, now: Duration, event: nfs::Event, actions: &mut Vec<Action>) {
+        self.saw_nfs(now, &event);
         match event {
             nfs::Event::Mounted { address, tree: Tree::Root } => self.sign(now, address, Sign::RootMounted, actions),
             nfs::Event::Mounted { address, tree: Tree::Boot } if self.is_read_only(address) => {
@@ -300,6 +305,12 @@ impl Control {
             nfs::Event::MountRefused { address, path, reason } => {
                 self.refusals.log(now, format!("nfs: {address} may not mount {path:?}: {reason}"), actions);
             }
+            nfs::Event::VersionRefused { address, program, version } => {
+                let line = format!("nfs: {address} asked for version {version} of program {program}");
+                self.refusals.log(now, line, actions);
+            }
+            // A mount's normal course.
+            nfs::Event::PortAsked { .. } => {}
             nfs::Event::BadHandle { address, .. } => {
                 self.refusals.log(now, format!("nfs: {address} used a file handle that is not its own"), actions);
             }
@@ -457,6 +468,7 @@ impl Control {
             actions.push(Action::Log("enrolment window closed by a press".to_owned()));
         } else if self.store_open && !self.images.is_empty() {
             self.window = Window::open(now, self.config.enrol.window, batch);
+            self.somebody_came();
             actions.push(Action::Log(format!("enrolment window open for {} s", self.config.enrol.window.as_secs())));
         } else {
             actions.push(Action::Log("ENROLL pressed, but there is no image yet".to_owned()));
@@ -541,6 +553,9 @@ impl Control {
     }
 
     fn sign_role(&mut self, now: Duration, role: &Role, sign: Sign, actions: &mut Vec<Action>) {
+        if sign == Sign::Up {
+            self.saw_up(now, role);
+        }
         let Some(member) = self.members.get_mut(role) else { return };
         let begins = sign == Sign::BootloaderAsks;
         if !member.boot.observe(now, sign) {
@@ -611,8 +626,8 @@ impl Control {
             serial: member.client.serial,
             memory_mib: member.client.revision.and_then(Revision::memory_mib),
             image: member.client.image.clone(),
-            stage: member.boot.stage().clone(),
-            since: whole(member.boot.since(now)),
+            stage: self.shown_stage(member),
+            since: whole(self.since(member, now)),
         };
         Status {
             uptime: whole(self.last_tick),
@@ -627,7 +642,7 @@ impl Control {
                 status::Enrolment::Closed => status::Enrolment::Closed,
             },
             clients: self.members.values().map(client).collect(),
-            strangers: self.strangers.iter().map(|(_, stranger)| stranger.clone()).collect(),
+            strangers: self.strangers.iter().map(|(_, stranger)| self.with_hint(stranger)).collect(),
             problems: self.problems.list(),
         }
     }

@@ -261,7 +261,10 @@ impl Listener {
             match running.progress.phase() {
                 // The answer is under way.
                 OPENING if running.request == request => return,
-                OFFERED if running.request == request => return running.progress.repeat(),
+                OFFERED if running.request == request => {
+                    running.progress.repeat();
+                    return (self.sink)(Event::Repeated { address, path: path::display(&request.path) });
+                }
                 _ => self.end(peer),
             }
         }
@@ -340,8 +343,8 @@ impl Drop for Report {
         (self.sink)(match self.ended.take() {
             Some(Ended::As(Outcome::Finished)) => Event::Finished { address, path, bytes, took: self.since.elapsed() },
             Some(Ended::As(Outcome::TimedOut)) => {
-                let (sent, size) = (self.transfer.sent_bytes(), self.transfer.size());
-                Event::TimedOut { address, path, bytes, sent, size }
+                let (sent, size, ahead) = (self.transfer.sent_bytes(), self.transfer.size(), self.transfer.ahead());
+                Event::TimedOut { address, path, bytes, sent, size, ahead }
             }
             Some(Ended::Unreadable(error)) => Event::Failed { address, path, error: error.to_string() },
             Some(Ended::As(Outcome::Aborted)) | None => Event::Aborted { address, path, bytes },
