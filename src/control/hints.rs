@@ -5,10 +5,12 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use super::*;
-use crate::client::{Model, Serial};
+use crate::client::{Mode, Model, Serial};
 use crate::dhcp::packets::{self, PI3, PI4, PI5, Packet};
 use crate::diagnose::{self, Hint};
+use crate::directory::Tree;
 use crate::nfs::Refusal;
+use crate::status::Stage;
 
 const US: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 1);
 const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 254);
