@@ -278,7 +278,8 @@ fn wide_table() -> Vec<Status> {
             table.push(Status { uptime, images, clients: vec![client; 250], enrolment, ..ready() });
         }
     }
-    let unknown = Stranger { mac: MacAddr([255; 6]), model: Model::Unknown, serial: None, memory_mib: None, hint: None };
+    let unknown =
+        Stranger { mac: MacAddr([255; 6]), model: Model::Unknown, serial: None, memory_mib: None, hint: None };
     table.push(Status { strangers: vec![unknown, stranger()], ..ready() });
     table.push(Status { strangers: vec![stranger(); 8], ..ready() });
     table

@@ -129,11 +129,11 @@ impl Control {
             let facts = self.facts(now, mac);
             let stalled = self.members.get_mut(&role).is_some_and(|member| member.boot.poll(now));
             if stalled {
-                let hint = self.boards.of(now, mac).silent(now, &facts);
+                let (hint, news) = self.boards.of(now, mac).silent(now, &facts);
                 if let Some(member) = self.members.get_mut(&role) {
                     member.boot.explain(hint);
                 }
-                self.judged(mac, Some(hint), actions);
+                self.judged(mac, news.then_some(hint), actions);
             } else if let Some(watch) = self.boards.watches.get_mut(&mac) {
                 let judged = watch.poll(now, &facts);
                 self.judged(mac, judged, actions);

@@ -263,8 +263,14 @@ fn check(mac: MacAddr, expected: Hint, play: Play) {
 #[test]
 fn a_board_that_asks_another_server_is_told_so() {
     for mac in [PI4, PI5] {
-        check(mac, Hint::OtherServer, |pi| drop(pi.discovers().requests(ROUTER).wait(60)));
-        check(mac, Hint::OtherServer, |pi| drop(pi.times(9, 5, |pi| drop(pi.discovers().requests(ROUTER)))));
+        check(mac, Hint::OtherServer, |pi| {
+            pi.discovers().requests(ROUTER).wait(60);
+        });
+        check(mac, Hint::OtherServer, |pi| {
+            pi.times(9, 5, |pi| {
+                pi.discovers().requests(ROUTER);
+            });
+        });
     }
     check(PI4, Hint::OtherServer, |pi| {
         pi.leased().loads().wait(5).kernel_discovers();
@@ -276,7 +282,9 @@ fn a_board_that_asks_another_server_is_told_so() {
 fn a_client_that_asks_without_the_stick_is_told_to_put_it_in() {
     let mut script = Script::new(PI4);
     script.event(Event::Store(store::Event::Closed { name: "Stick".to_owned() }));
-    script.times(9, 5, |pi| drop(pi.discovers()));
+    script.times(9, 5, |pi| {
+        pi.discovers();
+    });
     assert_eq!(script.hint(), Some(Hint::StickAway));
     script.plug().leased().loads().wait(2);
     assert_eq!(script.hint(), None, "it goes on");
@@ -286,10 +294,14 @@ fn a_client_that_asks_without_the_stick_is_told_to_put_it_in() {
 fn relays_are_told() {
     for mac in [PI3, PI4] {
         check(mac, Hint::Relay, |pi| {
-            pi.times(9, 5, |pi| drop(pi.says(pi.loader(DISCOVER).giaddr(Ipv4Addr::new(10, 0, 0, 1)))));
+            pi.times(9, 5, |pi| {
+                pi.says(pi.loader(DISCOVER).giaddr(Ipv4Addr::new(10, 0, 0, 1)));
+            });
         });
         check(mac, Hint::Relay, |pi| {
-            pi.times(9, 5, |pi| drop(pi.says(pi.loader(DISCOVER).giaddr(Ipv4Addr::new(192, 168, 77, 3)))));
+            pi.times(9, 5, |pi| {
+                pi.says(pi.loader(DISCOVER).giaddr(Ipv4Addr::new(192, 168, 77, 3)));
+            });
         });
     }
 }
@@ -300,14 +312,18 @@ fn a_board_that_declines_every_address_is_told_of_the_device_that_claims_them() 
         pi.times(9, 5, |pi| {
             let address = pi.control.members.values().next().unwrap().client.address;
             pi.discovers();
-            drop(pi.says(pi.loader(DECLINE).address(54, US).address(50, address)));
+            pi.says(pi.loader(DECLINE).address(54, US).address(50, address));
         });
     });
 }
 
 #[test]
 fn an_old_eeprom_is_told_by_its_option_97() {
-    check(PI4, Hint::OldEeprom, |pi| drop(pi.times(9, 5, |pi| drop(pi.says(packets::pi4_of_2019(DISCOVER))))));
+    check(PI4, Hint::OldEeprom, |pi| {
+        pi.times(9, 5, |pi| {
+            pi.says(packets::pi4_of_2019(DISCOVER));
+        });
+    });
     check(PI4, Hint::OldEeprom, |pi| {
         pi.times(9, 5, |pi| {
             pi.says(packets::pi4_of_2019(DISCOVER));
@@ -319,20 +335,32 @@ fn an_old_eeprom_is_told_by_its_option_97() {
 #[test]
 fn a_new_loader_that_takes_no_offer_does_not_hear_us() {
     for mac in [PI4, PI5] {
-        check(mac, Hint::OffersUnheard, |pi| drop(pi.times(9, 5, |pi| drop(pi.discovers()))));
+        check(mac, Hint::OffersUnheard, |pi| {
+            pi.times(9, 5, |pi| {
+                pi.discovers();
+            });
+        });
     }
 }
 
 #[test]
 fn a_rom_that_goes_on_asking_is_deaf_or_locked_up_by_two_servers() {
-    check(PI3, Hint::RomDeaf, |pi| drop(pi.times(5, 5, |pi| drop(pi.discovers())).wait(40)));
+    check(PI3, Hint::RomDeaf, |pi| {
+        pi.times(5, 5, |pi| {
+            pi.discovers();
+        })
+        .wait(40);
+    });
     check(PI3, Hint::TwoServers, |pi| {
         pi.control.saw_request(
             pi.now,
             &dhcp::parse(&packets::pi4(REQUEST).address(54, ROUTER).bytes()).unwrap(),
             &mut Vec::new(),
         );
-        pi.times(5, 5, |pi| drop(pi.discovers())).wait(40);
+        pi.times(5, 5, |pi| {
+            pi.discovers();
+        })
+        .wait(40);
     });
 }
 
@@ -341,22 +369,33 @@ fn a_rom_that_was_never_answered_has_given_up() {
     check(PI3, Hint::RomGaveUp, |pi| {
         // Its root is being made all the while.
         pi.control.members.values_mut().next().unwrap().trees = None;
-        pi.times(5, 5, |pi| drop(pi.discovers())).wait(40);
+        pi.times(5, 5, |pi| {
+            pi.discovers();
+        })
+        .wait(40);
     });
 }
 
 #[test]
 fn a_leased_board_that_asks_no_file_has_another_server_in_its_eeprom() {
     for mac in [PI4, PI5] {
-        check(mac, Hint::AsksNoFile, |pi| drop(pi.leased().wait(60)));
-        check(mac, Hint::AsksNoFile, |pi| drop(pi.times(5, 12, |pi| drop(pi.leased()))));
+        check(mac, Hint::AsksNoFile, |pi| {
+            pi.leased().wait(60);
+        });
+        check(mac, Hint::AsksNoFile, |pi| {
+            pi.times(5, 12, |pi| {
+                pi.leased();
+            });
+        });
     }
 }
 
 #[test]
 fn a_second_stage_that_only_asks_is_not_heard() {
     check(PI3, Hint::SecondStageUnheard, |pi| {
-        pi.leased().fetches(&["bootcode.bin"]).times(9, 5, |pi| drop(pi.bootcode()));
+        pi.leased().fetches(&["bootcode.bin"]).times(9, 5, |pi| {
+            pi.bootcode();
+        });
     });
 }
 
@@ -364,15 +403,23 @@ fn a_second_stage_that_only_asks_is_not_heard() {
 fn transfers_that_end_early_tell_why() {
     check(PI4, Hint::FilesUnheard, |pi| {
         pi.leased().found("9f3a0000/start4.elf");
-        pi.times(12, 2, |pi| drop(pi.tftp(|address, path| tftp::Event::Repeated { address, path }, "start4.elf")));
+        pi.times(12, 2, |pi| {
+            pi.tftp(|address, path| tftp::Event::Repeated { address, path }, "start4.elf");
+        });
         pi.wait(60);
     });
-    check(PI5, Hint::FilesUnheard, |pi| drop(pi.leased().stopped("config.txt", 0, 100, false).wait(60)));
-    let broke: Play = |pi| drop(pi.leased().fetches(&["config.txt"]).stopped("kernel8.img", 5120, 99_999, false).wait(60));
+    check(PI5, Hint::FilesUnheard, |pi| {
+        pi.leased().stopped("config.txt", 0, 100, false).wait(60);
+    });
+    let broke: Play = |pi| {
+        pi.leased().fetches(&["config.txt"]).stopped("kernel8.img", 5120, 99_999, false).wait(60);
+    };
     check(PI3, Hint::BrokeOff, broke);
     check(PI4, Hint::BrokeOff, broke);
     check(PI5, Hint::Pi5Hung, broke);
-    check(PI4, Hint::BlockTwice, |pi| drop(pi.leased().stopped("start4.elf", 5120, 99_999, true).wait(60)));
+    check(PI4, Hint::BlockTwice, |pi| {
+        pi.leased().stopped("start4.elf", 5120, 99_999, true).wait(60);
+    });
     for block in [512, 1024, 1468] {
         let mut script = Script::new(PI4);
         script.leased().loads().stopped("initramfs8", 65_535 * block, 200 << 20, false).wait(90);
@@ -390,12 +437,18 @@ fn transfers_that_end_early_tell_why() {
 #[test]
 fn what_the_image_lacks_is_told() {
     let all = ["00009f3a/start4.elf", "00009f3a/start.elf", "config.txt", "start4.elf", "start.elf"];
-    let restarts = move |pi: &mut Script| drop(pi.leased().missing(&all));
+    let restarts = move |pi: &mut Script| {
+        pi.leased().missing(&all);
+    };
     let mut script = Script::new(PI4);
     script.times(4, 30, restarts);
     assert_eq!(script.hint(), Some(Hint::NoBootFiles));
-    check(PI3, Hint::NoBootFiles, |pi| drop(pi.leased().missing(&["bootcode.bin"]).wait(60)));
-    check(PI5, Hint::NoBootFiles, |pi| drop(pi.leased().missing(&["00009f3a/config.txt", "config.txt"]).wait(60)));
+    check(PI3, Hint::NoBootFiles, |pi| {
+        pi.leased().missing(&["bootcode.bin"]).wait(60);
+    });
+    check(PI5, Hint::NoBootFiles, |pi| {
+        pi.leased().missing(&["00009f3a/config.txt", "config.txt"]).wait(60);
+    });
     check(PI5, Hint::NotForPi5, |pi| {
         pi.leased().fetches(&["config.txt"]).missing(&["bcm2712-rpi-5-b.dtb"]).wait(60);
     });
@@ -412,17 +465,24 @@ fn what_the_image_lacks_is_told() {
 #[test]
 fn firmware_and_kernels_that_stop_are_told_apart() {
     check(PI4, Hint::FirmwareStopped, |pi| {
-        drop(pi.leased().fetches(&["config.txt", "start4.elf", "fixup4.dat"]).wait(60));
+        pi.leased().fetches(&["config.txt", "start4.elf", "fixup4.dat"]).wait(60);
     });
-    check(PI4, Hint::KernelSilent, |pi| drop(pi.leased().loads().wait(60)));
-    check(PI3, Hint::KernelSilent, |pi| drop(pi.leased().loads().wait(60)));
+    check(PI4, Hint::KernelSilent, |pi| {
+        pi.leased().loads().wait(60);
+    });
+    check(PI3, Hint::KernelSilent, |pi| {
+        pi.leased().loads().wait(60);
+    });
     check(PI3, Hint::WrongKernel, |pi| {
         pi.leased().fetches(&["bootcode.bin"]).bootcode().fetches(&["start.elf", "bcm2710-rpi-3-b.dtb"]);
         pi.stopped("kernel8.img", 0, 9_000_000, false).fetches(&["kernel7.img"]).wait(60);
     });
     check(PI5, Hint::SignedBoot, |pi| {
         pi.leased().fetches(&["config.txt"]);
-        pi.times(3, 5, |pi| drop(pi.found("boot.img").aborted("boot.img", 1468))).wait(60);
+        pi.times(3, 5, |pi| {
+            pi.found("boot.img").aborted("boot.img", 1468);
+        })
+        .wait(60);
     });
 }
 
@@ -430,7 +490,9 @@ fn firmware_and_kernels_that_stop_are_told_apart() {
 fn a_kernel_that_does_not_get_its_root_tells_why() {
     let kernel: fn(&mut Script) -> &mut Script = |pi| pi.leased().loads().wait(5).kernel_leased();
     check(PI4, Hint::KernelUnheard, |pi| {
-        pi.leased().loads().times(9, 6, |pi| drop(pi.kernel_discovers()));
+        pi.leased().loads().times(9, 6, |pi| {
+            pi.kernel_discovers();
+        });
     });
     for asked in [[(nfs::PROGRAM, 2), (nfs::MOUNT_PROGRAM, 1)], [(nfs::MOUNT_PROGRAM, 1), (nfs::MOUNT_PROGRAM, 1)]] {
         let mut script = Script::new(PI4);
@@ -440,7 +502,9 @@ fn a_kernel_that_does_not_get_its_root_tells_why() {
     let four = |pi: &mut Script| {
         kernel(pi);
         let (address, program, version) = (ITS, nfs::PROGRAM, 4);
-        pi.times(9, 5, |pi| drop(pi.nfs(nfs::Event::VersionRefused { address, program, version })));
+        pi.times(9, 5, |pi| {
+            pi.nfs(nfs::Event::VersionRefused { address, program, version });
+        });
     };
     let mut script = Script::new(PI5);
     four(&mut script);
@@ -452,11 +516,17 @@ fn a_kernel_that_does_not_get_its_root_tells_why() {
         (Refusal::Unprivileged, Hint::HighPort),
     ] {
         let mut script = Script::new(PI4);
-        kernel(&mut script).times(40, 1, |pi| drop(pi.ports(&[(nfs::MOUNT_PROGRAM, 3)]).refused(reason)));
+        kernel(&mut script).times(40, 1, |pi| {
+            pi.ports(&[(nfs::MOUNT_PROGRAM, 3)]).refused(reason);
+        });
         assert_eq!(script.hint(), Some(hint), "{reason}");
     }
     let mut script = Script::new(PI4);
-    kernel(&mut script).times(6, 8, |pi| drop(pi.ports(&[(nfs::MOUNT_PROGRAM, 3)]))).wait(95);
+    kernel(&mut script)
+        .times(6, 8, |pi| {
+            pi.ports(&[(nfs::MOUNT_PROGRAM, 3)]);
+        })
+        .wait(95);
     assert_eq!(script.hint(), Some(Hint::CallsLost));
     let mut script = Script::new(PI4);
     kernel(&mut script).wait(95);
@@ -477,7 +547,9 @@ fn a_system_that_starts_and_falls_silent_tells_why() {
     starts(&mut script).nfs(nfs::Event::BadHandle { address: ITS, count: 3, reason: "x" }).wait(310);
     assert_eq!(script.hint(), Some(Hint::FilesChanged));
     let mut script = Script::new(PI4);
-    script.times(4, 30, |pi| drop(starts(pi).works()));
+    script.times(4, 30, |pi| {
+        starts(pi).works();
+    });
     assert_eq!(script.hint(), Some(Hint::RestartsAgain));
     let mut script = Script::new(PI4);
     starts(&mut script).wait(310);
@@ -518,7 +590,9 @@ fn a_slow_enrolment_is_not_taken_for_a_fault_of_the_board() {
 #[test]
 fn a_stall_ends_when_the_boot_comes_further() {
     let mut script = Script::new(PI4);
-    script.times(9, 5, |pi| drop(pi.discovers()));
+    script.times(9, 5, |pi| {
+        pi.discovers();
+    });
     assert_eq!(script.hint(), Some(Hint::OffersUnheard));
     script.discovers();
     assert_eq!(script.hint(), Some(Hint::OffersUnheard), "the same again is no progress");
@@ -536,7 +610,9 @@ fn an_unknown_pi_3_that_gave_up_needs_more_than_enroll() {
     let mut script = Script::new(PI4);
     script.mac = PI3;
     let of = |script: &Script| script.control.status(script.now).strangers[0].hint;
-    script.times(4, 5, |pi| drop(pi.discovers()));
+    script.times(4, 5, |pi| {
+        pi.discovers();
+    });
     assert_eq!(of(&script), None);
     script.discovers();
     assert_eq!(of(&script), Some(Hint::PressAndRestart));

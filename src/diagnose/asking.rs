@@ -151,11 +151,7 @@ pub static RULES: &[Rule] = &[
         action: "Is TFTP_IP set in its EEPROM? See README, step 0.",
         applies: |case| {
             let asks = &case.seen.loader;
-            case.before_files()
-                && is_eeprom(case)
-                && !case.seen.old_eeprom
-                && asks.acks > 0
-                && is_plain(asks)
+            case.before_files() && is_eeprom(case) && !case.seen.old_eeprom && asks.acks > 0 && is_plain(asks)
         },
     },
     Rule {

@@ -110,7 +110,7 @@ pub static RULES: &[Rule] = &[
         symptoms: &[17],
         observed: "It asks for the same file again and again and acknowledges nothing of it.",
         cause: "What we send does not reach it: a filter, or a cable that works in one direction only.",
-        action: "Our files do not reach it: other cable, other switch port.",
+        action: "Files do not reach it: other cable, other switch port.",
         applies: unheard,
     },
     Rule {

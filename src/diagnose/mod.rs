@@ -23,6 +23,8 @@
 //! - 8 (an x86 item in the PXE menu): the menu is another server's, and its
 //!   offers go to the board alone. The board then asks that server for its
 //!   address, which is [`Hint::OtherServer`].
+//! - 12 (no address for a new board): a problem of its own, shown as such; and a
+//!   board is known by more than the first bytes of its MAC address.
 //! - 14 (RRQ to a false MAC address): the switch does not bring us frames for
 //!   others. It looks like a second stage that is not heard.
 //! - 19 (many "Early terminate"): no failure, and a test that it gives no hint.

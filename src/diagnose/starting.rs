@@ -71,7 +71,16 @@ pub static RULES: &[Rule] = &[
         cause: "cmdline.txt or fstab names another client's root, or a folder that is not there.",
         action: "It asks for a root that is not its own: see cmdline.txt.",
         applies: |case| {
-            refused_for(case, &[Refusal::NotAnExport, Refusal::TooLong, Refusal::NoSuchFolder, Refusal::NotAFolder, Refusal::LeadsOut])
+            refused_for(
+                case,
+                &[
+                    Refusal::NotAnExport,
+                    Refusal::TooLong,
+                    Refusal::NoSuchFolder,
+                    Refusal::NotAFolder,
+                    Refusal::LeadsOut,
+                ],
+            )
         },
     },
     Rule {

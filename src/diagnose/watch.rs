@@ -171,11 +171,11 @@ impl Watch {
         }
     }
 
-    /// Its stage has been silent for too long.
-    pub fn silent(&mut self, now: Duration, facts: &Facts) -> Hint {
+    /// Its stage has been silent for too long: why, and whether that is news.
+    pub fn silent(&mut self, now: Duration, facts: &Facts) -> (Hint, bool) {
         let hint = rules::judge(&Case { seen: &self.seen, facts, silent: true, loops: false });
-        self.verdict = Some(Verdict { hint, reached: self.seen.reached, since: now, silent: true });
-        hint
+        let news = self.decide(now, hint, self.seen.reached, true).is_some();
+        (hint, news)
     }
 
     /// Lets time pass: a verdict when it talks and gets nowhere.

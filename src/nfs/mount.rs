@@ -140,8 +140,7 @@ fn mnt<'a>(context: &'a Context<'_>, path: &[u8]) -> Result<(&'a Export, Wire), 
     if !context.privileged {
         return Err(Refusal::Unprivileged);
     }
-    let (export, below) = find(context.directory.exports(context.peer.address), path)
-        .ok_or(Refusal::NotAnExport)?;
+    let (export, below) = find(context.directory.exports(context.peer.address), path).ok_or(Refusal::NotAnExport)?;
     let open = context.exports.get(export).ok_or(Refusal::NotMounted)?;
     let wrong = |errno| match errno {
         Errno::NOENT => Refusal::NoSuchFolder,
