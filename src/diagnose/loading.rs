@@ -155,7 +155,7 @@ pub static RULES: &[Rule] = &[
         symptoms: &[28],
         observed: "It asks for boot.img, breaks it off at once, and asks again.",
         cause: "Signed boot over TFTP fails in its loader.",
-        action: "Signed boot fails over the wire: turn it off in its EEPROM.",
+        action: "Signed boot fails over the wire: turn it off.",
         applies: signed,
     },
     Rule {

@@ -261,10 +261,7 @@ impl Listener {
             match running.progress.phase() {
                 // The answer is under way.
                 OPENING if running.request == request => return,
-                OFFERED if running.request == request => {
-                    running.progress.repeat();
-                    return (self.sink)(Event::Repeated { address, path: path::display(&request.path) });
-                }
+                OFFERED if running.request == request => return running.progress.repeat(),
                 _ => self.end(peer),
             }
         }
@@ -407,7 +404,11 @@ impl Service {
         let transfer = Transfer::new(&self.request.asked, file.size());
         let (sink, address) = (self.sink.clone(), self.address);
         let mut report = Report { sink, address, path, since, transfer, ended: None };
-        match exchange(&socket, &mut report.transfer, &mut file, since, &self.progress).await {
+        let repeated = || {
+            let path = path::display(&self.request.path);
+            (self.sink)(Event::Repeated { address: self.address, path });
+        };
+        match exchange(&socket, &mut report.transfer, &mut file, since, &self.progress, &repeated).await {
             Ok(Exchanged { outcome, again }) => {
                 report.ended = Some(Ended::As(outcome));
                 again
@@ -440,6 +441,7 @@ async fn exchange(
     file: &mut BootFile,
     since: Instant,
     progress: &Progress,
+    repeated: &(dyn Fn() + Sync),
 ) -> io::Result<Exchanged> {
     let mut window = Window::default();
     // One timer for the whole transfer: it is set anew when it rings too early, not for each block.
@@ -488,6 +490,9 @@ async fn exchange(
         }
         in_a_row = 0;
         if std::mem::take(&mut nudged) && progress.take_repeated() {
+            if !transfer.is_acknowledged() {
+                repeated();
+            }
             transfer.repeated();
             continue;
         }
