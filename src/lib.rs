@@ -26,6 +26,7 @@
 //! | [`enrol`] | the enrolment window, role names, export numbers | yes |
 //! | [`stage`] | how far a boot has come, and its deadlines | yes |
 //! | [`diagnose`] | why a boot does not go on, and what to try: hints by rules | yes |
+//! | [`wire`] | what was seen on the wire, and its traffic light | yes |
 //! | [`status`] | the snapshot that all faces draw from | yes |
 //! | [`directory`] | what TFTP and NFS may serve, published by control | yes |
 //! | [`appliance`] | the only wiring: shells, queue, actions carried out | I/O |
@@ -78,3 +79,4 @@ pub mod stage;
 pub mod status;
 pub mod store;
 pub mod tftp;
+pub mod wire;

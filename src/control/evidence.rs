@@ -19,8 +19,8 @@ use crate::{nfs, tftp};
 const MAX_BOARDS: usize = 256;
 /// How long it is shown that no Pi came while the window was open.
 const NOBODY_SHOWN: Duration = Duration::from_secs(600);
-/// A spanning tree of less delay lets a Pi through in time.
-const LONG_DELAY: Duration = Duration::from_secs(10);
+/// A spanning tree with a shorter step, of which there are two, lets a Pi through in time.
+const LONG_DELAY: Duration = Duration::from_secs(8);
 /// Another server that was chosen by some board is counted on for so long.
 const OTHER_SERVER_LASTS: Duration = Duration::from_secs(600);
 
@@ -59,18 +59,23 @@ impl Boards {
         }
         self.watches.entry(mac).or_insert_with(|| Watch::new(now))
     }
-
-    fn facts(&self, now: Duration, store_open: bool, has_root: bool) -> Facts {
-        let recent = |(at, _): &(Duration, Ipv4Addr)| now < *at + OTHER_SERVER_LASTS;
-        let other_dhcp = self.other_server.filter(recent).map(|(_, address)| address);
-        Facts { store_open, has_root, other_dhcp, forward_delay: None }
-    }
 }
 
 impl Control {
-    fn facts(&self, now: Duration, mac: MacAddr) -> Facts {
+    fn facts_of(&self, now: Duration, mac: MacAddr) -> Facts {
         let root = self.members.values().any(|member| member.client.mac == mac && member.trees.is_some());
-        self.boards.facts(now, self.store_open, root)
+        Facts { store_open: self.store_open, has_root: root, ..self.wire_facts(now) }
+    }
+
+    /// What is known beside any board, by the survey and by what boards chose.
+    fn wire_facts(&self, now: Duration) -> Facts {
+        let recent = |(at, _): &(Duration, Ipv4Addr)| now < *at + OTHER_SERVER_LASTS;
+        let chosen = self.boards.other_server.filter(recent).map(|(_, address)| address);
+        Facts {
+            other_dhcp: chosen.or(self.facts.server.map(|server| server.address)),
+            forward_delay: self.facts.forward_delay,
+            ..Facts::default()
+        }
     }
 
     /// Any board's DHCP message, before it is decided about.
@@ -80,7 +85,7 @@ impl Control {
         if !is_client && !request.identity.asker.is_pi() {
             return;
         }
-        let facts = self.facts(now, request.mac);
+        let facts = self.facts_of(now, request.mac);
         let judged = self.boards.of(now, request.mac).asked(now, request, &facts);
         let ours = self.config.network.address.address;
         let other = request.server_id.filter(|&id| id != ours && !id.is_unspecified());
@@ -97,7 +102,7 @@ impl Control {
 
     pub(super) fn saw_tftp(&mut self, now: Duration, event: &tftp::Event, actions: &mut Vec<Action>) {
         let Some(mac) = self.board_at(event.address()) else { return };
-        let facts = self.facts(now, mac);
+        let facts = self.facts_of(now, mac);
         let judged = self.boards.of(now, mac).tftp(now, event, &facts);
         self.judged(mac, judged, actions);
     }
@@ -126,7 +131,7 @@ impl Control {
         let boards: Vec<(Role, MacAddr)> =
             self.members.values().map(|member| (member.client.role.clone(), member.client.mac)).collect();
         for (role, mac) in boards {
-            let facts = self.facts(now, mac);
+            let facts = self.facts_of(now, mac);
             let stalled = self.members.get_mut(&role).is_some_and(|member| member.boot.poll(now));
             if stalled {
                 let (hint, news) = self.boards.of(now, mac).silent(now, &facts);
@@ -160,7 +165,7 @@ impl Control {
         if came || !self.network.carrier {
             return;
         }
-        let held = self.boards.facts(now, true, true).forward_delay.is_some_and(|delay| delay >= LONG_DELAY);
+        let held = self.wire_facts(now).forward_delay.is_some_and(|delay| delay >= LONG_DELAY);
         let hint = if held { Hint::PortsHeld } else { Hint::NeverAsked };
         actions.push(Action::Log(format!("{} {} {hint}", hint.observed(), hint.cause())));
         self.problems.set(Topic::Enrolment, hint.action().to_owned(), String::new());

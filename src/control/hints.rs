@@ -643,6 +643,10 @@ fn a_window_in_which_no_packet_came_says_what_to_look_at() {
     script.wait(100).discovers();
     script.wait(200);
     assert_eq!(problems(&script), []);
+    // A switch that holds its ports back explains it better.
+    script.control.facts.forward_delay = Some(Duration::from_secs(15));
+    script.event(pressed()).wait(130);
+    assert_eq!(problems(&script)[0].message, Hint::PortsHeld.action());
     // A window that is left open to the end, and forgotten.
     script.event(pressed()).wait(130);
     assert_eq!(problems(&script).len(), 1);
