@@ -219,7 +219,7 @@ pub static RULES: &[Rule] = &[
         symptoms: &[30],
         observed: "It has its kernel, and nothing was heard of that.",
         cause: "The kernel does not start on this board, or lacks the driver of its network.",
-        action: "Its kernel is silent: see its screen. Image too old?",
+        action: "Kernel is silent: see its screen. Old image?",
         applies: |case| {
             case.at(Reached::Kernel)
                 && case.ended()

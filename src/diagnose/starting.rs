@@ -104,7 +104,7 @@ pub static RULES: &[Rule] = &[
         symptoms: &[31],
         observed: "Its kernel repeats its question for an address and does not take our offer.",
         cause: "What we send does not reach it since the kernel drives the network.",
-        action: "Its kernel hears nothing: other cable, other switch port.",
+        action: "Kernel hears nothing: other cable, other port.",
         applies: |case| {
             let asks = &case.seen.system;
             no_word(case) && asks.offers >= 2 && asks.acks == 0 && asks.elsewhere == 0 && asks.declines < 2
@@ -164,7 +164,7 @@ pub static RULES: &[Rule] = &[
         symptoms: &[37],
         observed: "It mounts its root, starts, and restarts, again and again.",
         cause: "A first-boot script that never ends its work, a kernel panic, or a weak power supply.",
-        action: "It starts over and over: see its screen. Good power supply?",
+        action: "It restarts for ever: see its screen. Power good?",
         applies: |case| runs(case) && case.loops && case.seen.system.naks == 0 && case.seen.calls.bad_handles == 0,
     },
 ];
