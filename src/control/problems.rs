@@ -24,6 +24,8 @@ pub enum Topic {
     Client(Role),
     /// It has its share, or nearly.
     Quota(Role),
+    /// Nobody came while the window was open.
+    Enrolment,
     Config,
 }
 
