@@ -27,7 +27,7 @@ check:
     cargo metadata --quiet --locked --format-version 1 --manifest-path tests/fuzz/Cargo.toml >/dev/null
     cargo test --quiet --lib --bins
 
-# Kill the server and cut the power under writing clients, for SEEDS seeds each (about 8 s a seed)
+# Kill the server and cut the power, under writing clients and each operation on the store, for SEEDS seeds each (about 40 s a seed)
 soak SEEDS="200":
     tests/run soak {{SEEDS}}
 

@@ -115,9 +115,13 @@ pub fn after_cut(base: &[u8], log: &[Event], cut: usize, below: &mut dyn FnMut(u
     for (n, event) in log[..cut].iter().enumerate() {
         let Event::Write(offset, data) = event else { continue };
         let offset = *offset as usize;
+        if n < flushed {
+            disk[offset..offset + data.len()].copy_from_slice(data);
+            continue;
+        }
         // By sectors: a longer write may be torn.
         for (sector, bytes) in data.chunks(SECTOR).enumerate() {
-            if n < flushed || below(8) < chance {
+            if below(8) < chance {
                 let at = offset + sector * SECTOR;
                 disk[at..at + bytes.len()].copy_from_slice(bytes);
             }
