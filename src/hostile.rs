@@ -13,9 +13,9 @@ use crate::config::Subnet;
 use crate::dhcp::{self, Binding, Server};
 use crate::init::{mbr, uevent};
 use crate::nfs::probe;
-use crate::store::{identify, manifest, packing, table};
+use crate::store::{identify, manifest, packing, personalise, table};
 use crate::tftp::packet::Packet;
-use crate::{config, tftp};
+use crate::{config, net, tftp};
 
 pub type Entry = fn(&[u8]);
 
@@ -27,6 +27,7 @@ pub const ENTRIES: &[(&str, Entry)] = &[
     ("handle", probe::handle),
     ("journal", probe::journal),
     ("dhcp", dhcp),
+    ("wire", wire),
     ("tftp", tftp),
     ("cmdline", cmdline),
     ("config", config),
@@ -50,6 +51,15 @@ fn dhcp(datagram: &[u8]) {
     let _ = dhcp::decide(&server, None, &request);
 }
 
+/// A frame of spanning tree's group, and a packet that may be a DHCP server's answer to us.
+fn wire(frame: &[u8]) {
+    let _ = net::bpdu_delay(frame);
+    if let Some((_, datagram)) = dhcp::frame::udp_payload(frame, 68) {
+        let _ = dhcp::client::parse(datagram);
+    }
+    let _ = dhcp::client::parse(frame);
+}
+
 /// A datagram to port 69, the path it asks for, and the transfer it would begin.
 fn tftp(datagram: &[u8]) {
     let Ok(Packet::Rrq(request)) = tftp::packet::parse(datagram) else { return };
@@ -63,10 +73,13 @@ fn tftp(datagram: &[u8]) {
 
 fn cmdline(file: &[u8]) {
     let _ = tftp::cmdline::make(file, "root=/dev/nfs rw ip=dhcp rootwait");
+    let named = tftp::config::parse(file);
+    let _ = tftp::config::is_named(&named.command_lines, file);
 }
 
 fn config(file: &[u8]) {
     let _ = config::parse(file);
+    let _ = personalise::reads_custom(&String::from_utf8_lossy(file));
 }
 
 /// The first sectors of a stick: what it holds, its table, and where a partition would go.

@@ -8,6 +8,8 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use crate::client::{ImageId, MacAddr, Model, Role, Serial};
+use crate::diagnose::Hint;
+use crate::wire::Finding;
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Status {
@@ -32,6 +34,8 @@ pub struct Network {
     pub address: Option<Ipv4Addr>,
     /// A cable with something alive at its other end.
     pub carrier: bool,
+    /// The most urgent thing to know of the wire, with its traffic light.
+    pub wire: Finding,
 }
 
 /// What the USB stick is good for just now.
@@ -85,6 +89,8 @@ pub struct Stranger {
     pub model: Model,
     pub serial: Option<Serial>,
     pub memory_mib: Option<u32>,
+    /// What it needs beside ENROLL.
+    pub hint: Option<Hint>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -120,7 +126,7 @@ pub enum Stage {
     /// asked; `None` when it ran already before the server started.
     Up { after: Option<Duration> },
     /// Nothing came for too long: where, and what to try.
-    Stalled { at: &'static str, hint: &'static str },
+    Stalled { at: &'static str, hint: Hint },
 }
 
 /// One trouble in words, with what to do about it.

@@ -13,6 +13,7 @@ use embedded_graphics::prelude::*;
 use embedded_graphics::primitives::{PrimitiveStyle, Rectangle, RoundedRectangle};
 use embedded_graphics_simulator::{OutputSettings, SimulatorDisplay};
 use rootstock::client::{MacAddr, Model, Role, Serial};
+use rootstock::diagnose::Hint;
 use rootstock::panel::draw;
 use rootstock::panel::frame::Frame;
 use rootstock::panel::pages::{self, View};
@@ -20,6 +21,7 @@ use rootstock::panel::presence::Look;
 use rootstock::panel::screen::Screen;
 use rootstock::panel::screens;
 use rootstock::status::{ClientStatus, Enrolment, Import, Network, NewPlace, Problem, Stage, Status, Stick, Stranger};
+use rootstock::wire::{Finding, OtherServer, Station};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -30,7 +32,7 @@ fn folder() -> PathBuf {
 fn ready() -> Status {
     Status {
         uptime: SECOND * 11_520,
-        network: Network { address: Some([192, 168, 77, 1].into()), carrier: true },
+        network: Network { address: Some([192, 168, 77, 1].into()), carrier: true, wire: Finding::Clear },
         stick: Stick::Ready { name: "SanDisk Ultra Fit".to_owned(), free_bytes: 27_900_000_000 },
         images: vec!["raspios-bookworm-arm64-lite-1a2b3c4d".parse().unwrap()],
         ..Status::default()
@@ -65,6 +67,7 @@ fn stranger() -> Stranger {
         model: Model::Pi5,
         serial: Some(Serial(0x77c1)),
         memory_mib: Some(8192),
+        hint: None,
     }
 }
 
@@ -85,7 +88,7 @@ fn gallery() -> Vec<(String, Screen)> {
     let offered =
         |place| Stick::NeedsConfirmation { name: "SanDisk Ultra Fit".to_owned(), free_bytes: 27_900_000_000, place };
     let loading = Stage::Loading { bytes: 12_400_000, file: "9ffefdef/kernel8.img".to_owned() };
-    let hint = "Take the SD card out of it, then switch it off and on.";
+    let hint = Hint::AsksNoFile;
     overview("starting", Status::default());
     overview("stick-none", stick(Stick::Absent));
     overview("stick-reading", stick(Stick::Reading));
@@ -126,6 +129,22 @@ fn gallery() -> Vec<(String, Screen)> {
     page("page-stick", &status, View::Stick, 3);
     page("page-network", &status, View::Network, 4);
     page("page-about", &status, View::About, 5);
+    // The traffic light of the wire, and what it means.
+    let station = Station { mac: MacAddr([0xc8, 0x0e, 0x14, 1, 2, 3]), vendor: Some("AVM") };
+    let server = OtherServer { address: [192, 168, 178, 1].into(), station, offered: None };
+    let wires = [
+        ("beside", Finding::Beside { server }),
+        ("slow", Finding::SlowPort { wait: SECOND * 30 }),
+        ("taken", Finding::AddressTaken { by: station }),
+        ("link", Finding::SlowLink { mbit: 100 }),
+    ];
+    for (name, wire) in wires {
+        let status = Status { network: Network { wire, ..ready().network }, ..ready() };
+        for part in 0..2 {
+            let screen = screens::screen(&status, &View::Network, screens::PART * part);
+            gallery.push((format!("wire-{name}-{}", part + 1), screen));
+        }
+    }
     // A problem too long for one screen, its parts; and a button being held.
     let line = "rootstock.toml line 5, panel.i2c_bus: expected a whole number in the key's range; the default is used";
     let long = problem(line, "Correct it on any computer: it is on the SD card.");
@@ -253,8 +272,6 @@ fn wide_table() -> Vec<Status> {
             }
         }
     }
-    let hint =
-        "Is the cable in? Does the switch have power? Is there no SD card in it? Then press ENROLL and try again.";
     for time in times {
         let stages = [
             Stage::Off,
@@ -264,7 +281,7 @@ fn wide_table() -> Vec<Status> {
             Stage::Kernel,
             Stage::RootMounted,
             Stage::Up { after: Some(Duration::from_secs(time)) },
-            Stage::Stalled { at: "loading its files", hint },
+            Stage::Stalled { at: "loading its files", hint: Hint::Unknown },
         ];
         for stage in stages {
             let mut client = client(&long, stage, 0);
@@ -278,7 +295,8 @@ fn wide_table() -> Vec<Status> {
             table.push(Status { uptime, images, clients: vec![client; 250], enrolment, ..ready() });
         }
     }
-    let unknown = Stranger { mac: MacAddr([255; 6]), model: Model::Unknown, serial: None, memory_mib: None };
+    let unknown =
+        Stranger { mac: MacAddr([255; 6]), model: Model::Unknown, serial: None, memory_mib: None, hint: None };
     table.push(Status { strangers: vec![unknown, stranger()], ..ready() });
     table.push(Status { strangers: vec![stranger(); 8], ..ready() });
     table

@@ -4,9 +4,11 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use super::*;
-use crate::client::{Model, Serial};
+use crate::client::{Mode, Model, Serial};
 use crate::dhcp::{Answer, Asker, Identity, Kind, Request};
+use crate::directory::Tree;
 use crate::panel::{Button, Gesture};
+use crate::status::Stage;
 
 const MAC: MacAddr = MacAddr([0xdc, 0xa6, 0x32, 1, 2, 3]);
 
@@ -399,7 +401,7 @@ fn packets_of_anybody_cannot_flood_the_log() {
     for _ in 0..10_000 {
         bench.event(Event::Tftp(refused()));
         let path = "/etc".to_owned();
-        bench.event(Event::Nfs(nfs::Event::MountRefused { address, path, reason: "no such export" }));
+        bench.event(Event::Nfs(nfs::Event::MountRefused { address, path, reason: nfs::Refusal::NotAnExport }));
     }
     let told = bench.log.len() - before;
     assert!((10..=50).contains(&told), "{told} lines");
@@ -665,4 +667,22 @@ fn a_swap_takes_the_next_unknown_board_and_no_more() {
     let changed = store::Event::Changed { images: vec![image()], clients: vec![open(swapped)], taken_roles };
     bench.event(Event::Store(changed)).probed(None);
     assert_eq!(bench.sent.len(), 1);
+}
+
+#[test]
+fn the_wires_light_is_shown_and_red_needs_a_person() {
+    use crate::wire::{Finding, Station};
+    let mut bench = Bench::with_store(vec![]);
+    assert_eq!(bench.control.status(bench.now).network.wire, Finding::NoLink);
+    bench.event(Event::Net(net::Event::Wire(Facts { asking: true, ..Facts::default() })));
+    bench.event(Event::Net(net::Event::Carrier(true)));
+    assert_eq!(bench.control.status(bench.now).network.wire, Finding::Asking);
+    let by = Station { mac: MAC, vendor: None };
+    bench.event(Event::Net(net::Event::Wire(Facts { taken_by: Some(by), ..Facts::default() })));
+    let status = bench.control.status(bench.now);
+    assert_eq!(status.network.wire, Finding::AddressTaken { by });
+    assert_eq!(status.problems[0].message, "Our address is used by dc:a6:32:01:02:03 too");
+    bench.event(Event::Net(net::Event::Wire(Facts::default())));
+    assert_eq!(bench.control.status(bench.now).problems, []);
+    assert!(bench.log.iter().any(|line| line == "wire green: Good: nothing is in the way"), "{:?}", bench.log);
 }
