@@ -41,7 +41,11 @@ fn report(lab: &Lab, why: &str) -> PathBuf {
     eventually(&format!("a report of a {why}"), || {
         let entries = fs::read_dir(&folder).ok()?;
         let mut paths = entries.map(|entry| entry.unwrap().path());
-        paths.find(|path| path.to_string_lossy().ends_with(why))
+        // One that is being written has a name that begins with a dot.
+        paths.find(|path| {
+            let name = path.file_name().unwrap().to_string_lossy();
+            name.ends_with(why) && !name.starts_with('.')
+        })
     })
 }
 
