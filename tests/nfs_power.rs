@@ -250,7 +250,7 @@ fn run_seed(seed: u64) {
         let touched = steps.get(answered + 1).map_or(&[][..], |step| &step.touched);
         let folder = lab.folder().join("cut");
         std::fs::create_dir_all(&folder).unwrap();
-        std::fs::write(folder.join("disk"), after_cut(&base, &log, cut, &mut |bound| random.below(bound))).unwrap();
+        std::fs::write(folder.join("disk"), after_cut(&base, &log, cut, |bound| random.below(bound))).unwrap();
         run(&format!(
             "cd {}; mkdir -p upper merged; mount -o loop disk upper
              mount -t overlay cut -o lowerdir=../image,upperdir=upper/a,workdir=upper/a-work,index=on,nfs_export=on,xino=on merged",

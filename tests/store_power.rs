@@ -118,7 +118,7 @@ impl Stick {
     /// What is in the store after a cut.
     fn look(&self, recorded: &Recorded, cut: usize, random: &mut Random) -> Vec<String> {
         let when = format!("{}, cut at {cut}", recorded.name);
-        let content = disk::after_cut(&recorded.base, &recorded.log, cut, &mut |bound| random.below(bound));
+        let content = disk::after_cut(&recorded.base, &recorded.log, cut, |bound| random.below(bound));
         let file = self.bench.path("cut.disk");
         write_sparse(&file, &content);
         let path = file.to_str().unwrap();

@@ -24,6 +24,8 @@ pub enum Topic {
     Client(Role),
     /// It has its share, or nearly.
     Quota(Role),
+    /// By what was tested.
+    SelfTest(String),
     /// Nobody came while the window was open.
     Enrolment,
     Config,
