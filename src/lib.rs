@@ -24,8 +24,8 @@
 //! | [`config`] | `rootstock.toml`, its defaults, and what is wrong in it | yes |
 //! | [`control`] | events in, actions out: the one place that decides | yes |
 //! | [`enrol`] | the enrolment window, role names, export numbers | yes |
-//! | [`stage`] | how far a boot has come, deadlines and hints | yes |
-//! | [`status`] | the snapshot that all faces draw from | yes |
+//! | [`stage`] | how far a boot has come, by which evidence, deadlines and hints | yes |
+//! | [`status`] | the snapshot that all faces draw from, also as JSON | yes |
 //! | [`directory`] | what TFTP and NFS may serve, published by control | yes |
 //! | [`appliance`] | the only wiring: shells, queue, actions carried out | I/O |
 //! | [`dhcp`] | parse, decide, encode, allocate; the socket | mostly |

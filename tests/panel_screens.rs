@@ -47,6 +47,7 @@ fn client(role: &str, stage: Stage, seconds: u64) -> ClientStatus {
         image: "raspios-bookworm-arm64-lite-1a2b3c4d".parse().unwrap(),
         stage,
         since: SECOND * seconds as u32,
+        last_boot: None,
     }
 }
 
@@ -84,7 +85,12 @@ fn gallery() -> Vec<(String, Screen)> {
     let stick = |stick| Status { stick, ..ready() };
     let offered =
         |place| Stick::NeedsConfirmation { name: "SanDisk Ultra Fit".to_owned(), free_bytes: 27_900_000_000, place };
-    let loading = Stage::Loading { bytes: 12_400_000, file: "9ffefdef/kernel8.img".to_owned() };
+    let loading = |total| Stage::Loading {
+        bytes: 12_400_000,
+        total,
+        bytes_per_second: 1_550_000,
+        file: "9ffefdef/kernel8.img".to_owned(),
+    };
     let hint = "Take the SD card out of it, then switch it off and on.";
     overview("starting", Status::default());
     overview("stick-none", stick(Stick::Absent));
@@ -99,16 +105,18 @@ fn gallery() -> Vec<(String, Screen)> {
     overview("import-start", import(3, None));
     overview("import", import(470, Some(170)));
     overview("ready-first", ready());
-    overview("ready", with_client(Stage::Up { after: Some(SECOND * 41) }, 900));
+    overview("ready", with_client(Stage::Running { after: Some(SECOND * 41) }, 900));
     overview("window", Status { enrolment: Enrolment::Open { left: SECOND * 107 }, ..ready() });
     overview("stranger", Status { strangers: vec![stranger()], ..ready() });
     overview("client-asks", with_client(Stage::Discovered, 1));
     overview("client-leased", with_client(Stage::Leased, 2));
-    overview("client-loading", with_client(loading, 8));
+    overview("client-loading", with_client(loading(Some(24_800_000)), 8));
+    overview("client-loading-first", with_client(loading(None), 8));
     overview("client-kernel", with_client(Stage::Kernel, 6));
+    overview("client-initramfs", with_client(Stage::Initramfs, 3));
     overview("client-root", with_client(Stage::RootMounted, 14));
     overview("client-up", with_client(Stage::Up { after: Some(SECOND * 41) }, 3));
-    overview("client-stalled", with_client(Stage::Stalled { at: "kernel", hint }, 90));
+    overview("client-stalled", with_client(Stage::Stalled { at: "kernel".into(), hint: hint.into() }, 90));
     overview("problem", problem("The stick is full.", "Delete an image, or use a larger stick."));
     // What NEXT turns to.
     let mut page = |name: &str, status: &Status, view: View, index| {
@@ -118,9 +126,11 @@ fn gallery() -> Vec<(String, Screen)> {
     };
     let many = (0..6).map(|n| format!("raspios-{n}").parse().unwrap()).collect();
     let status = with_client(Stage::Off, 11_520);
-    let running = with_client(Stage::Up { after: Some(SECOND * 41) }, 7500);
+    let running = with_client(Stage::Running { after: Some(SECOND * 41) }, 7500);
+    let gone = with_client(Stage::Gone, 700);
     page("page-client-off", &status, View::Client(Role::numbered(1)), 1);
     page("page-client-up", &running, View::Client(Role::numbered(1)), 1);
+    page("page-client-gone", &gone, View::Client(Role::numbered(1)), 1);
     page("page-images", &status, View::Images, 2);
     page("page-images-many", &Status { images: many, ..ready() }, View::Images, 2);
     page("page-stick", &status, View::Stick, 3);
@@ -260,11 +270,15 @@ fn wide_table() -> Vec<Status> {
             Stage::Off,
             Stage::Discovered,
             Stage::Leased,
-            Stage::Loading { bytes: u64::MAX, file: long.clone() },
+            Stage::Loading { bytes: u64::MAX, total: None, bytes_per_second: u64::MAX, file: long.clone() },
+            Stage::Loading { bytes: u64::MAX, total: Some(1), bytes_per_second: 0, file: long.clone() },
             Stage::Kernel,
+            Stage::Initramfs,
+            Stage::Gone,
+            Stage::Running { after: None },
             Stage::RootMounted,
             Stage::Up { after: Some(Duration::from_secs(time)) },
-            Stage::Stalled { at: "loading its files", hint },
+            Stage::Stalled { at: "loading its files".into(), hint: hint.into() },
         ];
         for stage in stages {
             let mut client = client(&long, stage, 0);

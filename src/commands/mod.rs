@@ -5,6 +5,8 @@
 //! I/O: arguments in, words out. What is allowed lies in `store::operate`.
 
 mod show;
+mod status;
+mod watch;
 
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
@@ -19,6 +21,8 @@ use rootstock::orders::{self, Order, Reply, Request};
 use rootstock::store::offline;
 use rootstock::store::operate::{Board, Operation, Outcome};
 use rootstock::store::states::SnapshotName;
+
+pub use watch::Server;
 
 /// The client runs: asked again later, it may work.
 const RUNNING: u8 = 3;
@@ -317,6 +321,7 @@ impl Place {
         {
             return Ok(match reply {
                 Reply::Outcome(outcome) => Ok(*outcome),
+                Reply::Status(_) => bail!("the server answered something else"),
                 Reply::Refused { message, running } => Err(Refused { message, running }),
             });
         }

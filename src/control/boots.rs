@@ -5,6 +5,7 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use super::history::Before;
 use super::{Action, Control, Renewal};
 use crate::client::Role;
 use crate::stage::{Boot, Sign};
@@ -22,6 +23,7 @@ impl Control {
     pub(super) fn sign_role(&mut self, now: Duration, role: &Role, sign: Sign, actions: &mut Vec<Action>) {
         let Some(member) = self.members.get_mut(role) else { return };
         let begins = sign == Sign::BootloaderAsks;
+        let before = Before::of(&member.boot, now);
         if !member.boot.observe(now, sign) {
             return;
         }
@@ -39,20 +41,31 @@ impl Control {
             Stage::Up { .. } => actions.push(Action::Store(store::Command::WatchUp(role.clone(), false))),
             _ => {}
         }
+        self.stage_changed(now, role, &before, actions);
+    }
+
+    /// Lets time pass for every boot.
+    pub(super) fn poll_boots(&mut self, now: Duration, actions: &mut Vec<Action>) {
+        let mut changed = Vec::new();
+        for (role, member) in &mut self.members {
+            let before = Before::of(&member.boot, now);
+            // That it goes on running is no news.
+            if member.boot.poll(now) && !member.boot.stage().is_up() {
+                actions.push(stage_log(role, &member.boot, now));
+                changed.push((role.clone(), before));
+            }
+        }
+        for (role, before) in changed {
+            self.stage_changed(now, &role, &before, actions);
+        }
     }
 }
 
-pub(super) fn stage_log(role: &Role, boot: &Boot, now: Duration) -> Action {
+fn stage_log(role: &Role, boot: &Boot, now: Duration) -> Action {
     let after = boot.took(now).unwrap_or_default().as_secs_f32();
     let stage = match boot.stage() {
-        Stage::Off => "off".to_owned(),
-        Stage::Discovered => "asks".to_owned(),
-        Stage::Leased => "leased".to_owned(),
-        Stage::Loading { .. } => "loading".to_owned(),
-        Stage::Kernel => "kernel".to_owned(),
-        Stage::RootMounted => "root mounted".to_owned(),
-        Stage::Up { .. } => "up".to_owned(),
         Stage::Stalled { at, hint } => format!("stalled while {at}: {hint}"),
+        stage => stage.name().to_owned(),
     };
     Action::Log(format!("client {role}: {stage} ({after:.1} s)"))
 }

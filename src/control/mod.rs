@@ -5,12 +5,14 @@
 //! pass. Time is the duration since the server's start. Nothing here blocks,
 //! so an offer never waits for a slow stick, and a test runs a whole boot in
 //! microseconds. `wire`, `stick` and `buttons` take what the shells tell, `boots` follows
-//! clients' boots, `requests` decides about DHCP, `orders` about commands, `publish` says what is served.
+//! clients' boots (`history` what they came to, `presence` whether they are still there), `requests` decides about DHCP, `orders` about commands, `publish` says what is served.
 
 mod boots;
 mod buttons;
+mod history;
 mod noise;
 mod orders;
+mod presence;
 mod problems;
 mod publish;
 mod requests;
@@ -29,6 +31,7 @@ use crate::directory::{Directory, HandleKey};
 use crate::enrol::Window;
 use crate::stage::Boot;
 use crate::status::{self, ClientStatus, Import, Status, Stick, Stranger};
+use crate::store::history::BootRecord;
 use crate::{dhcp, net, nfs, orders as orders_shell, panel, store, tftp};
 
 use noise::Noise;
@@ -131,8 +134,14 @@ pub struct Control {
     arrivals: Noise,
     requests: Requests,
     orders: Orders,
+    /// The last boots of each client on the stick.
+    histories: BTreeMap<Role, Vec<BootRecord>>,
+    /// Names and sizes of each image's boot files.
+    boot_files: BTreeMap<ImageId, Vec<(String, u64)>>,
     shown: Status,
     last_tick: Duration,
+    /// When clients were last asked whether they are there.
+    asked_presence: Duration,
 }
 
 impl Control {
@@ -168,8 +177,11 @@ impl Control {
             arrivals: Noise::default(),
             requests: Requests::default(),
             orders: Orders::default(),
+            histories: BTreeMap::new(),
+            boot_files: BTreeMap::new(),
             shown: Status::default(),
             last_tick: Duration::ZERO,
+            asked_presence: Duration::ZERO,
         }
     }
 
@@ -196,11 +208,12 @@ impl Control {
     /// way there is no deadline at all.
     pub fn poll_timeout(&self, now: Duration) -> Option<Duration> {
         let stages = self.members.values().filter_map(|member| member.boot.deadline());
-        let moving = self.members.values().any(|member| member.boot.deadline().is_some());
+        let moving = self.members.values().any(|member| member.boot.stage().is_booting());
         let strangers = self.strangers.iter().map(|(asked, _)| *asked + STRANGER_SHOWN);
         let tick = (self.window.is_open(now) || moving).then_some(self.last_tick + TICK);
-        let next =
-            stages.chain(strangers).chain(self.window.deadline()).chain(tick).chain(self.orders.deadline()).min()?;
+        let presence = self.presence_deadline();
+        let others = [self.window.deadline(), tick, self.orders.deadline(), presence].into_iter().flatten();
+        let next = stages.chain(strangers).chain(others).min()?;
         Some(next.saturating_sub(now))
     }
 
@@ -214,11 +227,8 @@ impl Control {
         }
         self.strangers.retain(|(asked, _)| now < *asked + STRANGER_SHOWN);
         self.orders_due(now, &mut actions);
-        for member in self.members.values_mut() {
-            if member.boot.poll(now) {
-                actions.push(boots::stage_log(&member.client.role, &member.boot, now));
-            }
-        }
+        self.poll_boots(now, &mut actions);
+        self.ask_presence(now, &mut actions);
         self.show(now, &mut actions);
         actions
     }
@@ -253,6 +263,7 @@ impl Control {
             image: member.client.image.clone(),
             stage: member.boot.stage().clone(),
             since: whole(member.boot.since(now)),
+            last_boot: self.last_boot(&member.client.role),
         };
         Status {
             uptime: whole(self.last_tick),

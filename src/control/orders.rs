@@ -15,7 +15,7 @@ use crate::dhcp;
 use crate::enrol::Window;
 use crate::orders::{Order, Reply, Request};
 use crate::stage::Boot;
-use crate::status::Stage;
+use crate::status::{Stage, Status};
 use crate::store;
 use crate::store::operate::{Board, Operation, Outcome};
 
@@ -67,25 +67,31 @@ const BOOT_QUIET: Duration = Duration::from_secs(15);
 
 /// Whether it is between power-on and a kernel that answers ARP.
 fn is_booting(now: Duration, boot: &Boot) -> bool {
-    let stage = matches!(boot.stage(), Stage::Discovered | Stage::Leased | Stage::Loading { .. } | Stage::Kernel);
+    let stage = boot.stage().is_booting() && *boot.stage() != Stage::RootMounted;
     stage && boot.quiet(now) < BOOT_QUIET
 }
 
 impl Control {
     pub(super) fn order(&mut self, now: Duration, ticket: u64, order: Order, actions: &mut Vec<Action>) {
         let refuse = |message: &str| Action::Answer(ticket, Box::new(Reply::refused(message)));
+        if order.request == Request::Status {
+            let status = Status { uptime: Duration::from_secs(now.as_secs()), ..self.status(now) };
+            return actions.push(Action::Answer(ticket, Box::new(Reply::Status(Box::new(status.into())))));
+        }
         if !self.store_open {
             return actions.push(refuse("there is no stick with a store"));
         }
         let role = match &order.request {
             Request::Operation(operation) => operation.stops(),
             Request::SwapNext { role } => Some(role),
+            Request::Status => None,
         };
         let Some(role) = role.filter(|role| self.members.contains_key(role)).cloned() else {
             // Nothing runs that it could hurt; the store knows whether there is such a client.
             return match order.request {
                 Request::Operation(operation) => self.pass(ticket, operation, actions),
                 Request::SwapNext { role } => actions.push(refuse(&format!("there is no client {role}"))),
+                Request::Status => {}
             };
         };
         if self.orders.is_down(&role) || self.orders.asking.iter().any(|asking| asking.role == role) {
@@ -153,6 +159,8 @@ impl Control {
                 let message = format!("power on the new Pi within {seconds} s: it becomes {role}");
                 actions.push(Action::Answer(ticket, Box::new(Reply::done(message))));
             }
+            // Answered at once.
+            Request::Status => {}
         }
     }
 
@@ -230,16 +238,7 @@ impl Control {
         };
         for entry in entries {
             entry.stage = self.members.get(&entry.role).map(|member| {
-                let stage = match member.boot.stage() {
-                    Stage::Off => "not seen",
-                    Stage::Discovered => "asks",
-                    Stage::Leased => "leased",
-                    Stage::Loading { .. } => "loading",
-                    Stage::Kernel => "kernel",
-                    Stage::RootMounted => "root mounted",
-                    Stage::Up { .. } => "up",
-                    Stage::Stalled { .. } => "stalled",
-                };
+                let stage = member.boot.stage().name();
                 match (member.boot.stage(), member.boot.since(now).as_secs()) {
                     (Stage::Off, _) => stage.to_owned(),
                     (_, seconds) => format!("{stage}, {seconds} s"),

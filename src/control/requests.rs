@@ -67,7 +67,12 @@ impl Control {
 
     fn known(&mut self, now: Duration, role: &Role, request: Request, actions: &mut Vec<Action>) {
         if request.kind == Kind::Discover {
-            let sign = if request.identity.asker.is_loader() { Sign::BootloaderAsks } else { Sign::SystemAsks };
+            let sign = match request.program() {
+                _ if request.identity.asker.is_loader() => Sign::BootloaderAsks,
+                dhcp::Program::Kernel => Sign::KernelAsks,
+                dhcp::Program::Ipconfig => Sign::InitramfsAsks,
+                dhcp::Program::Other => Sign::SystemAsks,
+            };
             self.sign_role(now, role, sign, actions);
             self.renew_all(actions);
         }

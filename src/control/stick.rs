@@ -44,6 +44,9 @@ impl Control {
                 self.images = images.into_iter().map(|image| image.id).collect();
                 self.handle_key = handle_key;
                 self.taken_roles = taken_roles;
+                // Told next, as far as this store has them.
+                self.histories.clear();
+                self.boot_files.clear();
                 self.opened(clients, actions);
                 self.readdress(now, actions);
                 self.renew_all(actions);
@@ -112,6 +115,17 @@ impl Control {
                 self.renew_all(actions);
                 self.publish(actions);
                 self.answer_waiting(now, actions);
+            }
+            // Bounded by the clients and images that there are.
+            Store::Boots { role, boots } => {
+                if self.members.contains_key(&role) {
+                    self.histories.insert(role, boots);
+                }
+                self.histories.retain(|role, _| self.members.contains_key(role));
+            }
+            Store::BootFiles { image, files } => {
+                self.boot_files.insert(image, files);
+                self.boot_files.retain(|image, _| self.images.contains(image));
             }
             Store::Operated { ticket, result } => self.operated(now, ticket, result, actions),
             Store::Up { role } => self.sign_role(now, &role, Sign::Up, actions),

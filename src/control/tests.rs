@@ -23,6 +23,8 @@ struct Bench {
     saved: Vec<Client>,
     directory: Directory,
     log: Vec<String>,
+    /// Records for the history, and whether each amends the one before.
+    boots: Vec<(store::history::BootRecord, bool)>,
 }
 
 impl Bench {
@@ -37,6 +39,7 @@ impl Bench {
             saved: Vec::new(),
             directory: Directory::default(),
             log: Vec::new(),
+            boots: Vec::new(),
         }
     }
 
@@ -67,6 +70,7 @@ impl Bench {
                 Action::Probe(address, _) => self.probes.push(address),
                 Action::Store(store::Command::CreateClient(client)) => self.created.push(*client),
                 Action::Store(store::Command::RenewClient(_)) => self.renewed += 1,
+                Action::Store(store::Command::SaveBoot { record, amends, .. }) => self.boots.push((record, amends)),
                 Action::Store(store::Command::SaveClient(client)) => self.saved.push(*client),
                 Action::Publish(directory) => self.directory = directory,
                 Action::Log(line) => self.log.push(line),
@@ -667,4 +671,113 @@ fn a_swap_takes_the_next_unknown_board_and_no_more() {
     let changed = store::Event::Changed { images: vec![image()], clients: vec![open(swapped)], taken_roles };
     bench.event(Event::Store(changed)).probed(None);
     assert_eq!(bench.sent.len(), 1);
+}
+
+/// Client pi-1 of an open store, and the address that it has.
+fn one_client() -> (Bench, Ipv4Addr) {
+    let client = enrolled();
+    let address = client.address;
+    let mut bench = Bench::with_store(vec![client]);
+    bench.event(Event::Net(net::Event::Carrier(true)));
+    (bench, address)
+}
+
+fn mounted(address: Ipv4Addr) -> Event {
+    Event::Nfs(nfs::Event::Mounted { address, tree: Tree::Root })
+}
+
+fn up() -> Event {
+    Event::Store(store::Event::Up { role: Role::numbered(1) })
+}
+
+/// What the history was told: took, reached, why not, amends.
+fn told(bench: &Bench) -> Vec<(u64, &str, bool, bool)> {
+    let told =
+        |(boot, amends): &'_ (store::history::BootRecord, bool)| (boot.took_seconds, boot.stalled.is_some(), *amends);
+    bench
+        .boots
+        .iter()
+        .map(|entry| {
+            let (took, stalled, amends) = told(entry);
+            (took, entry.0.reached.as_str(), stalled, amends)
+        })
+        .collect()
+}
+
+#[test]
+fn a_boot_that_came_up_is_history_and_measures_the_next_one() {
+    let (mut bench, address) = one_client();
+    let file = |path: &str| tftp::Event::Started { address, path: path.to_owned(), folder: None, size: Some(900) };
+    let sent = |bytes| tftp::Event::Finished { address, path: String::new(), bytes, took: Duration::ZERO };
+    let load = |bench: &mut Bench| {
+        bench.asks(discover(MAC, Asker::PiEeprom)).pass(1);
+        bench.event(Event::Tftp(file("start4.elf"))).event(Event::Tftp(sent(100))).pass(1);
+        bench.event(Event::Tftp(file("kernel8.img"))).event(Event::Tftp(sent(700))).pass(1);
+    };
+    let files = vec![("kernel8.img".to_owned(), 1000), ("start4.elf".to_owned(), 600)];
+    bench.event(Event::Store(store::Event::BootFiles { image: image().id, files }));
+    load(&mut bench);
+    assert_eq!(bench.stage().per_mille(), Some(500), "by what its files weigh");
+    bench.event(mounted(address)).pass(38).event(up());
+    assert_eq!(told(&bench), [(41, "up", false, false)]);
+    let record = bench.boots[0].0.clone();
+    assert_eq!((record.loaded_bytes, record.image.clone()), (800, image().id));
+    bench.event(Event::Store(store::Event::Boots { role: Role::numbered(1), boots: vec![record] }));
+    assert_eq!(bench.control.status(bench.now).clients[0].last_boot, Some(Duration::from_secs(41)));
+    load(&mut bench);
+    assert_eq!(bench.stage().per_mille(), Some(999), "by what the last boot loaded");
+}
+
+#[test]
+fn a_boot_that_stalled_and_went_on_takes_its_own_record_and_one_begun_anew_is_told() {
+    let (mut bench, address) = one_client();
+    bench.asks(discover(MAC, Asker::PiEeprom)).pass(41);
+    assert_eq!(told(&bench), [(41, "asks", true, false)]);
+    bench.event(mounted(address)).pass(9).event(up());
+    assert_eq!(told(&bench)[1..], [(50, "up", false, true)]);
+    bench.asks(discover(MAC, Asker::PiEeprom)).event(mounted(address)).pass(7).asks(discover(MAC, Asker::PiEeprom));
+    assert_eq!(told(&bench)[2..], [(7, "root mounted", true, false)]);
+}
+
+#[test]
+fn a_silent_client_is_asked_for_and_gone_when_nobody_answers() {
+    let (mut bench, address) = one_client();
+    bench.event(mounted(address)).event(up());
+    bench.pass(30);
+    assert_eq!(bench.probes, [address]);
+    bench.probed(Some(MAC)).pass(29);
+    assert_eq!(bench.probes.len(), 1, "it answered");
+    bench.pass(1);
+    for _ in 0..2 {
+        bench.probed(None).pass(5);
+    }
+    assert!(bench.stage().is_up(), "a frame may be lost");
+    bench.probed(None);
+    assert_eq!(bench.stage(), Stage::Gone);
+    let probes = bench.probes.len();
+    bench.pass(600);
+    assert_eq!(bench.probes.len(), probes, "who is gone is not asked for");
+    bench.event(Event::Nfs(nfs::Event::Traffic { address, calls: 1, read_bytes: 0, written_bytes: 0 }));
+    assert!(bench.stage().is_up());
+}
+
+#[test]
+fn without_a_cable_nobody_is_asked_for() {
+    let (mut bench, address) = one_client();
+    bench.event(mounted(address)).event(up()).event(Event::Net(net::Event::Carrier(false)));
+    bench.pass(600);
+    assert_eq!((bench.probes.len(), bench.stage().is_up()), (0, true));
+}
+
+#[test]
+fn a_status_is_answered_without_a_stick() {
+    let mut bench = Bench::new();
+    let order = orders_shell::Order { request: orders_shell::Request::Status, force: false };
+    let actions = bench.control.handle(bench.now, Event::Orders(orders_shell::Event::Ordered { ticket: 5, order }));
+    let answer = actions.into_iter().find_map(|action| match action {
+        Action::Answer(5, reply) => Some(*reply),
+        _ => None,
+    });
+    let Some(orders_shell::Reply::Status(snapshot)) = answer else { panic!("{answer:?}") };
+    assert_eq!(snapshot.status.uptime, bench.now);
 }

@@ -78,11 +78,7 @@ pub fn views(status: &Status) -> Vec<View> {
 }
 
 fn booting(client: &ClientStatus) -> bool {
-    match client.stage {
-        Stage::Discovered | Stage::Leased | Stage::Loading { .. } | Stage::Kernel | Stage::RootMounted => true,
-        Stage::Up { .. } => client.since < SHOW_UP,
-        Stage::Off | Stage::Stalled { .. } => false,
-    }
+    client.stage.is_booting() || (matches!(client.stage, Stage::Up { .. }) && client.since < SHOW_UP)
 }
 
 /// The clients that `wanted` names, whose stage changed last first.
@@ -231,6 +227,7 @@ mod tests {
             image: "debian-1".parse().unwrap(),
             stage,
             since: Duration::from_secs(seconds),
+            last_boot: None,
         }
     }
 
@@ -282,7 +279,7 @@ mod tests {
     #[test]
     fn the_overview_is_bounded_however_much_goes_on() {
         let mut status = ready();
-        let stalled = Stage::Stalled { at: "kernel", hint: "Wait." };
+        let stalled = Stage::Stalled { at: "kernel".into(), hint: "Wait.".into() };
         status.clients = (1..=200).map(|n| client(n, Stage::Kernel, u64::from(n))).collect();
         status.clients.extend((201..=400).map(|n| client(n, stalled.clone(), u64::from(n))));
         status.problems = (0..100).map(|n| problem(&n.to_string())).collect();

@@ -16,8 +16,8 @@ pub const PART: Duration = Duration::from_secs(4);
 const WINDOW: Duration = Duration::from_secs(8);
 /// Parts of one text.
 const MAX_PARTS: usize = 12;
-/// Stages of a boot as drawn: asked, address, files, kernel, root, up.
-const STEPS: u8 = 6;
+/// Stages of a boot as drawn: asked, address, files, kernel, initramfs, root, up.
+const STEPS: u8 = 7;
 
 /// The status as it is `elapsed` after it was told: clocks in it have gone on.
 pub fn aged(mut status: Status, elapsed: Duration) -> Status {
@@ -183,7 +183,7 @@ fn ready(status: &Status) -> Screen {
     };
     let all = status.clients.len();
     let count = |wanted: fn(&Stage) -> bool| status.clients.iter().filter(|client| wanted(&client.stage)).count();
-    let up = count(|stage| matches!(stage, Stage::Up { .. }));
+    let up = count(Stage::is_up);
     let stuck = count(|stage| matches!(stage, Stage::Stalled { .. }));
     let (first, second) = match (all, stuck) {
         (0, _) => ("Press ENROLL to add".to_owned(), "your first Pi."),
@@ -210,14 +210,31 @@ fn client_screen(client: &ClientStatus, shown: Duration) -> (Screen, usize) {
         }
         Stage::Discovered => boots(1, "Asks for an address", &since),
         Stage::Leased => boots(2, "Got its address", &format!("{since}, {address}")),
-        Stage::Loading { bytes, file } => {
+        Stage::Loading { bytes, bytes_per_second, file, .. } => {
             let file = file.rsplit('/').next().unwrap_or(file);
             let file = format!("Loads {}", shorten(file, COLUMNS - 6));
-            boots(2, &file, &format!("{} in {since}", words::bytes(*bytes)))
+            let rate = match bytes_per_second {
+                0 => since,
+                rate => format!("{}/s", words::bytes(*rate)),
+            };
+            match client.stage.per_mille() {
+                Some(per_mille) => {
+                    let body = vec![line(&board), Element::Bar(per_mille), line(file)];
+                    let detail = line(format!("{} %, {rate}", per_mille / 10));
+                    (Screen::new(name, body.into_iter().chain([detail]).collect()), 1)
+                }
+                None => boots(2, &file, &format!("{}, {rate}", words::bytes(*bytes))),
+            }
         }
         Stage::Kernel => boots(3, "Its kernel starts", &since),
-        Stage::RootMounted => boots(5, "Its system starts", &since),
-        Stage::Up { after } => {
+        Stage::Initramfs => boots(4, "Looks for its root", &since),
+        Stage::RootMounted => boots(6, "Its system starts", &since),
+        Stage::Gone => {
+            let body =
+                vec![line(&board), line(&address), line(format!("Gone for {since}.")), line("Is it switched off?")];
+            (Screen::new(name, body), 1)
+        }
+        Stage::Up { after } | Stage::Running { after } => {
             let after = match (client.since.as_secs(), after) {
                 (0..60, Some(after)) => format!("Up after {}", words::duration(*after)),
                 (_, Some(_)) => format!("Up for {since}"),

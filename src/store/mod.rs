@@ -11,6 +11,7 @@
 //! - `sources`, `packing`, `import`: image files on sticks, and making images of them
 //! - `root`, `mounts`, `personalise`: clients' trees
 //! - `volume`: their block volumes
+//! - `history`: how their last boots went
 //! - `trash`: what is not needed any more, deleted behind everybody's back
 //! - `operate`: what a person does with clients and images, step by step
 //! - `offline`: the same for a command, with no server
@@ -23,6 +24,7 @@
 pub(crate) mod atomic;
 mod crc32;
 mod devices;
+pub mod history;
 mod hotplug;
 pub(crate) mod identify;
 mod import;
@@ -127,6 +129,9 @@ pub enum Command {
     /// The client's boot begins and it must get what `renew_at_boot` tells of;
     /// its trees are served no more. Answered as `CreateClient`.
     RenewClient(Role),
+    /// A client's boot has ended: into its history, stamped with the time. With `amends` it takes
+    /// the last record's place. Answered by `Boots`.
+    SaveBoot { role: Role, record: history::BootRecord, amends: bool },
     /// Watch for this client's evidence that its start is complete, or stop.
     WatchUp(Role, bool),
 }
@@ -202,6 +207,16 @@ pub enum Event {
     /// A watched client wrote that its start is complete.
     Up {
         role: Role,
+    },
+    /// A client's last boots, oldest first: behind `Opened` for those that have any, and after each `SaveBoot`.
+    Boots {
+        role: Role,
+        boots: Vec<history::BootRecord>,
+    },
+    /// Names and sizes of an image's boot files: behind `Opened`, `Imported` and `Changed`.
+    BootFiles {
+        image: ImageId,
+        files: Vec<(String, u64)>,
     },
     FreeSpace {
         free_bytes: u64,

@@ -462,7 +462,7 @@ impl World {
                     self.watched.remove(&role);
                 }
             }
-            store::Command::WatchUp(..) | store::Command::Prepare => {}
+            store::Command::WatchUp(..) | store::Command::Prepare | store::Command::SaveBoot { .. } => {}
         }
     }
 }

@@ -194,6 +194,7 @@ impl Worker {
             Command::SaveClient(client) => self.save(&client),
             Command::Operate(ticket, operation) => self.operate(ticket, *operation),
             Command::RenewClient(role) => self.renew(&role),
+            Command::SaveBoot { role, record, amends } => self.save_boot(&role, record, amends),
             Command::WatchUp(role, true) => {
                 if let Some(store) = &mut self.store {
                     let live = store.clients.iter().find(|record| record.client.role == role);
