@@ -25,6 +25,7 @@
 //! | [`control`] | events in, actions out: the one place that decides | yes |
 //! | [`enrol`] | the enrolment window, role names, export numbers | yes |
 //! | [`stage`] | how far a boot has come, by which evidence, deadlines and hints | yes |
+//! | [`wire`] | what was seen on the wire, and its traffic light | yes |
 //! | [`status`] | the snapshot that all faces draw from, also as JSON | yes |
 //! | [`directory`] | what TFTP and NFS may serve, published by control | yes |
 //! | [`appliance`] | the only wiring: shells, queue, actions carried out | I/O |
@@ -76,3 +77,4 @@ pub mod stage;
 pub mod status;
 pub mod store;
 pub mod tftp;
+pub mod wire;

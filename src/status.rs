@@ -15,6 +15,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::client::{ImageId, MacAddr, Model, Role, Serial};
+use crate::wire::Finding;
 
 /// The version of a `Snapshot`'s form.
 pub const FORMAT: u32 = 1;
@@ -61,6 +62,8 @@ pub struct Network {
     pub address: Option<Ipv4Addr>,
     /// A cable with something alive at its other end.
     pub carrier: bool,
+    /// The most urgent thing to know of the wire, with its traffic light.
+    pub wire: Finding,
 }
 
 /// What the USB stick is good for just now.
@@ -241,7 +244,7 @@ pub struct Problem {
 }
 
 /// A time as whole seconds.
-mod seconds {
+pub(crate) mod seconds {
     use super::*;
 
     pub fn serialize<S: serde::Serializer>(time: &Duration, to: S) -> Result<S::Ok, S::Error> {
@@ -295,7 +298,7 @@ mod tests {
         };
         let status = Status {
             uptime: Duration::from_secs(90),
-            network: Network { address: Some([192, 168, 77, 1].into()), carrier: true },
+            network: Network { address: Some([192, 168, 77, 1].into()), carrier: true, ..Network::default() },
             stick: Stick::Ready { name: "Ultra".to_owned(), free_bytes: 5 },
             images: vec!["raspios-1".parse().unwrap()],
             enrolment: Enrolment::Open { left: Duration::from_secs(7) },
@@ -305,7 +308,7 @@ mod tests {
         let text = serde_json::to_string(&Snapshot::from(status.clone())).unwrap();
         for part in [
             r#"{"format":1,"rootstock":""#,
-            r#""uptime-seconds":90,"network":{"address":"192.168.77.1","carrier":true}"#,
+            r#""uptime-seconds":90,"network":{"address":"192.168.77.1","carrier":true,"wire":{"finding":"no-link"}}"#,
             r#""stick":{"state":"ready","name":"Ultra","free-bytes":5},"import":null,"images":["raspios-1"]"#,
             r#""enrolment":{"window":"open","left-seconds":7}"#,
             r#""stage":"loading","bytes":12400000,"total":20000000,"bytes-per-second":1550000,"file":"kernel8.img""#,

@@ -7,6 +7,8 @@
 use rootstock::panel::words::{board, bytes, clean, duration, time_left};
 use rootstock::status::{ClientStatus, Enrolment, NewPlace, Snapshot, Stage, Status, Stick};
 
+use rootstock::wire::Finding;
+
 use super::show::{row, table};
 
 /// Everything, line by line.
@@ -101,7 +103,10 @@ fn detail(client: &ClientStatus) -> String {
 
 fn network(status: &Status) -> String {
     let address = status.network.address.map_or("no address".to_owned(), |address| address.to_string());
-    format!("{address}, {}", if status.network.carrier { "cable connected" } else { "no cable" })
+    match status.network.wire {
+        Finding::Clear => format!("{address}, cable connected"),
+        finding => format!("{address}. {}", finding.sentence()),
+    }
 }
 
 fn stick(stick: &Stick) -> String {
@@ -163,7 +168,7 @@ mod tests {
         };
         let mut status = Status {
             uptime: Duration::from_secs(3700),
-            network: Network { address: Some([192, 168, 77, 1].into()), carrier: true },
+            network: Network { address: Some([192, 168, 77, 1].into()), carrier: true, wire: Finding::Clear },
             stick: Stick::Ready { name: "Ultra \u{1b}[2J".to_owned(), free_bytes: 27_900_000_000 },
             images: vec!["raspios-1".parse().unwrap()],
             clients: vec![

@@ -17,6 +17,7 @@ mod problems;
 mod publish;
 mod requests;
 mod stick;
+mod survey;
 #[cfg(test)]
 mod tests;
 mod wire;
@@ -32,6 +33,7 @@ use crate::enrol::Window;
 use crate::stage::Boot;
 use crate::status::{self, ClientStatus, Import, Status, Stick, Stranger};
 use crate::store::history::BootRecord;
+use crate::wire::Facts;
 use crate::{dhcp, net, nfs, orders as orders_shell, panel, store, tftp};
 
 use noise::Noise;
@@ -116,6 +118,8 @@ pub struct Control {
     config: Config,
     server: dhcp::Server,
     network: status::Network,
+    /// What is known of the wire.
+    facts: Facts,
     stick: Stick,
     store_open: bool,
     images: Vec<ImageId>,
@@ -163,6 +167,7 @@ impl Control {
             },
             config,
             network: status::Network::default(),
+            facts: Facts::default(),
             stick: Stick::Absent,
             store_open: false,
             images: Vec::new(),

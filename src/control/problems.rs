@@ -12,6 +12,8 @@ const MAX_PROBLEMS: usize = 16;
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Topic {
     Network,
+    /// The traffic light is red.
+    Wire,
     Stick,
     /// By the image file's name.
     Import(String),
