@@ -6,7 +6,6 @@
 
 use rootstock::panel::words::{board, bytes, clean, duration, time_left};
 use rootstock::status::{ClientStatus, Enrolment, NewPlace, Snapshot, Stage, Status, Stick};
-
 use rootstock::wire::Finding;
 
 use super::show::{row, table};
