@@ -1,5 +1,5 @@
 //! How far a client's boot has come, told from what passes through us, and
-//! what to try when it stops.
+//! when it has been silent for too long. Why, `diagnose` says.
 //!
 //! Pure. Time is the duration since the server's start. What is evidence of what:
 //!
@@ -19,6 +19,7 @@
 
 use std::time::Duration;
 
+use crate::diagnose::Hint;
 use crate::status::Stage;
 
 /// Something seen of a client.
@@ -54,11 +55,10 @@ pub enum Sign {
     Silent,
 }
 
-/// How long a stage may last without any sign, and what a person can try then.
+/// How long a stage may last without any sign.
 struct Patience {
     at: &'static str,
     limit: Duration,
-    hint: &'static str,
 }
 
 /// Up for so long is running.
@@ -277,14 +277,14 @@ impl Boot {
 
     /// Why a stage may last only so long.
     fn patience(&self) -> Option<Patience> {
-        let patience = |at, seconds, hint| Some(Patience { at, limit: Duration::from_secs(seconds), hint });
+        let patience = |at, seconds| Some(Patience { at, limit: Duration::from_secs(seconds) });
         match self.stage {
             Stage::Off | Stage::Up { .. } | Stage::Running { .. } | Stage::Gone | Stage::Stalled { .. } => None,
-            Stage::Discovered => patience("asking", 40, "Check its cable, then switch it off and on"),
-            Stage::Leased => patience("address", 40, "Another DHCP server on this switch?"),
-            Stage::Loading { .. } => patience("loading", 60, "Check its cable, then switch it off and on"),
-            Stage::Kernel | Stage::Initramfs => patience("kernel", 90, "Does the image suit this Pi? See its screen"),
-            Stage::RootMounted => patience("starting", 300, "See its screen, then switch it off and on"),
+            Stage::Discovered => patience("asking", 40),
+            Stage::Leased => patience("address", 40),
+            Stage::Loading { .. } => patience("loading", 60),
+            Stage::Kernel | Stage::Initramfs => patience("kernel", 90),
+            Stage::RootMounted => patience("starting", 300),
         }
     }
 
@@ -315,7 +315,7 @@ impl Boot {
         }
     }
 
-    /// Lets time pass; true when its stage is another one now.
+    /// Lets time pass; true when its stage is another one now. One that stalled is to be explained.
     pub fn poll(&mut self, now: Duration) -> bool {
         if self.deadline().is_none_or(|deadline| now < deadline) {
             return false;
@@ -324,7 +324,14 @@ impl Boot {
             return self.enter(now, Stage::Running { after });
         }
         let Some(patience) = self.patience() else { return false };
-        self.enter(now, Stage::Stalled { at: patience.at.into(), hint: patience.hint.into() })
+        self.enter(now, Stage::Stalled { at: patience.at.into(), hint: Hint::Unknown })
+    }
+
+    /// Why it stalled, as `diagnose` found.
+    pub fn explain(&mut self, why: Hint) {
+        if let Stage::Stalled { hint, .. } = &mut self.stage {
+            *hint = why;
+        }
     }
 }
 

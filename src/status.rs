@@ -15,6 +15,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::client::{ImageId, MacAddr, Model, Role, Serial};
+use crate::diagnose::Hint;
 use crate::wire::Finding;
 
 /// The version of a `Snapshot`'s form.
@@ -126,6 +127,8 @@ pub struct Stranger {
     pub model: Model,
     pub serial: Option<Serial>,
     pub memory_mib: Option<u32>,
+    /// What it needs beside ENROLL.
+    pub hint: Option<Hint>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -188,7 +191,7 @@ pub enum Stage {
     /// Was there, and nothing on the wire answers for it any more.
     Gone,
     /// Nothing came for too long: where, and what to try.
-    Stalled { at: Cow<'static, str>, hint: Cow<'static, str> },
+    Stalled { at: Cow<'static, str>, hint: Hint },
 }
 
 impl Stage {
@@ -332,7 +335,7 @@ mod tests {
             (Stage::Up { after }, "up"),
             (Stage::Running { after: None }, "running"),
             (Stage::Gone, "gone"),
-            (Stage::Stalled { at: "kernel".into(), hint: "Wait.".into() }, "stalled"),
+            (Stage::Stalled { at: "kernel".into(), hint: Hint::KernelSilent }, "stalled"),
         ] {
             let text = serde_json::to_string(&client(stage.clone())).unwrap();
             assert!(text.contains(&format!(r#""stage":"{name}""#)), "{text}");

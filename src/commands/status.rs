@@ -139,6 +139,7 @@ mod tests {
     use std::time::Duration;
 
     use rootstock::client::{MacAddr, Model, Role, Serial};
+    use rootstock::diagnose::Hint;
     use rootstock::status::{Network, Problem, Stranger};
 
     use super::*;
@@ -173,13 +174,14 @@ mod tests {
             clients: vec![
                 client(1, Stage::Running { after: Some(Duration::from_secs(41)) }, 900),
                 client(2, loading, 8),
-                client(3, Stage::Stalled { at: "kernel".into(), hint: "See its screen".into() }, 70),
+                client(3, Stage::Stalled { at: "kernel".into(), hint: Hint::KernelSilent }, 70),
             ],
             strangers: vec![Stranger {
                 mac: MacAddr([0xd8, 0x3a, 0xdd, 1, 2, 3]),
                 model: Model::Pi5,
                 serial: Some(Serial(0x77c1)),
                 memory_mib: None,
+                hint: None,
             }],
             problems: vec![Problem { message: "The stick is full".to_owned(), action: "Delete an image".to_owned() }],
             ..Status::default()
@@ -196,12 +198,12 @@ clients    1 of 3 up, 1 booting, 1 stuck
 CLIENT  ADDRESS        BOARD            STAGE    FOR     LAST BOOT
 pi-1    192.168.77.10  Pi 4B 4GB …9f3a  running  15 min  41 s       started in 41 s
 pi-2    192.168.77.11  Pi 4B 4GB …9f3a  loading  8 s                kernel8.img: 50 %, 12 MB, 1.5 MB/s
-pi-3    192.168.77.12  Pi 4B 4GB …9f3a  stalled  70 s               while kernel. See its screen
+pi-3    192.168.77.12  Pi 4B 4GB …9f3a  stalled  70 s               while kernel. HINT
 
 unknown Pi 5 …77c1 (d8:3a:dd:01:02:03) asks: press ENROLL
 problem: The stick is full. Delete an image
 ";
         let snapshot = Snapshot { rootstock: "0.1.0".to_owned(), ..status.into() };
-        assert_eq!(text(&snapshot), expected);
+        assert_eq!(text(&snapshot), expected.replace("HINT", Hint::KernelSilent.action()));
     }
 }

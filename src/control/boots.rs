@@ -21,6 +21,9 @@ impl Control {
     }
 
     pub(super) fn sign_role(&mut self, now: Duration, role: &Role, sign: Sign, actions: &mut Vec<Action>) {
+        if sign == Sign::Up {
+            self.saw_up(now, role);
+        }
         let Some(member) = self.members.get_mut(role) else { return };
         let begins = sign == Sign::BootloaderAsks;
         let before = Before::of(&member.boot, now);
@@ -42,22 +45,6 @@ impl Control {
             _ => {}
         }
         self.stage_changed(now, role, &before, actions);
-    }
-
-    /// Lets time pass for every boot.
-    pub(super) fn poll_boots(&mut self, now: Duration, actions: &mut Vec<Action>) {
-        let mut changed = Vec::new();
-        for (role, member) in &mut self.members {
-            let before = Before::of(&member.boot, now);
-            // That it goes on running is no news.
-            if member.boot.poll(now) && !member.boot.stage().is_up() {
-                actions.push(stage_log(role, &member.boot, now));
-                changed.push((role.clone(), before));
-            }
-        }
-        for (role, before) in changed {
-            self.stage_changed(now, &role, &before, actions);
-        }
     }
 }
 

@@ -5,10 +5,14 @@
 //! pass. Time is the duration since the server's start. Nothing here blocks,
 //! so an offer never waits for a slow stick, and a test runs a whole boot in
 //! microseconds. `wire`, `stick` and `buttons` take what the shells tell, `boots` follows
-//! clients' boots (`history` what they came to, `presence` whether they are still there), `requests` decides about DHCP, `orders` about commands, `publish` says what is served.
+//! clients' boots (`history` what they came to, `presence` whether they are still there, `evidence` what they
+//! showed), `requests` decides about DHCP, `orders` about commands, `publish` says what is served.
 
 mod boots;
 mod buttons;
+mod evidence;
+#[cfg(test)]
+mod hints;
 mod history;
 mod noise;
 mod orders;
@@ -36,6 +40,7 @@ use crate::store::history::BootRecord;
 use crate::wire::Facts;
 use crate::{dhcp, net, nfs, orders as orders_shell, panel, store, tftp};
 
+use evidence::Boards;
 use noise::Noise;
 use orders::Orders;
 use problems::{Problems, Topic};
@@ -137,6 +142,7 @@ pub struct Control {
     /// About unknown boards.
     arrivals: Noise,
     requests: Requests,
+    boards: Boards,
     orders: Orders,
     /// The last boots of each client on the stick.
     histories: BTreeMap<Role, Vec<BootRecord>>,
@@ -181,6 +187,7 @@ impl Control {
             refusals: Noise::default(),
             arrivals: Noise::default(),
             requests: Requests::default(),
+            boards: Boards::default(),
             orders: Orders::default(),
             histories: BTreeMap::new(),
             boot_files: BTreeMap::new(),
@@ -216,9 +223,9 @@ impl Control {
         let moving = self.members.values().any(|member| member.boot.stage().is_booting());
         let strangers = self.strangers.iter().map(|(asked, _)| *asked + STRANGER_SHOWN);
         let tick = (self.window.is_open(now) || moving).then_some(self.last_tick + TICK);
-        let presence = self.presence_deadline();
-        let others = [self.window.deadline(), tick, self.orders.deadline(), presence].into_iter().flatten();
-        let next = stages.chain(strangers).chain(others).min()?;
+        let others =
+            [self.window.deadline(), tick, self.orders.deadline(), self.boards.deadline(), self.presence_deadline()];
+        let next = stages.chain(strangers).chain(others.into_iter().flatten()).min()?;
         Some(next.saturating_sub(now))
     }
 
@@ -229,10 +236,11 @@ impl Control {
         if self.window.deadline().is_some_and(|deadline| now >= deadline) {
             (self.window, self.orders.swap) = (Window::Closed, None);
             actions.push(Action::Log("enrolment window closed".to_owned()));
+            self.window_ended(now, self.config.enrol.window, &mut actions);
         }
         self.strangers.retain(|(asked, _)| now < *asked + STRANGER_SHOWN);
         self.orders_due(now, &mut actions);
-        self.poll_boots(now, &mut actions);
+        self.judge_boots(now, &mut actions);
         self.ask_presence(now, &mut actions);
         self.show(now, &mut actions);
         actions
@@ -266,8 +274,8 @@ impl Control {
             serial: member.client.serial,
             memory_mib: member.client.revision.and_then(Revision::memory_mib),
             image: member.client.image.clone(),
-            stage: member.boot.stage().clone(),
-            since: whole(member.boot.since(now)),
+            stage: self.shown_stage(member),
+            since: whole(self.since(member, now)),
             last_boot: self.last_boot(&member.client.role),
         };
         Status {
@@ -283,7 +291,7 @@ impl Control {
                 status::Enrolment::Closed => status::Enrolment::Closed,
             },
             clients: self.members.values().map(client).collect(),
-            strangers: self.strangers.iter().map(|(_, stranger)| stranger.clone()).collect(),
+            strangers: self.strangers.iter().map(|(_, stranger)| self.with_hint(stranger)).collect(),
             problems: self.problems.list(),
         }
     }

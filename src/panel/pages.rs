@@ -202,6 +202,7 @@ fn urgent(view: &View) -> bool {
 mod tests {
     use super::*;
     use crate::client::Model;
+    use crate::diagnose::Hint;
     use crate::status::{Import, Network, NewPlace, Stranger};
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -267,7 +268,7 @@ mod tests {
 
     #[test]
     fn a_stranger_is_shown_only_where_enroll_would_help() {
-        let stranger = Stranger { mac: MacAddr([1; 6]), model: Model::Pi5, serial: None, memory_mib: None };
+        let stranger = Stranger { mac: MacAddr([1; 6]), model: Model::Pi5, serial: None, memory_mib: None, hint: None };
         let mut status = Status { strangers: vec![stranger], ..ready() };
         assert_eq!(views(&status), [View::Stranger(MacAddr([1; 6])), View::Ready]);
         status.enrolment = Enrolment::Open { left: SECOND };
@@ -279,7 +280,7 @@ mod tests {
     #[test]
     fn the_overview_is_bounded_however_much_goes_on() {
         let mut status = ready();
-        let stalled = Stage::Stalled { at: "kernel".into(), hint: "Wait.".into() };
+        let stalled = Stage::Stalled { at: "kernel".into(), hint: Hint::KernelSilent };
         status.clients = (1..=200).map(|n| client(n, Stage::Kernel, u64::from(n))).collect();
         status.clients.extend((201..=400).map(|n| client(n, stalled.clone(), u64::from(n))));
         status.problems = (0..100).map(|n| problem(&n.to_string())).collect();

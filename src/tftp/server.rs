@@ -343,8 +343,8 @@ impl Drop for Report {
         (self.sink)(match self.ended.take() {
             Some(Ended::As(Outcome::Finished)) => Event::Finished { address, path, bytes, took: self.since.elapsed() },
             Some(Ended::As(Outcome::TimedOut)) => {
-                let (sent, size) = (self.transfer.sent_bytes(), self.transfer.size());
-                Event::TimedOut { address, path, bytes, sent, size }
+                let (sent, size, ahead) = (self.transfer.sent_bytes(), self.transfer.size(), self.transfer.ahead());
+                Event::TimedOut { address, path, bytes, sent, size, ahead }
             }
             Some(Ended::Unreadable(error)) => Event::Failed { address, path, error: error.to_string() },
             Some(Ended::As(Outcome::Aborted)) | None => Event::Aborted { address, path, bytes },
@@ -408,7 +408,11 @@ impl Service {
         let (sink, address) = (self.sink.clone(), self.address);
         let tell = |bytes| (self.sink)(Event::Progress { address, bytes });
         let mut report = Report { sink, address, path, since, transfer, ended: None };
-        match exchange(&socket, &mut report.transfer, &mut file, since, &self.progress, &tell).await {
+        let repeated = || {
+            let path = path::display(&self.request.path);
+            (self.sink)(Event::Repeated { address: self.address, path });
+        };
+        match exchange(&socket, &mut report.transfer, &mut file, since, &self.progress, &tell, &repeated).await {
             Ok(Exchanged { outcome, again }) => {
                 report.ended = Some(Ended::As(outcome));
                 again
@@ -443,6 +447,7 @@ async fn exchange(
     since: Instant,
     progress: &Progress,
     tell: &(impl Fn(u64) + Sync),
+    repeated: &(dyn Fn() + Sync),
 ) -> io::Result<Exchanged> {
     let mut window = Window::default();
     let mut told = since;
@@ -496,6 +501,9 @@ async fn exchange(
         }
         in_a_row = 0;
         if std::mem::take(&mut nudged) && progress.take_repeated() {
+            if !transfer.is_acknowledged() {
+                repeated();
+            }
             transfer.repeated();
             continue;
         }
