@@ -54,6 +54,7 @@ pub struct Status {
     pub strangers: Vec<Stranger>,
     /// What needs a person, most urgent first.
     pub problems: Vec<Problem>,
+    pub notice: Option<Notice>,
 }
 
 /// The wired side.
@@ -84,6 +85,10 @@ pub enum Stick {
     Ready { name: String, free_bytes: u64 },
     /// Cannot be used; the message says why and what to do.
     Unusable { message: String },
+    /// Being let go of: its last writes are under way.
+    Releasing { name: String },
+    /// Let go of: it can be pulled.
+    Released { name: String },
 }
 
 /// Where a new store would lie.
@@ -107,7 +112,7 @@ pub struct Import {
     pub left: Option<Duration>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(tag = "window", rename_all = "kebab-case")]
 pub enum Enrolment {
     #[default]
@@ -116,7 +121,25 @@ pub enum Enrolment {
     Open {
         #[serde(rename = "left-seconds", with = "seconds")]
         left: Duration,
+        /// It stays open for more than one.
+        #[serde(default)]
+        batch: bool,
+        /// So many were enrolled since it opened.
+        #[serde(default)]
+        enrolled: u32,
+        /// The next unknown Pi takes this client over instead.
+        #[serde(default)]
+        swap: Option<Role>,
     },
+}
+
+/// What became of a press, for some seconds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Notice {
+    pub message: String,
+    /// It was not done.
+    pub failed: bool,
 }
 
 /// A Pi that we do not know.
@@ -304,7 +327,7 @@ mod tests {
             network: Network { address: Some([192, 168, 77, 1].into()), carrier: true, ..Network::default() },
             stick: Stick::Ready { name: "Ultra".to_owned(), free_bytes: 5 },
             images: vec!["raspios-1".parse().unwrap()],
-            enrolment: Enrolment::Open { left: Duration::from_secs(7) },
+            enrolment: Enrolment::Open { left: Duration::from_secs(7), batch: true, enrolled: 2, swap: None },
             clients: vec![client(loading)],
             ..Status::default()
         };
@@ -313,7 +336,7 @@ mod tests {
             r#"{"format":1,"rootstock":""#,
             r#""uptime-seconds":90,"network":{"address":"192.168.77.1","carrier":true,"wire":{"finding":"no-link"}}"#,
             r#""stick":{"state":"ready","name":"Ultra","free-bytes":5},"import":null,"images":["raspios-1"]"#,
-            r#""enrolment":{"window":"open","left-seconds":7}"#,
+            r#""enrolment":{"window":"open","left-seconds":7,"batch":true,"enrolled":2,"swap":null}"#,
             r#""stage":"loading","bytes":12400000,"total":20000000,"bytes-per-second":1550000,"file":"kernel8.img""#,
             r#""since-seconds":8"#,
         ] {

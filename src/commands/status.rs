@@ -18,7 +18,7 @@ pub fn text(snapshot: &Snapshot) -> String {
         row(["network", &network(status)]),
         row(["stick", &stick(&status.stick)]),
         row(["images", &images(status)]),
-        row(["enrolment", &enrolment(status.enrolment)]),
+        row(["enrolment", &enrolment(&status.enrolment)]),
     ];
     if let Some(import) = &status.import {
         let left = time_left(import.left);
@@ -119,6 +119,8 @@ fn stick(stick: &Stick) -> String {
         Stick::Preparing => "being prepared".to_owned(),
         Stick::Ready { name, free_bytes } => format!("{name}, {} free", bytes(*free_bytes)),
         Stick::Unusable { message } => format!("unusable: {message}"),
+        Stick::Releasing { name } => format!("{name} is being let go of: leave it in"),
+        Stick::Released { name } => format!("{name} can be pulled; ENROLL uses it again"),
     }
 }
 
@@ -127,10 +129,16 @@ fn images(status: &Status) -> String {
     if names.is_empty() { "none".to_owned() } else { names.join(", ") }
 }
 
-fn enrolment(enrolment: Enrolment) -> String {
+fn enrolment(enrolment: &Enrolment) -> String {
     match enrolment {
         Enrolment::Closed => "closed".to_owned(),
-        Enrolment::Open { left } => format!("open for {} s: power on the new Pi", left.as_secs()),
+        Enrolment::Open { left, swap: Some(role), .. } => {
+            format!("open for {} s: power on the new board of {role}", left.as_secs())
+        }
+        Enrolment::Open { left, batch: true, enrolled, .. } => {
+            format!("open for {} s, {enrolled} enrolled: power on the next Pi", left.as_secs())
+        }
+        Enrolment::Open { left, .. } => format!("open for {} s: power on the new Pi", left.as_secs()),
     }
 }
 

@@ -95,7 +95,7 @@ impl Server {
             }
             let now = start.elapsed();
             let aged = screens::aged(status.clone(), told_at.elapsed());
-            pages.update(now, &aged);
+            pages.update(now, &aged, false);
             if pending.is_empty() {
                 let whole = Instant::now() >= whole_at || terminal.size() != size;
                 if whole {

@@ -133,6 +133,12 @@ pub struct Control {
     /// Also of clients on the stick that could not be opened.
     taken_roles: Vec<Role>,
     window: Window,
+    /// Since the window was opened.
+    enrolled: u32,
+    /// Orders that the panel gave, for their tickets.
+    panel_orders: u64,
+    /// What became of a press, and until when that is shown.
+    notice: Option<(Duration, status::Notice)>,
     /// With the time of the last DISCOVER of each, newest first.
     strangers: VecDeque<(Duration, Stranger)>,
     import: Option<Import>,
@@ -181,6 +187,9 @@ impl Control {
             members: BTreeMap::new(),
             taken_roles: Vec::new(),
             window: Window::Closed,
+            enrolled: 0,
+            panel_orders: 0,
+            notice: None,
             strangers: VecDeque::new(),
             import: None,
             problems,
@@ -212,6 +221,7 @@ impl Control {
                 self.order(now, ticket, order, &mut actions);
             }
         }
+        self.notice_answers(now, &mut actions);
         self.show(now, &mut actions);
         actions
     }
@@ -223,9 +233,10 @@ impl Control {
         let moving = self.members.values().any(|member| member.boot.stage().is_booting());
         let strangers = self.strangers.iter().map(|(asked, _)| *asked + STRANGER_SHOWN);
         let tick = (self.window.is_open(now) || moving).then_some(self.last_tick + TICK);
-        let others =
-            [self.window.deadline(), tick, self.orders.deadline(), self.boards.deadline(), self.presence_deadline()];
-        let next = stages.chain(strangers).chain(others.into_iter().flatten()).min()?;
+        let notice = self.notice.as_ref().map(|(until, _)| *until);
+        let others = [self.window.deadline(), tick, notice, self.orders.deadline(), self.boards.deadline()];
+        let others = others.into_iter().chain([self.presence_deadline()]);
+        let next = stages.chain(strangers).chain(others.flatten()).min()?;
         Some(next.saturating_sub(now))
     }
 
@@ -240,6 +251,8 @@ impl Control {
         }
         self.strangers.retain(|(asked, _)| now < *asked + STRANGER_SHOWN);
         self.orders_due(now, &mut actions);
+        self.notice_answers(now, &mut actions);
+        self.notice.take_if(|(until, _)| now >= *until);
         self.judge_boots(now, &mut actions);
         self.ask_presence(now, &mut actions);
         self.show(now, &mut actions);
@@ -284,15 +297,17 @@ impl Control {
             stick: self.stick.clone(),
             import: self.import.clone(),
             images: self.images.clone(),
-            enrolment: match self.window.status(now) {
-                status::Enrolment::Open { left } => {
-                    status::Enrolment::Open { left: whole(left + Duration::from_millis(999)) }
+            enrolment: match self.window.status(now, self.enrolled, self.orders.swap.clone()) {
+                status::Enrolment::Open { left, batch, enrolled, swap } => {
+                    let left = whole(left + Duration::from_millis(999));
+                    status::Enrolment::Open { left, batch, enrolled, swap }
                 }
                 status::Enrolment::Closed => status::Enrolment::Closed,
             },
             clients: self.members.values().map(client).collect(),
             strangers: self.strangers.iter().map(|(_, stranger)| self.with_hint(stranger)).collect(),
             problems: self.problems.list(),
+            notice: self.notice.as_ref().map(|(_, notice)| notice.clone()),
         }
     }
 }

@@ -167,6 +167,7 @@ impl Control {
     /// Opens the window for one board that takes this client over.
     pub(super) fn open_swap(&mut self, now: Duration, role: Role, actions: &mut Vec<Action>) {
         self.window = Window::open(now, self.config.enrol.window, false);
+        self.enrolled = 0;
         let seconds = self.config.enrol.window.as_secs();
         actions.push(Action::Log(format!("swap window of {role} open for {seconds} s")));
         self.orders.swap = Some(role);

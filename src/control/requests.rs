@@ -166,6 +166,7 @@ impl Control {
             client.model, client.mac, client.role, client.address
         )));
         self.window = self.window.enrolled(now, self.config.enrol.window);
+        self.enrolled = self.enrolled.saturating_add(1);
         self.strangers.retain(|(_, stranger)| stranger.mac != request.mac);
         let (role, address) = (client.role.clone(), client.address);
         actions.push(Action::Store(store::Command::CreateClient(Box::new(client.clone()))));

@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::problems::Topic;
 use super::{Action, Control, Member, Renewal, Trees};
 use crate::client::Role;
+use crate::enrol::Window;
 use crate::stage::{Boot, Sign};
 use crate::status::{Import, NewPlace, Stage, Stick};
 use crate::store;
@@ -59,6 +60,17 @@ impl Control {
                 self.store_open = false;
                 self.import = None;
                 actions.push(Action::ReleaseTrees);
+            }
+            Store::Releasing { name } => {
+                self.store_open = false;
+                self.import = None;
+                self.stick = Stick::Releasing { name };
+                (self.window, self.orders.swap) = (Window::Closed, None);
+                actions.push(Action::ReleaseTrees);
+            }
+            Store::Released { name } => {
+                actions.push(Action::Log(format!("stick {name} can be pulled")));
+                self.stick = Stick::Released { name };
             }
             Store::FreeSpace { free_bytes: now_free } => {
                 if let Stick::Ready { free_bytes, .. } = &mut self.stick {

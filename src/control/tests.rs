@@ -799,3 +799,89 @@ fn the_wires_light_is_shown_and_red_needs_a_person() {
     assert_eq!(bench.control.status(bench.now).problems, []);
     assert!(bench.log.iter().any(|line| line == "wire green: Good: nothing is in the way"), "{:?}", bench.log);
 }
+
+fn wish(bench: &mut Bench, wish: panel::Wish) -> Vec<Action> {
+    bench.control.handle(bench.now, Event::Panel(panel::Event::Wished(wish)))
+}
+
+fn notice(bench: &Bench) -> Option<(String, bool)> {
+    bench.control.status(bench.now).notice.map(|notice| (notice.message, notice.failed))
+}
+
+#[test]
+fn a_reset_by_the_panel_is_refused_while_the_client_runs_and_told_for_ten_seconds() {
+    let (mut bench, address) = one_client();
+    let asked = wish(&mut bench, panel::Wish::Reset(Role::numbered(1)));
+    bench.take(asked);
+    assert_eq!(bench.probes, [address], "the wire is asked whether it runs");
+    bench.probed(Some(MAC));
+    assert_eq!(notice(&bench), Some(("It runs. Switch that Pi off first".to_owned(), true)));
+    bench.pass(9);
+    assert!(notice(&bench).is_some());
+    assert_eq!(bench.control.poll_timeout(bench.now), Some(Duration::from_secs(1)));
+    bench.pass(1);
+    assert_eq!(notice(&bench), None);
+}
+
+#[test]
+fn a_reset_by_the_panel_reaches_the_store_and_its_end_is_told() {
+    let (mut bench, address) = one_client();
+    let asked = wish(&mut bench, panel::Wish::Reset(Role::numbered(1)));
+    bench.take(asked);
+    let free = Event::Net(net::Event::Probed { address, conflict: None });
+    let actions = bench.control.handle(bench.now, free);
+    let ticket = actions.iter().find_map(|action| match action {
+        Action::Store(store::Command::Operate(ticket, operation)) => {
+            assert!(matches!(**operation, store::operate::Operation::Reset { new_identity: false, .. }));
+            Some(*ticket)
+        }
+        _ => None,
+    });
+    let done = store::operate::Outcome::Done { message: "pi-1 is fresh".to_owned(), warnings: Vec::new() };
+    let event = store::Event::Operated { ticket: ticket.unwrap(), result: Ok(Box::new(done)) };
+    let actions = bench.control.handle(bench.now, Event::Store(event));
+    assert!(!actions.iter().any(|action| matches!(action, Action::Answer(..))), "no command waits");
+    assert_eq!(notice(&bench), Some(("pi-1 is fresh".to_owned(), false)));
+}
+
+#[test]
+fn a_swap_by_the_panel_opens_the_window_for_the_next_new_board() {
+    let (mut bench, address) = one_client();
+    let asked = wish(&mut bench, panel::Wish::Swap(Role::numbered(1)));
+    bench.take(asked);
+    bench.event(Event::Net(net::Event::Probed { address, conflict: None }));
+    let status = bench.control.status(bench.now);
+    let role = Some(Role::numbered(1));
+    assert!(matches!(status.enrolment, status::Enrolment::Open { swap, .. } if swap == role));
+    assert_eq!(status.notice, None, "the window's own screen tells");
+}
+
+#[test]
+fn the_stick_is_let_go_of_only_where_a_store_is_open_and_clients_wait_for_it() {
+    let releases = |actions: &[Action]| {
+        actions.iter().filter(|action| matches!(action, Action::Store(store::Command::Release))).count()
+    };
+    let mut bench = Bench::new();
+    assert_eq!(releases(&wish(&mut bench, panel::Wish::Release)), 0);
+    let (mut bench, _) = one_client();
+    assert_eq!(releases(&wish(&mut bench, panel::Wish::Release)), 1);
+    let name = "Stick".to_owned();
+    let actions = bench.control.handle(bench.now, Event::Store(store::Event::Releasing { name: name.clone() }));
+    assert!(actions.iter().any(|action| matches!(action, Action::ReleaseTrees)));
+    assert!(!actions.iter().any(|action| matches!(action, Action::Publish(_))), "their handles stay good");
+    bench.event(Event::Store(store::Event::Released { name: name.clone() }));
+    assert_eq!(bench.control.status(bench.now).stick, Stick::Released { name });
+    bench.asks(discover(MAC, Asker::PiEeprom));
+    assert!(bench.sent.is_empty(), "nobody boots from a stick that is going");
+}
+
+#[test]
+fn a_batch_counts_whom_it_took() {
+    let mut bench = Bench::with_store(Vec::new());
+    bench.press(Gesture::Long(Button::Enroll));
+    for n in 1..=3 {
+        bench.asks(discover(MacAddr([0xdc, 0xa6, 0x32, 1, 2, n]), Asker::PiEeprom));
+    }
+    let status = bench.control.status(bench.now);
+    assert!(matches!(status.enrolment, status::Enrolment::Open { batch: true, enrolled: 3, .. }));
+}

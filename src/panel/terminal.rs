@@ -152,7 +152,10 @@ pub(super) fn run(core: &Core, outlet: &Outlet, path: &Path) {
             if retry.worked() {
                 core.tell(Event::Hardware(format!("panel on {}", path.display())));
             }
-            session(core, outlet, &terminal)
+            core.display(true);
+            let end = session(core, outlet, &terminal);
+            core.display(false);
+            end
         });
         match end {
             Ok(End::Closing) => return,

@@ -129,6 +129,11 @@ pub enum Command {
     /// The client's boot begins and it must get what `renew_at_boot` tells of;
     /// its trees are served no more. Answered as `CreateClient`.
     RenewClient(Role),
+    /// Let go of the stick, so that it can be pulled: answered by `Releasing` and, when nothing of it
+    /// is in use any more, by `Released`.
+    Release,
+    /// Use it again, if it is still there.
+    Resume,
     /// A client's boot has ended: into its history, stamped with the time. With `amends` it takes
     /// the last record's place. Answered by `Boots`.
     SaveBoot { role: Role, record: history::BootRecord, amends: bool },
@@ -220,6 +225,15 @@ pub enum Event {
     },
     FreeSpace {
         free_bytes: u64,
+    },
+    /// The stick is being let go of: clients' trees are to be let go of. Comes twice, before and
+    /// after they are taken away.
+    Releasing {
+        name: String,
+    },
+    /// It can be pulled.
+    Released {
+        name: String,
     },
     /// The stick with the store was pulled; its clients' trees are gone.
     Closed {

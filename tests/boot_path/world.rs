@@ -463,6 +463,7 @@ impl World {
                 }
             }
             store::Command::WatchUp(..) | store::Command::Prepare | store::Command::SaveBoot { .. } => {}
+            store::Command::Release | store::Command::Resume => panic!("nobody wants the stick out"),
         }
     }
 }
