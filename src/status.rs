@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::client::{ImageId, MacAddr, Model, Role, Serial};
 use crate::diagnose::Hint;
+use crate::self_test::{Step, Target};
 use crate::wire::Finding;
 
 /// The version of a `Snapshot`'s form.
@@ -55,6 +56,25 @@ pub struct Status {
     /// What needs a person, most urgent first.
     pub problems: Vec<Problem>,
     pub notice: Option<Notice>,
+    /// The last test of ourselves.
+    pub self_test: Option<SelfTest>,
+}
+
+/// A fake Pi that boots, or booted, from us.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct SelfTest {
+    pub target: Target,
+    pub state: TestState,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TestState {
+    Runs,
+    Passed,
+    /// Where it stopped.
+    Failed(Step),
 }
 
 /// The wired side.

@@ -19,7 +19,9 @@ mod orders;
 mod presence;
 mod problems;
 mod publish;
+mod reports;
 mod requests;
+mod self_test;
 mod stick;
 mod survey;
 #[cfg(test)]
@@ -45,7 +47,10 @@ use noise::Noise;
 use orders::Orders;
 use problems::{Problems, Topic};
 pub use publish::Trees;
+use reports::Reports;
+pub use reports::Wanted;
 use requests::Requests;
+use self_test::SelfTests;
 
 /// Strangers that are remembered, newest first.
 const MAX_STRANGERS: usize = 8;
@@ -66,6 +71,8 @@ pub enum Event {
     Store(store::Event),
     Panel(panel::Event),
     Orders(orders_shell::Event),
+    /// The fake Pi has ended.
+    SelfTested(Box<crate::self_test::Tested>),
 }
 
 /// What a shell must do.
@@ -83,6 +90,17 @@ pub enum Action {
     Store(store::Command),
     /// To the command that holds this ticket.
     Answer(u64, Box<orders_shell::Reply>),
+    /// Make a report of the black box and save it on the stick.
+    Report(Box<reports::Wanted>),
+    /// Boot a fake Pi against ourselves.
+    SelfTest(Box<crate::self_test::Plan>),
+    /// For the black box: a client is in this stage from now on.
+    Stage {
+        mac: MacAddr,
+        address: Ipv4Addr,
+        role: Role,
+        stage: String,
+    },
     Show(Box<Status>),
     /// Unmount the stick and switch this machine off.
     PowerOff,
@@ -149,6 +167,8 @@ pub struct Control {
     arrivals: Noise,
     requests: Requests,
     boards: Boards,
+    reports: Reports,
+    self_tests: SelfTests,
     orders: Orders,
     /// The last boots of each client on the stick.
     histories: BTreeMap<Role, Vec<BootRecord>>,
@@ -197,6 +217,8 @@ impl Control {
             arrivals: Noise::default(),
             requests: Requests::default(),
             boards: Boards::default(),
+            reports: Reports::default(),
+            self_tests: SelfTests::default(),
             orders: Orders::default(),
             histories: BTreeMap::new(),
             boot_files: BTreeMap::new(),
@@ -217,6 +239,7 @@ impl Control {
             Event::Nfs(event) => self.nfs(now, event, &mut actions),
             Event::Store(event) => self.store(now, event, &mut actions),
             Event::Panel(event) => self.panel(now, event, &mut actions),
+            Event::SelfTested(tested) => self.self_tested(now, *tested, &mut actions),
             Event::Orders(orders_shell::Event::Ordered { ticket, order }) => {
                 self.order(now, ticket, order, &mut actions);
             }
@@ -235,7 +258,7 @@ impl Control {
         let tick = (self.window.is_open(now) || moving).then_some(self.last_tick + TICK);
         let notice = self.notice.as_ref().map(|(until, _)| *until);
         let others = [self.window.deadline(), tick, notice, self.orders.deadline(), self.boards.deadline()];
-        let others = others.into_iter().chain([self.presence_deadline()]);
+        let others = others.into_iter().chain([self.presence_deadline(), self.self_tests.deadline()]);
         let next = stages.chain(strangers).chain(others.flatten()).min()?;
         Some(next.saturating_sub(now))
     }
@@ -255,6 +278,7 @@ impl Control {
         self.notice.take_if(|(until, _)| now >= *until);
         self.judge_boots(now, &mut actions);
         self.ask_presence(now, &mut actions);
+        self.poll_self_test(now, &mut actions);
         self.show(now, &mut actions);
         actions
     }
@@ -264,7 +288,7 @@ impl Control {
             let trees = member.trees.as_ref()?;
             Some(publish::served(self.config.network.address.address, &member.client, trees))
         };
-        let clients = self.members.values().filter_map(ready).collect();
+        let clients = self.members.values().filter_map(ready).chain(self.self_test_served()).collect();
         actions.push(Action::Publish(Directory { clients, handle_key: self.handle_key.clone() }));
     }
 
@@ -308,6 +332,7 @@ impl Control {
             strangers: self.strangers.iter().map(|(_, stranger)| self.with_hint(stranger)).collect(),
             problems: self.problems.list(),
             notice: self.notice.as_ref().map(|(_, notice)| notice.clone()),
+            self_test: self.last_self_test(),
         }
     }
 }

@@ -10,6 +10,7 @@ mod server;
 use serde::{Deserialize, Serialize};
 
 use crate::client::Role;
+use crate::self_test::Target;
 use crate::status::Snapshot;
 use crate::store::operate::{Operation, Outcome};
 
@@ -40,6 +41,12 @@ pub enum Request {
     /// The next unknown Pi that asks takes this client over.
     SwapNext {
         role: Role,
+    },
+    /// What the black box holds, as files on the stick.
+    Report,
+    /// Boot a fake Pi; without a name from the image for new clients.
+    SelfTest {
+        target: Option<Target>,
     },
 }
 

@@ -9,7 +9,8 @@ use super::pages::View;
 use super::screen::{BIG, COLUMNS, Element, HEADLINE, LINES, Screen};
 use super::words::{self, shorten, wrap};
 use crate::client::{ImageId, Role};
-use crate::status::{ClientStatus, Enrolment, Import, NewPlace, Problem, Stage, Status, Stick};
+use crate::self_test::Target;
+use crate::status::{ClientStatus, Enrolment, Import, NewPlace, Problem, Stage, Status, Stick, TestState};
 use crate::wire::{Finding, Light};
 
 /// Each part of a longer text is shown for this long: four short lines are read in it.
@@ -308,7 +309,7 @@ fn client_screen(client: &ClientStatus, shown: Duration) -> (Screen, usize) {
 /// No image, or the only one.
 fn images(status: &Status) -> Screen {
     match status.images.last() {
-        Some(image) => Screen::new("1 image", vec![line(image.as_str()), line("New Pis get it.")]),
+        Some(image) => Screen::new("1 image", vec![line(with_test(status, image)), line("New Pis get it.")]),
         None => Screen::new("No image yet", vec![line("Copy one onto the"), line("stick: .img, .img.xz")]),
     }
 }
@@ -320,6 +321,13 @@ fn one_image(status: &Status, image: &ImageId) -> Screen {
         0 => "No Pi has it.".to_owned(),
         1 => "1 Pi has it.".to_owned(),
         count => format!("{count} Pis have it."),
+    };
+    // What the last test of it said matters more.
+    let test = status.self_test.as_ref().filter(|test| test.target == Target::Image(image.clone()));
+    let users = match test.map(|test| test.state) {
+        Some(TestState::Runs) => "Self-test runs.".to_owned(),
+        Some(TestState::Failed(_)) => "Self-test failed!".to_owned(),
+        Some(TestState::Passed) | None => users,
     };
     let is_default = status.images.last() == Some(image);
     // The name has two lines: the end tells versions apart.
@@ -333,6 +341,17 @@ fn one_image(status: &Status, image: &ImageId) -> Screen {
     let lines = [name[0].as_str(), name[1].as_str(), &users, choice];
     let headline = if is_default { "Image for new Pis" } else { "Another image" };
     Screen::new(headline, lines.iter().map(line).collect())
+}
+
+/// The image, with what the last test of it said.
+fn with_test(status: &Status, image: &ImageId) -> String {
+    let test = status.self_test.as_ref().filter(|test| test.target == Target::Image(image.clone()));
+    match test.map(|test| test.state) {
+        None => image.to_string(),
+        Some(TestState::Runs) => format!("{} ...", shorten(image.as_str(), COLUMNS - 4)),
+        Some(TestState::Passed) => format!("{} ok", shorten(image.as_str(), COLUMNS - 3)),
+        Some(TestState::Failed(_)) => format!("{} !", shorten(image.as_str(), COLUMNS - 2)),
+    }
 }
 
 fn stick(stick: &Stick) -> Screen {

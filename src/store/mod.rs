@@ -14,6 +14,7 @@
 //! - `history`: how their last boots went
 //! - `trash`: what is not needed any more, deleted behind everybody's back
 //! - `operate`: what a person does with clients and images, step by step
+//! - `reports`: what the black box tells, a folder each
 //! - `offline`: the same for a command, with no server
 //! - `words`: what people are told
 //!
@@ -38,6 +39,7 @@ pub(crate) mod packing;
 pub mod personalise;
 mod place;
 mod prepare;
+pub mod reports;
 mod root;
 pub mod shop;
 mod sources;
@@ -137,6 +139,10 @@ pub enum Command {
     /// A client's boot has ended: into its history, stamped with the time. With `amends` it takes
     /// the last record's place. Answered by `Boots`.
     SaveBoot { role: Role, record: history::BootRecord, amends: bool },
+    /// Mount an image's root for a test of it. Answered by `ImageMounted`.
+    MountImage(ImageId),
+    /// Answered by `ReportSaved` with this ticket.
+    SaveReport(Option<u64>, Box<reports::Report>),
     /// Watch for this client's evidence that its start is complete, or stop.
     WatchUp(Role, bool),
 }
@@ -222,6 +228,16 @@ pub enum Event {
     BootFiles {
         image: ImageId,
         files: Vec<(String, u64)>,
+    },
+    ImageMounted {
+        image: ImageId,
+        /// Its root and its boot files, both to be read only; the error is for people.
+        trees: Result<(PathBuf, PathBuf), String>,
+    },
+    ReportSaved {
+        ticket: Option<u64>,
+        /// The folder below the store's; the error is for people.
+        saved: Result<String, String>,
     },
     FreeSpace {
         free_bytes: u64,
@@ -330,6 +346,12 @@ impl Handle {
     pub fn send(&self, command: Command) {
         // Gone only after `stop`.
         let _ = self.messages.send(worker::Message::Command(command));
+    }
+
+    /// The same as `send`, for a thread that outlives a borrow.
+    pub fn sender(&self) -> impl Fn(Command) + Send + 'static {
+        let messages = self.messages.clone();
+        move |command| drop(messages.send(worker::Message::Command(command)))
     }
 
     /// Ends an import, syncs, unmounts everything. Returns after at most 25 s,

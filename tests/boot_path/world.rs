@@ -379,6 +379,8 @@ impl World {
                     assert!(status.strangers.len() <= 8 && status.problems.len() <= 16);
                 }
                 Action::Neighbour(..) | Action::ForgetNeighbour(_) | Action::ReleaseTrees | Action::PowerOff => {}
+                // For the black box, and about the machine itself.
+                Action::Stage { .. } | Action::Report(_) | Action::SelfTest(_) => {}
                 Action::Answer(..) => panic!("nobody ordered anything"),
             }
         }
@@ -462,7 +464,11 @@ impl World {
                     self.watched.remove(&role);
                 }
             }
-            store::Command::WatchUp(..) | store::Command::Prepare | store::Command::SaveBoot { .. } => {}
+            store::Command::WatchUp(..)
+            | store::Command::Prepare
+            | store::Command::SaveBoot { .. }
+            | store::Command::SaveReport(..)
+            | store::Command::MountImage(_) => {}
             store::Command::Release | store::Command::Resume => panic!("nobody wants the stick out"),
         }
     }
