@@ -63,7 +63,13 @@ impl Control {
                 self.reported(ticket, saved, actions);
                 return;
             }
+            Store::BackupOffered { .. }
+            | Store::BackupProgress { .. }
+            | Store::BackedUp { .. }
+            | Store::BackupFailed { .. }
+            | Store::BackupGone => self.second_stick(now, event, actions),
             Store::Closed { name } => {
+                self.backup = None;
                 actions.push(Action::Log(format!("stick {name} was pulled")));
                 self.stick = Stick::Absent;
                 self.store_open = false;

@@ -2,7 +2,7 @@
 //!
 //! A shell: it reports by `Event` and obeys by `Command`, and decides nothing
 //! about clients. Two threads stay: `worker` owns every mount, `hotplug` says when
-//! to look again. An import, operations and the trash have threads while they run.
+//! to look again. An import, operations, a backup and the trash have threads while they run.
 //!
 //! - `devices`, `hotplug`, `identify`, `table`: what is plugged in
 //! - `place`, `prepare`: where the store lies, opening and making it
@@ -14,6 +14,7 @@
 //! - `history`: how their last boots went
 //! - `trash`: what is not needed any more, deleted behind everybody's back
 //! - `operate`: what a person does with clients and images, step by step
+//! - `backup`: a second stick as a copy that can stand in
 //! - `reports`: what the black box tells, a folder each
 //! - `offline`: the same for a command, with no server
 //! - `words`: what people are told
@@ -23,6 +24,7 @@
 //! held press, or one more file in free clusters, which a laptop can delete.
 
 pub(crate) mod atomic;
+pub mod backup;
 mod crc32;
 mod devices;
 pub mod history;
@@ -121,6 +123,9 @@ pub enum Command {
     /// The person confirmed: make the store on the stick that the last
     /// `NeedsConfirmation` named.
     Prepare,
+    /// The person confirmed: make the stick that the last `BackupOffered` named
+    /// a copy of the store. Answered by `BackedUp` or `BackupFailed`.
+    Backup,
     /// Answered by `ClientReady` or `ClientFailed`.
     CreateClient(Box<Client>),
     /// Writes `client.toml` anew; only a failure is told.
@@ -242,6 +247,31 @@ pub enum Event {
     FreeSpace {
         free_bytes: u64,
     },
+    /// Beside the open store: this stick can become its copy.
+    BackupOffered {
+        name: String,
+        offer: BackupOffer,
+    },
+    /// At most one a second.
+    BackupProgress {
+        name: String,
+        per_mille: u16,
+    },
+    /// The copy is complete.
+    BackedUp {
+        name: String,
+        /// Unix seconds.
+        taken: u64,
+        /// What was written for it.
+        bytes: u64,
+    },
+    BackupFailed {
+        name: String,
+        message: String,
+        action: String,
+    },
+    /// The stick that was offered, or held the copy, was pulled.
+    BackupGone,
     /// The stick is being let go of: clients' trees are to be let go of. Comes twice, before and
     /// after they are taken away.
     Releasing {
@@ -259,6 +289,17 @@ pub enum Event {
         message: String,
         action: String,
     },
+}
+
+/// What a second stick is before it becomes a copy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BackupOffer {
+    /// It has no store; one is made, by the rules for a store of its own.
+    New,
+    /// It is a copy, complete at that time (Unix seconds) or not.
+    Renew(Option<u64>),
+    /// The store that a copy stood in for; it is written over.
+    Former,
 }
 
 /// An image that clients can be made of.
@@ -321,6 +362,8 @@ pub fn start(mut options: Options, sink: Sink) -> Result<Handle, Error> {
     // The kernel lists mounts by their real paths.
     let made = std::fs::create_dir_all(&options.run).and_then(|()| std::fs::canonicalize(&options.run));
     options.run = made.map_err(|source| Error::MakeFolder { path: options.run.clone(), source })?;
+    // Of a run that was killed while it made a copy.
+    backup::thaw(&options.run.join("store"));
     mounts::unmount_below(&options.run, false)?;
 
     let (messages, queue) = channel();

@@ -466,6 +466,7 @@ impl World {
             }
             store::Command::WatchUp(..)
             | store::Command::Prepare
+            | store::Command::Backup
             | store::Command::SaveBoot { .. }
             | store::Command::SaveReport(..)
             | store::Command::MountImage(_) => {}

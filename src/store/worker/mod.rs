@@ -5,8 +5,9 @@
 //! not by edge: what is there is compared with what was known.
 //!
 //! This file is the loop and what the worker knows; what it does is in `disks`, `opening`,
-//! `clients`, `importing` and `operating`.
+//! `clients`, `importing`, `operating` and `backup`.
 
+mod backup;
 mod clients;
 mod disks;
 mod importing;
@@ -25,6 +26,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::client::{ImageId, Role};
+use crate::store::backup::{Backup, BackupError, Known};
 use crate::store::devices::{Disk, Reading};
 use crate::store::import::{ImportError, Imported};
 use crate::store::lock::Lock;
@@ -45,6 +47,9 @@ pub enum Message {
     ImportEnded {
         source: SourceFile,
         result: Result<Imported, ImportError>,
+    },
+    BackupEnded {
+        result: Result<Backup, BackupError>,
     },
     OperationEnded {
         ticket: u64,
@@ -78,6 +83,8 @@ pub struct Worker {
     operating: Vec<Operating>,
     waiting: VecDeque<(u64, Operation)>,
     emptying: Option<JoinHandle<()>>,
+    /// The copy that is being made.
+    backing: Option<backup::Backing>,
     /// A store waits to be opened until an operation on the former has ended.
     postponed: bool,
     /// Files that failed, until their stick is plugged in again.
@@ -103,6 +110,10 @@ struct Stick {
     sources: Vec<PathBuf>,
     /// Why its store could not be opened.
     unusable: Option<Event>,
+    /// What its store was found to be, where several sticks or a mark asked for a look.
+    copy: Option<Known>,
+    /// What it is beside the open store.
+    second: Option<backup::Second>,
 }
 
 /// The open store.
@@ -110,6 +121,8 @@ struct Store {
     name: String,
     /// The stick's disk; `None` for a folder.
     disk: Option<String>,
+    /// Neither a folder nor memory.
+    is_on_stick: bool,
     folder: PathBuf,
     roots: Roots,
     images: Vec<(ImageId, ImageManifest)>,
@@ -154,6 +167,7 @@ impl Worker {
             operating: Vec::new(),
             waiting: VecDeque::new(),
             emptying: None,
+            backing: None,
             postponed: false,
             refused: HashSet::new(),
             seen: Vec::new(),
@@ -172,6 +186,7 @@ impl Worker {
                 Ok(Message::Command(command)) => self.obey(command),
                 Ok(Message::Look) => self.look(),
                 Ok(Message::ImportEnded { source, result }) => self.import_ended(source, result),
+                Ok(Message::BackupEnded { result }) => self.backup_ended(result),
                 Ok(Message::OperationEnded { ticket, result }) => self.operation_ended(ticket, result),
                 Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => {}
@@ -195,6 +210,7 @@ impl Worker {
     fn obey(&mut self, command: Command) {
         match command {
             Command::Prepare => self.prepare(),
+            Command::Backup => self.back_up(),
             Command::CreateClient(client) => self.create(&client),
             Command::SaveClient(client) => self.save(&client),
             Command::Operate(ticket, operation) => self.operate(ticket, *operation),
@@ -281,10 +297,12 @@ impl Worker {
                 }
             }
         }
+        let backing = self.stop_backup();
         if let Some(store) = self.store.take() {
             self.end_operations(&store.stop);
             let deadline = Instant::now() + IMPORT_END_LIMIT;
-            let threads = self.operating.drain(..).map(|running| running.thread).chain(self.emptying.take());
+            let threads =
+                self.operating.drain(..).map(|running| running.thread).chain(self.emptying.take()).chain(backing);
             for thread in threads {
                 while !thread.is_finished() && Instant::now() < deadline {
                     std::thread::sleep(Duration::from_millis(10));

@@ -40,6 +40,7 @@ impl Worker {
             importing.stop.store(true, Ordering::Relaxed);
         }
         self.end_operations(&store.stop);
+        self.interrupt_backup();
         for (ticket, _) in std::mem::take(&mut self.waiting) {
             self.tell(Event::Operated { ticket, result: Err("the stick is being let go of".to_owned()) });
         }
