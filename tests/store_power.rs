@@ -34,9 +34,9 @@ use rootstock::store::operate::{Board, Operation, Outcome};
 use rootstock::store::{Event, Options, Surroundings};
 use store_support::*;
 
-const DISK_BYTES: usize = 192 << 20;
+const DISK_BYTES: usize = 144 << 20;
 /// Of each operation, for one seed.
-const CUTS: u64 = 3;
+const CUTS: u64 = 2;
 
 static GO: AtomicBool = AtomicBool::new(false);
 

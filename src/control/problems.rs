@@ -19,6 +19,8 @@ pub enum Topic {
     Room,
     /// A damaged file in the store, by its path there.
     Damaged(String),
+    /// The second stick.
+    Backup,
     /// By the image file's name.
     Import(String),
     Client(Role),

@@ -68,6 +68,7 @@ impl Worker {
                     library::sort_images(&mut store.images, chosen.as_ref());
                     self.tell(Event::Imported { image: info(&id, &manifest) });
                     self.mount_those_of(&id);
+                    self.tell_boot_files();
                     // A person's choice goes before the newest.
                     if chosen.is_some() {
                         self.tell_changed();

@@ -5,13 +5,15 @@
 //! not by edge: what is there is compared with what was known.
 //!
 //! This file is the loop and what the worker knows; what it does is in `disks`, `opening`,
-//! `clients`, `importing`, `operating` and `room`.
+//! `clients`, `importing`, `operating`, `room` and `backup`.
 
+mod backup;
 mod clients;
 mod disks;
 mod importing;
 mod opening;
 mod operating;
+mod releasing;
 mod room;
 
 pub(super) use disks::store_place;
@@ -25,6 +27,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::client::{ImageId, Role};
+use crate::store::backup::{Backup, BackupError, Known};
 use crate::store::devices::{Disk, Reading};
 use crate::store::import::{ImportError, Imported};
 use crate::store::lock::Lock;
@@ -35,6 +38,7 @@ use crate::store::root::Roots;
 use crate::store::states::Record;
 use crate::store::{Command, Event, ImageInfo, OpenClient, Options, Sink, chain, mounts, reports};
 use clients::up_text;
+use releasing::Releasing;
 use room::Room;
 
 /// What the worker is told.
@@ -45,6 +49,9 @@ pub enum Message {
     ImportEnded {
         source: SourceFile,
         result: Result<Imported, ImportError>,
+    },
+    BackupEnded {
+        result: Result<Backup, BackupError>,
     },
     OperationEnded {
         ticket: u64,
@@ -77,6 +84,8 @@ pub struct Worker {
     waiting: VecDeque<(u64, Operation)>,
     emptying: Option<JoinHandle<()>>,
     measuring: Option<JoinHandle<()>>,
+    /// The copy that is being made.
+    backing: Option<backup::Backing>,
     /// A store waits to be opened until an operation on the former has ended.
     postponed: bool,
     /// Files that failed, until their stick is plugged in again.
@@ -86,6 +95,8 @@ pub struct Worker {
     seen: Vec<SourceFile>,
     /// What was last said while no store is open, so that it is said once.
     said: Option<Event>,
+    /// Let go of by a person, or on the way to it.
+    releasing: Option<Releasing>,
     /// The stick that `Prepare` would write to.
     candidate: Option<String>,
     ticks: u32,
@@ -100,6 +111,10 @@ struct Stick {
     sources: Vec<PathBuf>,
     /// Why its store could not be opened.
     unusable: Option<Event>,
+    /// What its store was found to be, where several sticks or a mark asked for a look.
+    copy: Option<Known>,
+    /// What it is beside the open store.
+    second: Option<backup::Second>,
 }
 
 /// The open store.
@@ -107,6 +122,8 @@ struct Store {
     name: String,
     /// The stick's disk; `None` for a folder.
     disk: Option<String>,
+    /// Neither a folder nor memory.
+    is_on_stick: bool,
     folder: PathBuf,
     roots: Roots,
     images: Vec<(ImageId, ImageManifest)>,
@@ -152,10 +169,12 @@ impl Worker {
             waiting: VecDeque::new(),
             emptying: None,
             measuring: None,
+            backing: None,
             postponed: false,
             refused: HashSet::new(),
             seen: Vec::new(),
             said: None,
+            releasing: None,
             candidate: None,
             ticks: 0,
         }
@@ -169,6 +188,7 @@ impl Worker {
                 Ok(Message::Command(command)) => self.obey(command),
                 Ok(Message::Look) => self.look(),
                 Ok(Message::ImportEnded { source, result }) => self.import_ended(source, result),
+                Ok(Message::BackupEnded { result }) => self.backup_ended(result),
                 Ok(Message::OperationEnded { ticket, result }) => self.operation_ended(ticket, result),
                 Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => {}
@@ -202,10 +222,14 @@ impl Worker {
     fn obey(&mut self, command: Command) {
         match command {
             Command::Prepare => self.prepare(),
+            Command::Backup => self.back_up(),
             Command::CreateClient(client) => self.create(&client),
             Command::SaveClient(client) => self.save(&client),
             Command::Operate(ticket, operation) => self.operate(ticket, *operation),
             Command::RenewClient(role) => self.renew(&role),
+            Command::Release => self.release(),
+            Command::Resume => self.resume(),
+            Command::SaveBoot { role, record, amends } => self.save_boot(&role, record, amends),
             Command::MountImage(image) => {
                 let trees = match &mut self.store {
                     Some(store) => store.roots.image_trees(&image).map_err(|error| chain(&error)),
@@ -265,6 +289,7 @@ impl Worker {
         }
         self.empty_trash();
         self.measure();
+        self.go_on_releasing();
         if self.options.folder.is_some() || self.postponed {
             self.look();
         }
@@ -282,6 +307,7 @@ impl Worker {
                 }
             }
         }
+        let backing = self.stop_backup();
         if let Some(store) = self.store.take() {
             self.end_operations(&store.stop);
             let deadline = Instant::now() + IMPORT_END_LIMIT;
@@ -290,7 +316,8 @@ impl Worker {
                 .drain(..)
                 .map(|running| running.thread)
                 .chain(self.emptying.take())
-                .chain(self.measuring.take());
+                .chain(self.measuring.take())
+                .chain(backing);
             for thread in threads {
                 while !thread.is_finished() && Instant::now() < deadline {
                     std::thread::sleep(Duration::from_millis(10));
