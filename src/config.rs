@@ -15,6 +15,8 @@ use toml::de::{DeTable, DeValue};
 use crate::client::{Mode, QUOTA_MINIMUM, VOLUME_MAXIMUM, VOLUME_MINIMUM};
 use crate::size::Size;
 
+const DAY: Duration = Duration::from_secs(86_400);
+
 /// Longest file that is read, in bytes.
 pub const MAX_FILE_BYTES: usize = 64 << 10;
 
@@ -26,6 +28,7 @@ pub struct Config {
     pub nfs: Nfs,
     pub enrol: Enrol,
     pub store: Store,
+    pub scrub: Scrub,
     pub panel: Panel,
 }
 
@@ -151,6 +154,19 @@ pub struct Store {
 impl Default for Store {
     fn default() -> Self {
         Self { write: true, size_gib: None, reserve: None }
+    }
+}
+
+/// `[scrub]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scrub {
+    /// `every`: days between two looks at an image, 1 to 3650; 0 in the file: none.
+    pub every: Option<Duration>,
+}
+
+impl Default for Scrub {
+    fn default() -> Self {
+        Self { every: Some(DAY * 30) }
     }
 }
 
@@ -280,6 +296,7 @@ impl Reader<'_> {
             "store.reserve" => set(&mut config.store.reserve, size(value_of).map(Some)),
             "store.write" => set(&mut config.store.write, boolean(value_of)),
             "store.size_gib" => set(&mut config.store.size_gib, gib(value_of).map(Some)),
+            "scrub.every" => set(&mut config.scrub.every, days(value_of)),
             "panel.enroll_gpio" => set(&mut config.panel.enroll_gpio, byte(value_of, 0..28)),
             "panel.next_gpio" => set(&mut config.panel.next_gpio, byte(value_of, 0..28)),
             "panel.i2c_bus" => set(&mut config.panel.i2c_bus, byte(value_of, 0..32)),
@@ -426,6 +443,12 @@ fn seconds(value: &DeValue<'_>, range: Range<i64>) -> Result<Duration, Expected>
     number.map(|number| Duration::from_secs(number.unsigned_abs())).ok_or("a number of seconds in the key's range")
 }
 
+/// 0 is never.
+fn days(value: &DeValue<'_>) -> Result<Option<Duration>, Expected> {
+    let number = integer(value).filter(|number| (0..3651).contains(number)).and_then(|days| u32::try_from(days).ok());
+    number.map(|days| (days > 0).then(|| DAY * days)).ok_or("a whole number of days, 0 to 3650")
+}
+
 fn byte(value: &DeValue<'_>, range: Range<i64>) -> Result<u8, Expected> {
     let number = integer(value).filter(|number| range.contains(number));
     number.and_then(|number| u8::try_from(number).ok()).ok_or("a whole number in the key's range")
@@ -466,7 +489,7 @@ mod tests {
             "[network]\ninterface = 'eth1'\naddress = '10.0.0.1/16'\ngateway = '10.0.0.254'\ndns = ['9.9.9.9']\n\
              [dhcp]\nfirst = '10.0.1.1'\nlast = '10.0.1.99'\nlease = 600\n\
              [nfs]\nallow_unprivileged_ports = true\n[enrol]\nwindow = 60\nmode = 'ephemeral'\nvolume_size = '8G'\nquota = '12G'\n\
-             [store]\nwrite = false\nsize_gib = 16\nreserve = '1G'\n\
+             [store]\nwrite = false\nsize_gib = 16\nreserve = '1G'\n[scrub]\nevery = 0\n\
              [panel]\nenroll_gpio = 5\nnext_gpio = 6\ni2c_bus = 3\ni2c_address = 0x3d\nbuttons = 1\n\
              dim_after = 30\ndark_after = 0\n",
             &[],
@@ -486,7 +509,7 @@ mod tests {
         assert_eq!(config.panel, panel);
         assert!(config.nfs.allow_unprivileged_ports);
         assert_eq!((config.enrol.mode, config.enrol.volume_size), (Mode::Ephemeral, Some(Size::gib(8))));
-        assert_eq!(config.enrol.quota, Some(Size::gib(12)));
+        assert_eq!((config.enrol.quota, config.scrub.every), (Some(Size::gib(12)), None));
         assert_eq!(config.store, Store { write: false, size_gib: Some(16), reserve: Some(Size::gib(1)) });
     }
 

@@ -7,11 +7,13 @@
 mod store_support;
 
 use std::fs;
+use std::os::unix::fs::FileExt;
+use std::time::Duration;
 
 use rootstock::client::Client;
 use rootstock::quota::Level;
 use rootstock::size::Size;
-use rootstock::store::Event;
+use rootstock::store::{Event, Options};
 use store_support::*;
 
 fn level(running: &mut Running) -> (Level, u64) {
@@ -55,4 +57,61 @@ fn a_client_that_comes_near_its_quota_is_told_and_so_is_its_relief() {
     let (_, clients) = running.opened();
     assert_eq!(clients[0].account.as_ref().unwrap().quota(), Some(20 << 20));
     assert_eq!(level(&mut running).0, Level::Full);
+}
+
+fn scrubbed(running: &mut Running) -> (Vec<String>, Vec<String>) {
+    running.wait("Scrubbed", |event| match event {
+        Event::Scrubbed { damaged, files, .. } => Some((damaged.clone(), files.clone())),
+        _ => None,
+    })
+}
+
+#[test]
+fn a_scrub_finds_a_bad_block_and_goes_on_where_it_was_ended() {
+    let bench = Bench::new();
+    // On a disk of its own: what others do with this machine's makes a scrub wait.
+    let disk = bench.path("disk");
+    fs::File::create(&disk).unwrap().set_len(256 << 20).unwrap();
+    run("mke2fs", &["-q", "-F", "-t", "ext4", "-m", "0", disk.to_str().unwrap()]);
+    run("mount", &["-o", "loop", disk.to_str().unwrap(), bench.store().to_str().unwrap()]);
+    let image = pi_image(&bench.store(), "a.img");
+    let options = || Options { folder: Some(bench.store()), scrub_every: Some(Duration::ZERO), ..bench.options() };
+    let mut running = Running::start(options());
+    running.opened();
+    let id = running.imported().id;
+    running.stop();
+    fs::remove_file(image).unwrap();
+    // Open for an hour, never looked at.
+    let state = bench.store().join("scrub.toml");
+    fs::write(&state, "open_seconds = 3500\n").unwrap();
+    let mut running = Running::start(options());
+    assert_eq!(scrubbed(&mut running), (Vec::new(), Vec::new()));
+    running.stop();
+    let root = bench.store().join("images").join(id.as_str()).join("root.ext4");
+    assert!(root.with_file_name("pieces.sha256").exists());
+
+    // A bad block in the file of noise, which is most of what the root has.
+    let mut running = Running::start(Options { scrub_every: None, ..options() });
+    running.opened();
+    let open = running.create(&client(1, &id));
+    let noise = fs::read(open.root.join("usr/share/doc/noise")).unwrap();
+    running.stop();
+    let bytes = fs::read(&root).unwrap();
+    let at = bytes.windows(4096).step_by(1024).position(|block| block == &noise[8192..12288]).unwrap() as u64 * 1024;
+    let file = fs::OpenOptions::new().write(true).open(&root).unwrap();
+    file.write_all_at(&[0; 512], at).unwrap();
+    drop(file);
+    let mut running = Running::start(options());
+    let (damaged, files) = scrubbed(&mut running);
+    assert_eq!(damaged.len(), 1, "{damaged:?}");
+    assert!(damaged[0].starts_with("root.ext4 differs between byte "), "{damaged:?}");
+    assert!(files.contains(&"/usr/share/doc/noise".to_owned()), "{files:?}");
+    running.stop();
+
+    // Begun once and ended behind the bad piece: it is not looked at again.
+    let behind = at / (4 << 20) + 1;
+    fs::write(&state, format!("open_seconds = 9\n[images.\"{id}\"]\npiece = {behind}\n")).unwrap();
+    let mut running = Running::start(options());
+    assert_eq!(scrubbed(&mut running).0, Vec::<String>::new());
+    running.stop();
 }

@@ -2,8 +2,9 @@
 //!
 //! Pure.
 
+use super::Action;
 use super::problems::{Problems, Topic};
-use crate::client::Role;
+use crate::client::{ImageId, Role};
 use crate::quota::Level;
 
 /// The stick, all clients together.
@@ -28,6 +29,31 @@ pub fn client(problems: &mut Problems, role: &Role, used_bytes: u64, quota_bytes
     problems.set(Topic::Quota(role.clone()), message, action);
 }
 
+/// An image was compared with its hashes.
+pub fn scrubbed(
+    problems: &mut Problems,
+    image: &ImageId,
+    damaged: &[String],
+    files: &[String],
+    actions: &mut Vec<Action>,
+) {
+    let topic = Topic::Damaged(format!("{image} in the scrub"));
+    let Some(first) = damaged.first() else {
+        actions.push(Action::Log(format!("image {image} was checked: whole")));
+        return problems.clear(&topic);
+    };
+    for words in damaged.iter().chain(files) {
+        actions.push(Action::Log(format!("image {image} is damaged: {words}")));
+    }
+    let named = match files {
+        [] => String::new(),
+        [file] => format!("; it concerns {file}"),
+        [file, rest @ ..] => format!("; it concerns {file} and {} more", rest.len()),
+    };
+    let action = "Import its file anew under another name, and move its clients to that".to_owned();
+    problems.set(topic, format!("{image}: {first}{named}"), action);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -45,6 +71,20 @@ mod tests {
         );
         stick(&mut problems, 1 << 40, Level::Fine);
         client(&mut problems, &role, 0, 1000 << 20, Level::Fine);
+        assert!(problems.list().is_empty());
+    }
+
+    #[test]
+    fn a_scrub_names_the_files_and_a_clean_one_takes_it_back() {
+        let (mut problems, mut actions) = (Problems::default(), Vec::new());
+        let image: ImageId = "a-1".parse().unwrap();
+        let words = |text: &str| vec![text.to_owned()];
+        let files = ["/bin/a".to_owned(), "/bin/b".to_owned()];
+        scrubbed(&mut problems, &image, &words("root.ext4 differs between byte 0 and 7"), &files, &mut actions);
+        let message = &problems.list()[0].message;
+        assert_eq!(message, "a-1: root.ext4 differs between byte 0 and 7; it concerns /bin/a and 1 more");
+        assert_eq!(actions.len(), 3);
+        scrubbed(&mut problems, &image, &[], &[], &mut actions);
         assert!(problems.list().is_empty());
     }
 }

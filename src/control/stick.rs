@@ -167,6 +167,9 @@ impl Control {
             }
             Store::Operated { ticket, result } => self.operated(now, ticket, result, actions),
             Store::Up { role } => self.sign_role(now, &role, Sign::Up, actions),
+            Store::Scrubbed { image, damaged, files } => {
+                room::scrubbed(&mut self.problems, &image, &damaged, &files, actions)
+            }
             Store::Damaged { file, reason, action } => {
                 let message = format!("{file}: {reason}");
                 actions.push(Action::Log(format!("damaged: {message}. {action}")));

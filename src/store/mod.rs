@@ -12,7 +12,7 @@
 //! - `sources`, `packing`, `import`: image files on sticks, and making images of them
 //! - `root`, `mounts`, `personalise`: clients' trees
 //! - `volume`: their block volumes
-//! - `usage`, `idle`: what they occupy, counted at the lowest priority
+//! - `usage`, `scrub`, `idle`: what they occupy, and images against their hashes, at the lowest priority
 //! - `history`: how their last boots went
 //! - `trash`: what is not needed any more, deleted behind everybody's back
 //! - `operate`: what a person does with clients and images, step by step
@@ -47,6 +47,7 @@ mod place;
 mod prepare;
 pub mod reports;
 mod root;
+mod scrub;
 pub mod shop;
 mod sources;
 pub mod states;
@@ -99,6 +100,8 @@ pub struct Options {
     pub memory_bytes: Option<u64>,
     /// Free space that clients do not get; without it a part of the store.
     pub reserve_bytes: Option<u64>,
+    /// How long after a look at an image the next one is due; none: never.
+    pub scrub_every: Option<Duration>,
     /// Where clients mount from.
     pub appliance: Ipv4Addr,
     /// Name servers for new clients.
@@ -119,6 +122,7 @@ impl Default for Options {
             make_store: true,
             memory_bytes: None,
             reserve_bytes: None,
+            scrub_every: None,
             appliance: Ipv4Addr::new(192, 168, 77, 1),
             dns: Vec::new(),
             plain_writes: false,
@@ -306,6 +310,12 @@ pub enum Event {
     Problem {
         message: String,
         action: String,
+    },
+    /// A look at an image is done: what is damaged in it, and files that lie there.
+    Scrubbed {
+        image: ImageId,
+        damaged: Vec<String>,
+        files: Vec<String>,
     },
     /// Something in the store is damaged and passed over: which file, and why. The rest serves.
     Damaged {

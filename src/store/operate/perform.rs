@@ -3,7 +3,7 @@
 //! I/O. The same for the server, which runs it on a thread of its own, and for
 //! a command that opened the stick by itself.
 
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use super::execute::{self, ExecuteError};
@@ -55,9 +55,13 @@ pub fn perform(
             Some(image) => vec![facts.image(image)?],
             None => images.iter().collect(),
         };
+        let mut between = |_, _| {
+            std::thread::sleep(REST);
+            if stop.load(Ordering::Relaxed) { Err(VerifyError::Stopped) } else { Ok(()) }
+        };
         let check = |id: &ImageId| {
             let mounted = site.image(id).ok();
-            verify::verify(&site.store, id, mounted.as_deref(), REST, stop)
+            verify::verify(&site.store, id, mounted.as_deref(), 0, &mut between)
         };
         let checked: Result<Vec<_>, VerifyError> = wanted.into_iter().map(check).collect();
         return Ok(Outcome::Checked(checked?));

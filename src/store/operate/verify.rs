@@ -11,8 +11,6 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -55,18 +53,22 @@ pub enum VerifyError {
     Stopped,
 }
 
+/// Called behind each piece of the root with its number, and how much is damaged so far.
+pub type Between<'a> = &'a mut dyn FnMut(u64, usize) -> Result<(), VerifyError>;
+
 fn list_path(paths: &ImagePaths) -> PathBuf {
     paths.folder.join("pieces.sha256")
 }
 
-/// Compares one image with its list. `mounted` is where its root is mounted,
-/// for the names of damaged files; `rest` is slept after each piece.
+/// Compares one image with its list, from piece `from` of its root on (a first look, which makes the list, is
+/// always whole). `mounted` is where its root is mounted, for the names of damaged files; `between` is called
+/// behind each piece, to rest there or to end the look.
 pub fn verify(
     store: &Path,
     id: &ImageId,
     mounted: Option<&Path>,
-    rest: Duration,
-    stop: &AtomicBool,
+    from: u64,
+    between: Between<'_>,
 ) -> Result<Checked, VerifyError> {
     let paths = ImagePaths::of(store, id);
     let list = list_path(&paths);
@@ -76,7 +78,7 @@ pub fn verify(
         Err(source) => return Err(VerifyError::Read { path: list, source }),
     };
     let mut checked = Checked { image: id.clone(), first: known.is_none(), bytes: 0, damaged: vec![], files: vec![] };
-    let (now, bad_pieces) = look(&paths, known.as_deref(), rest, stop, &mut checked)?;
+    let (now, bad_pieces) = look(&paths, known.as_deref(), from, between, &mut checked)?;
     match known {
         // What could not be read must not become what is right.
         None if checked.damaged.is_empty() => {
@@ -95,8 +97,8 @@ pub fn verify(
 fn look(
     paths: &ImagePaths,
     known: Option<&str>,
-    rest: Duration,
-    stop: &AtomicBool,
+    from: u64,
+    between: Between<'_>,
     checked: &mut Checked,
 ) -> Result<(String, BTreeSet<u64>), VerifyError> {
     let known: Option<std::collections::HashMap<&str, &str>> = known
@@ -112,10 +114,8 @@ fn look(
     let opened = File::open(&root).and_then(|file| Ok((file.metadata()?.len(), file)));
     let (length, file) = opened.map_err(|source| VerifyError::Read { path: root.clone(), source })?;
     let mut buffer = vec![0; PIECE_BYTES as usize];
-    for piece in 0..length.div_ceil(PIECE_BYTES) {
-        if stop.load(Ordering::Relaxed) {
-            return Err(VerifyError::Stopped);
-        }
+    let from = if known.is_some() { from } else { 0 };
+    for piece in from..length.div_ceil(PIECE_BYTES) {
         let at = piece * PIECE_BYTES;
         let bytes = (length - at).min(PIECE_BYTES) as usize;
         let what = format!("root.ext4 {piece}");
@@ -136,13 +136,10 @@ fn look(
         checked.bytes += bytes as u64;
         // What was read once will not be read again soon.
         let _ = rustix::fs::fadvise(&file, at, std::num::NonZeroU64::new(bytes as u64), rustix::fs::Advice::DontNeed);
-        std::thread::sleep(rest);
+        between(piece, checked.damaged.len())?;
     }
     let mut seen = BTreeSet::new();
     for (name, path) in boot_files(&paths.boot()) {
-        if stop.load(Ordering::Relaxed) {
-            return Err(VerifyError::Stopped);
-        }
         let what = format!("boot/{name}");
         match fs::read(&path) {
             Ok(content) => {
@@ -281,7 +278,7 @@ mod tests {
         fs::write(paths.boot().join("config.txt"), "a").unwrap();
         fs::write(paths.boot().join("overlays/b"), "b").unwrap();
         fs::write(paths.root(), vec![7; 9 << 20]).unwrap();
-        let look = || verify(store.path(), &id, None, Duration::ZERO, &AtomicBool::new(false)).unwrap();
+        let look = || verify(store.path(), &id, None, 0, &mut |_, _| Ok(())).unwrap();
         let first = look();
         assert!(first.first && first.damaged.is_empty() && first.bytes == (9 << 20) + 2);
         let second = look();
@@ -300,6 +297,18 @@ mod tests {
             ]
         );
         assert_eq!(look().damaged.len(), 3, "what is damaged must not become right");
+        // Gone on with behind the damaged piece, which was told before.
+        let mut pieces = Vec::new();
+        let mut between = |piece, _| {
+            pieces.push(piece);
+            Ok(())
+        };
+        let rest = verify(store.path(), &id, None, 2, &mut between).unwrap();
+        assert_eq!((rest.damaged.len(), pieces), (2, vec![2]));
+        assert!(matches!(
+            verify(store.path(), &id, None, 0, &mut |_, _| Err(VerifyError::Stopped)),
+            Err(VerifyError::Stopped)
+        ));
     }
 
     #[test]

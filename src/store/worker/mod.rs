@@ -5,7 +5,7 @@
 //! not by edge: what is there is compared with what was known.
 //!
 //! This file is the loop and what the worker knows; what it does is in `disks`, `opening`,
-//! `clients`, `importing`, `operating`, `room` and `backup`.
+//! `clients`, `importing`, `operating`, `room`, `scrubbing` and `backup`.
 
 mod backup;
 mod clients;
@@ -15,6 +15,7 @@ mod opening;
 mod operating;
 mod releasing;
 mod room;
+mod scrubbing;
 
 pub(super) use disks::store_place;
 
@@ -35,11 +36,13 @@ use crate::store::manifest::{ImageManifest, SourceFile};
 use crate::store::operate::perform::OperateError;
 use crate::store::operate::{Operation, Outcome};
 use crate::store::root::Roots;
+use crate::store::scrub::{self, Looked};
 use crate::store::states::Record;
 use crate::store::{Command, Event, ImageInfo, OpenClient, Options, Sink, chain, mounts, reports};
 use clients::up_text;
 use releasing::Releasing;
 use room::Room;
+use scrubbing::Scrubbing;
 
 /// What the worker is told.
 pub enum Message {
@@ -57,6 +60,7 @@ pub enum Message {
         ticket: u64,
         result: Result<Outcome, OperateError>,
     },
+    Scrubbed(Box<Looked>),
     Stop,
 }
 
@@ -84,6 +88,7 @@ pub struct Worker {
     waiting: VecDeque<(u64, Operation)>,
     emptying: Option<JoinHandle<()>>,
     measuring: Option<JoinHandle<()>>,
+    scrubbing: Option<Scrubbing>,
     /// The copy that is being made.
     backing: Option<backup::Backing>,
     /// A store waits to be opened until an operation on the former has ended.
@@ -137,6 +142,7 @@ struct Store {
     /// Watched clients with the text last seen.
     watched: BTreeMap<Role, Option<String>>,
     room: Room,
+    scrub: scrub::State,
     told_read_only: bool,
 }
 
@@ -169,6 +175,7 @@ impl Worker {
             waiting: VecDeque::new(),
             emptying: None,
             measuring: None,
+            scrubbing: None,
             backing: None,
             postponed: false,
             refused: HashSet::new(),
@@ -190,6 +197,7 @@ impl Worker {
                 Ok(Message::ImportEnded { source, result }) => self.import_ended(source, result),
                 Ok(Message::BackupEnded { result }) => self.backup_ended(result),
                 Ok(Message::OperationEnded { ticket, result }) => self.operation_ended(ticket, result),
+                Ok(Message::Scrubbed(looked)) => self.scrubbed(*looked),
                 Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => {}
             }
@@ -289,6 +297,7 @@ impl Worker {
         }
         self.empty_trash();
         self.measure();
+        self.scrub();
         self.go_on_releasing();
         if self.options.folder.is_some() || self.postponed {
             self.look();
@@ -317,6 +326,7 @@ impl Worker {
                 .map(|running| running.thread)
                 .chain(self.emptying.take())
                 .chain(self.measuring.take())
+                .chain(self.scrubbing.take().map(|running| running.thread))
                 .chain(backing);
             for thread in threads {
                 while !thread.is_finished() && Instant::now() < deadline {

@@ -14,6 +14,7 @@ use crate::store::operate::site::Site;
 use crate::store::operate::{perform, recover};
 use crate::store::place::Place;
 use crate::store::root::Roots;
+use crate::store::scrub::State;
 use crate::store::states::{Books, Record};
 use crate::store::words::{open_action, prepare_action, unusable};
 use crate::store::{Event, OpenClient, chain, library, lock, manifest, mounts, prepare};
@@ -168,6 +169,7 @@ impl Worker {
             library.broken.push(format!("store.toml: {error}"));
         }
         let site = self.site(&folder, "short");
+        let scrub = State::read(&folder);
         let space = Arc::new(Space::new(self.options.reserve_bytes));
         let mut roots = Roots::new(&folder, &self.options.run, space.clone());
         let mut broken = library.broken;
@@ -198,6 +200,7 @@ impl Worker {
             stop: Arc::default(),
             watched: BTreeMap::new(),
             room: Room::new(space, free_bytes),
+            scrub,
             told_read_only: false,
         });
         self.said = None;

@@ -35,8 +35,9 @@ impl Worker {
     /// Everything that works on a store in the background ends soon.
     pub(super) fn end_operations(&self, stop: &AtomicBool) {
         stop.store(true, Ordering::Relaxed);
-        for running in &self.operating {
-            running.stop.store(true, Ordering::Relaxed);
+        let scrub = self.scrubbing.iter().map(|running| &running.stop);
+        for running in self.operating.iter().map(|running| &running.stop).chain(scrub) {
+            running.store(true, Ordering::Relaxed);
         }
     }
 
