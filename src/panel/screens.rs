@@ -9,6 +9,7 @@ use super::pages::View;
 use super::screen::{BIG, COLUMNS, Element, HEADLINE, LINES, Screen};
 use super::words::{self, shorten, wrap};
 use crate::client::ImageId;
+use crate::diagnose::Hint;
 use crate::self_test::Target;
 use crate::status::{ClientStatus, Enrolment, Import, NewPlace, Problem, Stage, Status, Stick, TestState};
 use crate::wire::{Finding, Light};
@@ -17,6 +18,8 @@ use crate::wire::{Finding, Light};
 pub const PART: Duration = Duration::from_secs(4);
 /// The enrolment window gets twice that of its neighbours: somebody waits for it.
 const WINDOW: Duration = Duration::from_secs(8);
+/// A client that was not heard of for so long since our start needs more advice than to be switched on.
+const UNHEARD: Duration = Duration::from_secs(600);
 /// Parts of one text.
 const MAX_PARTS: usize = 12;
 /// Stages of a boot as drawn: asked, address, files, kernel, root, up.
@@ -213,6 +216,10 @@ fn client_screen(client: &ClientStatus, shown: Duration) -> (Screen, usize) {
     };
     let address = client.address.to_string();
     match &client.stage {
+        Stage::Off if client.since >= UNHEARD => {
+            let advice = wrap(Hint::NeverHeard.action(), COLUMNS);
+            (Screen::new(name, [board].into_iter().chain(advice).map(line).collect()), 1)
+        }
         Stage::Off => {
             let body = vec![line(&board), line(&address), line("Not heard of yet."), line("Switch it on.")];
             (Screen::new(name, body), 1)

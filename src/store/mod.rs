@@ -131,6 +131,8 @@ pub enum Command {
     RenewClient(Role),
     /// Mount an image's root for a test of it. Answered by `ImageMounted`.
     MountImage(ImageId),
+    /// That test has ended: the image is let go where no client needs it.
+    ReleaseImage(ImageId),
     /// Answered by `ReportSaved` with this ticket.
     SaveReport(Option<u64>, Box<reports::Report>),
     /// Watch for this client's evidence that its start is complete, or stop.

@@ -467,7 +467,8 @@ impl World {
             store::Command::WatchUp(..)
             | store::Command::Prepare
             | store::Command::SaveReport(..)
-            | store::Command::MountImage(_) => {}
+            | store::Command::MountImage(_)
+            | store::Command::ReleaseImage(_) => {}
         }
     }
 }
