@@ -466,9 +466,12 @@ impl World {
             }
             store::Command::WatchUp(..)
             | store::Command::Prepare
+            | store::Command::Backup
+            | store::Command::SaveBoot { .. }
             | store::Command::SaveReport(..)
             | store::Command::MountImage(_)
             | store::Command::ReleaseImage(_) => {}
+            store::Command::Release | store::Command::Resume => panic!("nobody wants the stick out"),
         }
     }
 }
