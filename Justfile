@@ -23,8 +23,9 @@ nfs-whole: (deps "build" "image" "qemu" "net")
 check:
     cargo fmt --check
     cargo clippy --quiet --all-targets -- -D warnings
-    cargo clippy --quiet --test bench --test demo --test modes --test board --test stick --test shop_qemu --test nfs_linux -- -D warnings
+    cargo clippy --quiet --test bench --test demo --test modes --test board --test stick --test shop_qemu --test nfs_linux --test sd_image -- -D warnings
     cargo metadata --quiet --locked --format-version 1 --manifest-path tests/fuzz/Cargo.toml >/dev/null
+    board/budget
     cargo test --quiet --lib --bins
 
 # Kill the server and cut the power under writing clients, for SEEDS seeds each (about 8 s a seed)
@@ -43,6 +44,16 @@ bench *WORDS: (deps "build" "bench")
 # The flashable image: target/image/rootstock.img.xz
 image: (deps "build" "image") cross
     board/image
+
+# Build program and image twice, each from nothing, and compare them byte by byte
+image-twice: (deps "build" "image")
+    board/image-twice
+
+# A signed update file of the image: put it on the appliance's stick. Makes your key the first time
+update: (deps "build" "image" "net") cross
+    board/update-key
+    board/image
+    cargo run --quiet --release -- update make --key "${XDG_CONFIG_HOME:-$HOME/.config}/rootstock/update" --out target/image
 
 # The binary for the Pi: static, arm64
 [private]

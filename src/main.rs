@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use clap::{Parser, Subcommand};
 use rootstock::appliance::{self, End};
-use rootstock::{eeprom, init, log, memory, panel};
+use rootstock::{eeprom, init, log, memory, panel, update};
 
 #[derive(Parser)]
 #[command(version, about = "Turns a Raspberry Pi into a netboot appliance")]
@@ -33,6 +33,9 @@ enum Command {
     /// Teach a Pi 4 or 5 to try the network: show and set the boot order in its EEPROM's image
     #[command(subcommand)]
     Eeprom(eeprom::command::Command),
+    /// The appliance's own system: make, show and verify update files
+    #[command(subcommand)]
+    Update(update::command::Command),
 }
 
 #[derive(clap::Args)]
@@ -94,6 +97,10 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
                 End::Stopped => ExitCode::SUCCESS,
                 End::PowerOff => ExitCode::from(POWER_OFF),
             })
+        }
+        Command::Update(command) => {
+            update::command::run(&command, &mut std::io::stdout())?;
+            Ok(ExitCode::SUCCESS)
         }
         Command::Eeprom(command) => {
             eeprom::command::run(&command, &mut std::io::stdout())?;

@@ -29,6 +29,7 @@
 //! Pure: `plan`, `supervise`, `modules`, `uevent`, `mbr`, `words`. I/O: the rest.
 
 pub mod bootconf;
+pub mod fat;
 mod loader;
 pub mod log;
 pub mod mbr;

@@ -122,7 +122,7 @@ impl Pi3 {
         // QEMU wants a power of two, and refuses a read-only card here: a copy shows what is written.
         let card = folder.join("card.img");
         let copied =
-            fs::copy(&image, &card).and_then(|_| fs::File::options().write(true).open(&card)?.set_len(128 << 20));
+            fs::copy(&image, &card).and_then(|_| fs::File::options().write(true).open(&card)?.set_len(256 << 20));
         copied.map_err(|e| format!("{}: {e}", card.display()))?;
         let stick = folder.join("stick.img");
         stick::make(&stick, 2 << 30, 64 << 20, &[])?;
