@@ -4,27 +4,31 @@
 //! answers with `Action`s that the appliance carries out, and `poll` lets time
 //! pass. Time is the duration since the server's start. Nothing here blocks,
 //! so an offer never waits for a slow stick, and a test runs a whole boot in
-//! microseconds. `requests` decides about DHCP, `orders` about commands,
-//! `publish` what is served.
+//! microseconds. `wire`, `stick` and `buttons` take what the shells tell, `boots` follows
+//! clients' boots, `requests` decides about DHCP, `orders` about commands, `publish` says what is served.
 
+mod boots;
+mod buttons;
 mod noise;
 mod orders;
 mod problems;
 mod publish;
 mod requests;
+mod stick;
 #[cfg(test)]
 mod tests;
+mod wire;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use crate::client::{Client, ImageId, MacAddr, Mode, Revision, Role, Serial};
+use crate::client::{Client, ImageId, MacAddr, Revision, Role};
 use crate::config::{self, Config};
-use crate::directory::{Directory, HandleKey, Tree};
+use crate::directory::{Directory, HandleKey};
 use crate::enrol::Window;
-use crate::stage::{Boot, Sign};
-use crate::status::{self, ClientStatus, Import, NewPlace, Stage, Status, Stick, Stranger};
+use crate::stage::Boot;
+use crate::status::{self, ClientStatus, Import, Status, Stick, Stranger};
 use crate::{dhcp, net, nfs, orders as orders_shell, panel, store, tftp};
 
 use noise::Noise;
@@ -212,375 +216,11 @@ impl Control {
         self.orders_due(now, &mut actions);
         for member in self.members.values_mut() {
             if member.boot.poll(now) {
-                actions.push(stage_log(&member.client.role, &member.boot, now));
+                actions.push(boots::stage_log(&member.client.role, &member.boot, now));
             }
         }
         self.show(now, &mut actions);
         actions
-    }
-
-    fn net(&mut self, now: Duration, event: net::Event, actions: &mut Vec<Action>) {
-        match event {
-            net::Event::Interface { name, mac, .. } => actions.push(Action::Log(format!("interface {name} ({mac})"))),
-            net::Event::Address(subnet) => {
-                self.network.address = Some(subnet.address);
-                self.problems.clear(&Topic::Network);
-                actions.push(Action::Log(format!("address {subnet}")));
-            }
-            net::Event::Carrier(carrier) => {
-                self.network.carrier = carrier;
-                actions.push(Action::Log(format!("carrier {}", if carrier { "up" } else { "down" })));
-            }
-            net::Event::Lost => {
-                self.network = status::Network::default();
-                actions.push(Action::Log("interface gone".to_owned()));
-            }
-            net::Event::Conflict { address, mac } => {
-                self.problems.set(
-                    Topic::Network,
-                    format!("{address} is in use by {mac} too"),
-                    "Unplug that device or change our address".to_owned(),
-                );
-            }
-            net::Event::Probed { address, conflict } => self.probed(now, address, conflict, actions),
-            net::Event::Failed(message) => {
-                actions.push(Action::Log(format!("network: {message}")));
-                self.problems.set(Topic::Network, message, "Check the cable and the configuration".to_owned());
-            }
-        }
-    }
-
-    fn tftp(&mut self, now: Duration, event: tftp::Event, actions: &mut Vec<Action>) {
-        match event {
-            tftp::Event::Started { address, path, folder, .. } => {
-                if let Some(serial) = folder {
-                    self.learn_serial(address, serial, actions);
-                }
-                let path = path.rsplit('/').next().unwrap_or_default().to_owned();
-                self.sign(now, address, Sign::FileAsked { path }, actions);
-            }
-            tftp::Event::Finished { address, bytes, .. } => {
-                self.sign(now, address, Sign::FileSent { bytes }, actions);
-            }
-            tftp::Event::Refused { address, path, reason } => {
-                self.refusals.log(now, format!("tftp: {address} asked for {path:?}: {reason}"), actions);
-            }
-            // When all of it was sent, perhaps only the last ACK is missing.
-            tftp::Event::TimedOut { address, sent, size, .. } if sent == size => {
-                self.sign(now, address, Sign::FileSent { bytes: sent }, actions);
-            }
-            tftp::Event::TimedOut { address, path, bytes, size, .. } => {
-                self.refusals.log(
-                    now,
-                    format!("tftp: {address} fell silent at byte {bytes} of {size} of {path}"),
-                    actions,
-                );
-            }
-            tftp::Event::Failed { address, path, error } => {
-                self.refusals.log(now, format!("tftp: {path} for {address}: {error}"), actions);
-            }
-            tftp::Event::CommandLineShortened { address, left_out } => {
-                actions.push(Action::Log(format!("tftp: cmdline.txt of {address} is too long by {left_out} words")));
-            }
-            // Firmware asks for files that no image has; that is a boot's normal course.
-            tftp::Event::Aborted { .. } | tftp::Event::Missing { .. } => {}
-        }
-    }
-
-    fn nfs(&mut self, now: Duration, event: nfs::Event, actions: &mut Vec<Action>) {
-        match event {
-            nfs::Event::Mounted { address, tree: Tree::Root } => self.sign(now, address, Sign::RootMounted, actions),
-            nfs::Event::Mounted { address, tree: Tree::Boot } if self.is_read_only(address) => {
-                // It cannot write that its start is complete: that its system
-                // mounts its boot tree, which no initramfs does, is what is seen of it.
-                self.sign(now, address, Sign::Up, actions);
-            }
-            nfs::Event::Mounted { tree: Tree::Boot | Tree::Volume, .. } | nfs::Event::Unmounted { .. } => {}
-            nfs::Event::Traffic { address, .. } => self.sign(now, address, Sign::Traffic, actions),
-            nfs::Event::MountRefused { address, path, reason } => {
-                self.refusals.log(now, format!("nfs: {address} may not mount {path:?}: {reason}"), actions);
-            }
-            nfs::Event::BadHandle { address, .. } => {
-                self.refusals.log(now, format!("nfs: {address} used a file handle that is not its own"), actions);
-            }
-        }
-    }
-
-    fn is_read_only(&self, address: Ipv4Addr) -> bool {
-        let mut members = self.members.values();
-        members.any(|member| member.client.address == address && member.client.mode == Mode::ReadOnly)
-    }
-
-    fn store(&mut self, now: Duration, event: store::Event, actions: &mut Vec<Action>) {
-        use store::Event as Store;
-        match event {
-            Store::StickAbsent => {
-                self.stick = Stick::Absent;
-                self.problems.clear_imports();
-            }
-            Store::StickReading { .. } => self.stick = Stick::Reading,
-            Store::NeedsConfirmation { name, free_bytes, place } => {
-                let press = if place == NewPlace::File { "ENROLL" } else { "a held ENROLL" };
-                actions.push(Action::Log(format!("stick {name:?} asks for {press}; {free_bytes} bytes are free")));
-                self.stick = Stick::NeedsConfirmation { name, free_bytes, place };
-            }
-            Store::Preparing { .. } => self.stick = Stick::Preparing,
-            Store::StickUnusable { message, action } => {
-                actions.push(Action::Log(format!("stick: {message}. {action}")));
-                self.stick = Stick::Unusable { message: message.clone() };
-                self.problems.set(Topic::Stick, message, action);
-                return;
-            }
-            Store::Opened { name, free_bytes, images, clients, taken_roles, handle_key } => {
-                actions.push(Action::Log(format!(
-                    "store open on {name}: {} images, {} clients",
-                    images.len(),
-                    clients.len()
-                )));
-                self.stick = Stick::Ready { name, free_bytes };
-                self.store_open = true;
-                self.images = images.into_iter().map(|image| image.id).collect();
-                self.handle_key = handle_key;
-                self.taken_roles = taken_roles;
-                self.opened(clients, actions);
-                self.readdress(now, actions);
-                self.renew_all(actions);
-                self.publish(actions);
-                self.answer_waiting(now, actions);
-            }
-            Store::Closed { name } => {
-                actions.push(Action::Log(format!("stick {name} was pulled")));
-                self.stick = Stick::Absent;
-                self.store_open = false;
-                self.import = None;
-                actions.push(Action::ReleaseTrees);
-            }
-            Store::FreeSpace { free_bytes: now_free } => {
-                if let Stick::Ready { free_bytes, .. } = &mut self.stick {
-                    *free_bytes = now_free;
-                }
-            }
-            Store::ImportProgress { file, per_mille, left } => {
-                // A file of that name is tried once more: what was wrong with the former is past.
-                self.problems.clear(&Topic::Import(file.clone()));
-                self.import = Some(Import { file, per_mille, left });
-            }
-            Store::Imported { image } => {
-                actions.push(Action::Log(format!("image {} imported", image.id)));
-                self.import = None;
-                self.images.retain(|id| *id != image.id);
-                self.images.push(image.id);
-            }
-            Store::AlreadyThere { file, image } => {
-                let message = format!("{file} is the image {image}, which is there already");
-                actions.push(Action::Log(message.clone()));
-                let action = "Nothing was stored twice; the file can be deleted".to_owned();
-                self.problems.set(Topic::Import(file), message, action);
-            }
-            Store::ImportFailed { file, message, action } => {
-                actions.push(Action::Log(format!("import of {file} failed: {message}. {action}")));
-                self.import = None;
-                let message = format!("{file}: {message}");
-                self.problems.set(Topic::Import(file), message, action);
-            }
-            Store::ClientReady(open) => {
-                actions.push(Action::Log(format!("client {} ready", open.client.role)));
-                self.client_ready(open);
-                self.publish(actions);
-                self.answer_waiting(now, actions);
-            }
-            Store::ClientFailed { role, message, action } => {
-                actions.push(Action::Log(format!("client {role}: {message}. {action}")));
-                match self.members.get_mut(&role) {
-                    // Its board's next DISCOVER asks again.
-                    Some(member) if member.renewal == Renewal::Asked => member.renewal = Renewal::Due,
-                    // A client that never came to be: its board's next DISCOVER asks for it anew
-                    // in a batch, and after another press otherwise.
-                    Some(member) if member.trees.is_none() && member.renewal != Renewal::Due => {
-                        self.members.remove(&role);
-                    }
-                    _ => {}
-                }
-                self.problems.set(Topic::Client(role.clone()), format!("{role}: {message}"), action);
-            }
-            Store::Changed { images, clients, taken_roles } => {
-                self.images = images.into_iter().map(|image| image.id).collect();
-                self.taken_roles = taken_roles;
-                self.changed(clients, actions);
-                self.renew_all(actions);
-                self.publish(actions);
-                self.answer_waiting(now, actions);
-            }
-            Store::Operated { ticket, result } => self.operated(now, ticket, result, actions),
-            Store::Up { role } => self.sign_role(now, &role, Sign::Up, actions),
-            Store::Problem { message, action } => {
-                actions.push(Action::Log(format!("stick: {message}. {action}")));
-                self.problems.set(Topic::Stick, message, action);
-                return;
-            }
-        }
-        if matches!(self.stick, Stick::Absent | Stick::Reading | Stick::NeedsConfirmation { .. }) {
-            self.problems.clear(&Topic::Stick);
-        }
-    }
-
-    fn panel(&mut self, now: Duration, event: panel::Event, actions: &mut Vec<Action>) {
-        use panel::{Button, Gesture};
-        match event {
-            panel::Event::Pressed(gesture @ (Gesture::Short(Button::Enroll) | Gesture::Long(Button::Enroll))) => {
-                let held = gesture == Gesture::Long(Button::Enroll);
-                match &self.stick {
-                    // A file can be deleted again; a partition is there for good.
-                    Stick::NeedsConfirmation { name, place, .. } if held || *place == NewPlace::File => {
-                        actions.push(Action::Log(format!("confirmed: a store is made on {name}")));
-                        self.stick = Stick::Preparing;
-                        actions.push(Action::Store(store::Command::Prepare));
-                    }
-                    _ => self.press(now, held, actions),
-                }
-            }
-            panel::Event::Pressed(Gesture::Long(Button::Next)) => {
-                actions.push(Action::Log("NEXT held: switching off".to_owned()));
-                actions.push(Action::PowerOff);
-            }
-            // NEXT turns pages, which is the panel's own affair.
-            panel::Event::Pressed(Gesture::Short(Button::Next)) => {}
-            panel::Event::Hardware(found) => actions.push(Action::Log(format!("panel: {found}"))),
-            panel::Event::Failed(message) => actions.push(Action::Log(format!("panel: {message}"))),
-        }
-    }
-
-    /// ENROLL: opens the window, or closes the open one.
-    fn press(&mut self, now: Duration, batch: bool, actions: &mut Vec<Action>) {
-        if self.window.is_open(now) {
-            (self.window, self.orders.swap) = (Window::Closed, None);
-            actions.push(Action::Log("enrolment window closed by a press".to_owned()));
-        } else if self.store_open && !self.images.is_empty() {
-            self.window = Window::open(now, self.config.enrol.window, batch);
-            actions.push(Action::Log(format!("enrolment window open for {} s", self.config.enrol.window.as_secs())));
-        } else {
-            actions.push(Action::Log("ENROLL pressed, but there is no image yet".to_owned()));
-        }
-    }
-
-    /// Takes the store's clients in; what was known of their boots stays.
-    fn opened(&mut self, clients: Vec<store::OpenClient>, actions: &mut Vec<Action>) {
-        let mut before = std::mem::take(&mut self.members);
-        for open in clients {
-            let mut renewal = Renewal::of(&open);
-            let boot = match before.remove(&open.client.role) {
-                Some(member) => {
-                    // Its boot began while the store was away.
-                    if matches!(member.renewal, Renewal::Due | Renewal::Asked) && renewal == Renewal::AtBoot {
-                        renewal = Renewal::Due;
-                    }
-                    member.boot
-                }
-                None => Boot::default(),
-            };
-            // A store that was opened anew watches nobody.
-            if matches!(boot.stage(), Stage::RootMounted | Stage::Stalled { .. }) {
-                actions.push(Action::Store(store::Command::WatchUp(open.client.role.clone(), true)));
-            }
-            let trees = Some(Trees { root: open.root, boot: open.boot, volume: open.volume });
-            self.members.insert(open.client.role.clone(), Member { client: open.client, trees, boot, renewal });
-        }
-    }
-
-    /// Takes in what there is after an operation. A client that is being made
-    /// stays, and one that is being worked on gets no trees yet.
-    fn changed(&mut self, clients: Vec<store::OpenClient>, actions: &mut Vec<Action>) {
-        // Its operation may have renamed or deleted it.
-        let ended = std::mem::take(&mut self.orders.ended);
-        let is_new = |role: &Role, member: &Member| {
-            member.trees.is_none() && !self.taken_roles.contains(role) && !ended.contains(role)
-        };
-        let members = std::mem::take(&mut self.members);
-        let (new, before) = members.into_iter().partition(|(role, member)| is_new(role, member));
-        self.members = before;
-        self.opened(clients, actions);
-        self.members.extend::<BTreeMap<Role, Member>>(new);
-        for (role, member) in &mut self.members {
-            if self.orders.is_down(role) {
-                member.trees = None;
-            }
-        }
-    }
-
-    fn client_ready(&mut self, open: store::OpenClient) {
-        self.problems.clear(&Topic::Client(open.client.role.clone()));
-        let renewal = Renewal::of(&open);
-        // An order may have come meanwhile that takes its trees away again.
-        let is_down = self.orders.is_down(&open.client.role);
-        let trees = (!is_down).then_some(Trees { root: open.root, boot: open.boot, volume: open.volume });
-        match self.members.get_mut(&open.client.role) {
-            Some(member) => (member.trees, member.renewal) = (trees, renewal),
-            None => {
-                let member = Member { client: open.client, trees, boot: Boot::default(), renewal };
-                self.members.insert(member.client.role.clone(), member);
-            }
-        }
-    }
-
-    /// A board whose DHCP does not tell its serial names it as its TFTP folder.
-    fn learn_serial(&mut self, address: Ipv4Addr, serial: Serial, actions: &mut Vec<Action>) {
-        let Some(member) = self.members.values_mut().find(|member| member.client.address == address) else { return };
-        if member.client.serial.is_none() {
-            member.client.serial = Some(serial);
-            actions.push(Action::Log(format!("client {} has serial {serial}", member.client.role)));
-            actions.push(Action::Store(store::Command::SaveClient(Box::new(member.client.clone()))));
-            self.publish(actions);
-        }
-    }
-
-    fn sign(&mut self, now: Duration, address: Ipv4Addr, sign: Sign, actions: &mut Vec<Action>) {
-        let role = self.members.values().find(|member| member.client.address == address).map(|m| m.client.role.clone());
-        if let Some(role) = role {
-            self.sign_role(now, &role, sign, actions);
-        }
-    }
-
-    fn sign_role(&mut self, now: Duration, role: &Role, sign: Sign, actions: &mut Vec<Action>) {
-        let Some(member) = self.members.get_mut(role) else { return };
-        let begins = sign == Sign::BootloaderAsks;
-        if !member.boot.observe(now, sign) {
-            return;
-        }
-        // Only a board that was reset has a loader that asks: what ran on it is gone.
-        if begins && member.renewal == Renewal::AtBoot {
-            member.renewal = Renewal::Due;
-        }
-        actions.push(stage_log(role, &member.boot, now));
-        match member.boot.stage() {
-            Stage::RootMounted => {
-                actions.push(Action::Store(store::Command::WatchUp(role.clone(), true)));
-                // A running kernel answers ARP by itself.
-                actions.push(Action::ForgetNeighbour(member.client.address));
-            }
-            Stage::Up { .. } => actions.push(Action::Store(store::Command::WatchUp(role.clone(), false))),
-            _ => {}
-        }
-    }
-
-    /// Has the store renew what is due; until then those clients are not served.
-    /// One that is being worked on is renewed when that has ended.
-    fn renew_all(&mut self, actions: &mut Vec<Action>) {
-        if !self.store_open {
-            return;
-        }
-        let is_due = |member: &&mut Member| member.renewal == Renewal::Due && !self.orders.is_down(&member.client.role);
-        let due: Vec<&mut Member> = self.members.values_mut().filter(is_due).collect();
-        if due.is_empty() {
-            return;
-        }
-        let mut roles = Vec::new();
-        for member in due {
-            member.renewal = Renewal::Asked;
-            member.trees = None;
-            roles.push(member.client.role.clone());
-        }
-        self.publish(actions);
-        actions.extend(roles.into_iter().map(|role| Action::Store(store::Command::RenewClient(role))));
     }
 
     fn publish(&self, actions: &mut Vec<Action>) {
@@ -631,19 +271,4 @@ impl Control {
             problems: self.problems.list(),
         }
     }
-}
-
-fn stage_log(role: &Role, boot: &Boot, now: Duration) -> Action {
-    let after = boot.took(now).unwrap_or_default().as_secs_f32();
-    let stage = match boot.stage() {
-        Stage::Off => "off".to_owned(),
-        Stage::Discovered => "asks".to_owned(),
-        Stage::Leased => "leased".to_owned(),
-        Stage::Loading { .. } => "loading".to_owned(),
-        Stage::Kernel => "kernel".to_owned(),
-        Stage::RootMounted => "root mounted".to_owned(),
-        Stage::Up { .. } => "up".to_owned(),
-        Stage::Stalled { at, hint } => format!("stalled while {at}: {hint}"),
-    };
-    Action::Log(format!("client {role}: {stage} ({after:.1} s)"))
 }

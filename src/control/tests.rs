@@ -4,9 +4,11 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use super::*;
-use crate::client::{Model, Serial};
+use crate::client::{Mode, Model, Serial};
 use crate::dhcp::{Answer, Asker, Identity, Kind, Request};
+use crate::directory::Tree;
 use crate::panel::{Button, Gesture};
+use crate::status::Stage;
 
 const MAC: MacAddr = MacAddr([0xdc, 0xa6, 0x32, 1, 2, 3]);
 

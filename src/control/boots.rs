@@ -1,0 +1,58 @@
+//! Signs of clients' boots, and what a new stage leads to.
+//!
+//! Pure. What a sign means for the stage is `stage`'s.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use super::{Action, Control, Renewal};
+use crate::client::Role;
+use crate::stage::{Boot, Sign};
+use crate::status::Stage;
+use crate::store;
+
+impl Control {
+    pub(super) fn sign(&mut self, now: Duration, address: Ipv4Addr, sign: Sign, actions: &mut Vec<Action>) {
+        let role = self.members.values().find(|member| member.client.address == address).map(|m| m.client.role.clone());
+        if let Some(role) = role {
+            self.sign_role(now, &role, sign, actions);
+        }
+    }
+
+    pub(super) fn sign_role(&mut self, now: Duration, role: &Role, sign: Sign, actions: &mut Vec<Action>) {
+        let Some(member) = self.members.get_mut(role) else { return };
+        let begins = sign == Sign::BootloaderAsks;
+        if !member.boot.observe(now, sign) {
+            return;
+        }
+        // Only a board that was reset has a loader that asks: what ran on it is gone.
+        if begins && member.renewal == Renewal::AtBoot {
+            member.renewal = Renewal::Due;
+        }
+        actions.push(stage_log(role, &member.boot, now));
+        match member.boot.stage() {
+            Stage::RootMounted => {
+                actions.push(Action::Store(store::Command::WatchUp(role.clone(), true)));
+                // A running kernel answers ARP by itself.
+                actions.push(Action::ForgetNeighbour(member.client.address));
+            }
+            Stage::Up { .. } => actions.push(Action::Store(store::Command::WatchUp(role.clone(), false))),
+            _ => {}
+        }
+    }
+}
+
+pub(super) fn stage_log(role: &Role, boot: &Boot, now: Duration) -> Action {
+    let after = boot.took(now).unwrap_or_default().as_secs_f32();
+    let stage = match boot.stage() {
+        Stage::Off => "off".to_owned(),
+        Stage::Discovered => "asks".to_owned(),
+        Stage::Leased => "leased".to_owned(),
+        Stage::Loading { .. } => "loading".to_owned(),
+        Stage::Kernel => "kernel".to_owned(),
+        Stage::RootMounted => "root mounted".to_owned(),
+        Stage::Up { .. } => "up".to_owned(),
+        Stage::Stalled { at, hint } => format!("stalled while {at}: {hint}"),
+    };
+    Action::Log(format!("client {role}: {stage} ({after:.1} s)"))
+}

@@ -1,0 +1,118 @@
+//! What the network, TFTP and NFS tell: the wire's own state, and signs of boots.
+//!
+//! Pure.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use super::problems::Topic;
+use super::{Action, Control};
+use crate::client::{Mode, Serial};
+use crate::directory::Tree;
+use crate::stage::Sign;
+use crate::{net, nfs, status, store, tftp};
+
+impl Control {
+    pub(super) fn net(&mut self, now: Duration, event: net::Event, actions: &mut Vec<Action>) {
+        match event {
+            net::Event::Interface { name, mac, .. } => actions.push(Action::Log(format!("interface {name} ({mac})"))),
+            net::Event::Address(subnet) => {
+                self.network.address = Some(subnet.address);
+                self.problems.clear(&Topic::Network);
+                actions.push(Action::Log(format!("address {subnet}")));
+            }
+            net::Event::Carrier(carrier) => {
+                self.network.carrier = carrier;
+                actions.push(Action::Log(format!("carrier {}", if carrier { "up" } else { "down" })));
+            }
+            net::Event::Lost => {
+                self.network = status::Network::default();
+                actions.push(Action::Log("interface gone".to_owned()));
+            }
+            net::Event::Conflict { address, mac } => {
+                self.problems.set(
+                    Topic::Network,
+                    format!("{address} is in use by {mac} too"),
+                    "Unplug that device or change our address".to_owned(),
+                );
+            }
+            net::Event::Probed { address, conflict } => self.probed(now, address, conflict, actions),
+            net::Event::Failed(message) => {
+                actions.push(Action::Log(format!("network: {message}")));
+                self.problems.set(Topic::Network, message, "Check the cable and the configuration".to_owned());
+            }
+        }
+    }
+
+    pub(super) fn tftp(&mut self, now: Duration, event: tftp::Event, actions: &mut Vec<Action>) {
+        match event {
+            tftp::Event::Started { address, path, folder, .. } => {
+                if let Some(serial) = folder {
+                    self.learn_serial(address, serial, actions);
+                }
+                let path = path.rsplit('/').next().unwrap_or_default().to_owned();
+                self.sign(now, address, Sign::FileAsked { path }, actions);
+            }
+            tftp::Event::Finished { address, bytes, .. } => {
+                self.sign(now, address, Sign::FileSent { bytes }, actions);
+            }
+            tftp::Event::Refused { address, path, reason } => {
+                self.refusals.log(now, format!("tftp: {address} asked for {path:?}: {reason}"), actions);
+            }
+            // When all of it was sent, perhaps only the last ACK is missing.
+            tftp::Event::TimedOut { address, sent, size, .. } if sent == size => {
+                self.sign(now, address, Sign::FileSent { bytes: sent }, actions);
+            }
+            tftp::Event::TimedOut { address, path, bytes, size, .. } => {
+                self.refusals.log(
+                    now,
+                    format!("tftp: {address} fell silent at byte {bytes} of {size} of {path}"),
+                    actions,
+                );
+            }
+            tftp::Event::Failed { address, path, error } => {
+                self.refusals.log(now, format!("tftp: {path} for {address}: {error}"), actions);
+            }
+            tftp::Event::CommandLineShortened { address, left_out } => {
+                actions.push(Action::Log(format!("tftp: cmdline.txt of {address} is too long by {left_out} words")));
+            }
+            // Firmware asks for files that no image has; that is a boot's normal course.
+            tftp::Event::Aborted { .. } | tftp::Event::Missing { .. } => {}
+        }
+    }
+
+    pub(super) fn nfs(&mut self, now: Duration, event: nfs::Event, actions: &mut Vec<Action>) {
+        match event {
+            nfs::Event::Mounted { address, tree: Tree::Root } => self.sign(now, address, Sign::RootMounted, actions),
+            nfs::Event::Mounted { address, tree: Tree::Boot } if self.is_read_only(address) => {
+                // It cannot write that its start is complete: that its system
+                // mounts its boot tree, which no initramfs does, is what is seen of it.
+                self.sign(now, address, Sign::Up, actions);
+            }
+            nfs::Event::Mounted { tree: Tree::Boot | Tree::Volume, .. } | nfs::Event::Unmounted { .. } => {}
+            nfs::Event::Traffic { address, .. } => self.sign(now, address, Sign::Traffic, actions),
+            nfs::Event::MountRefused { address, path, reason } => {
+                self.refusals.log(now, format!("nfs: {address} may not mount {path:?}: {reason}"), actions);
+            }
+            nfs::Event::BadHandle { address, .. } => {
+                self.refusals.log(now, format!("nfs: {address} used a file handle that is not its own"), actions);
+            }
+        }
+    }
+
+    fn is_read_only(&self, address: Ipv4Addr) -> bool {
+        let mut members = self.members.values();
+        members.any(|member| member.client.address == address && member.client.mode == Mode::ReadOnly)
+    }
+
+    /// A board whose DHCP does not tell its serial names it as its TFTP folder.
+    pub(super) fn learn_serial(&mut self, address: Ipv4Addr, serial: Serial, actions: &mut Vec<Action>) {
+        let Some(member) = self.members.values_mut().find(|member| member.client.address == address) else { return };
+        if member.client.serial.is_none() {
+            member.client.serial = Some(serial);
+            actions.push(Action::Log(format!("client {} has serial {serial}", member.client.role)));
+            actions.push(Action::Store(store::Command::SaveClient(Box::new(member.client.clone()))));
+            self.publish(actions);
+        }
+    }
+}
