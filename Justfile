@@ -23,14 +23,16 @@ nfs-whole: (deps "build" "image" "qemu" "net")
 check:
     cargo fmt --check
     cargo clippy --quiet --all-targets -- -D warnings
-    cargo clippy --quiet --test bench --test demo --test modes --test board --test stick --test shop_qemu --test nfs_linux --test sd_image -- -D warnings
+    cargo clippy --quiet --test bench --test demo --test modes --test board --test stick --test shop_qemu --test nfs_linux --test sd_image --test update_qemu --test uboot -- -D warnings
     cargo metadata --quiet --locked --format-version 1 --manifest-path tests/fuzz/Cargo.toml >/dev/null
     board/budget
     cargo test --quiet --lib --bins
 
-# Kill the server and cut the power under writing clients, for SEEDS seeds each (about 8 s a seed)
-soak SEEDS="200":
+# Kill the server and cut the power under writing clients, for SEEDS seeds each (about 8 s a seed); then U-Boot, and 100 cut updates
+soak SEEDS="200": (deps "build" "image" "qemu" "os" "net") image
     tests/run soak {{SEEDS}}
+    tests/run uboot
+    ROOTSTOCK_CUTS=100 tests/run updates
 
 # Fuzz one target of tests/fuzz/corpus, or all of them, each for SECONDS
 fuzz TARGET="all" SECONDS="60":

@@ -16,7 +16,7 @@ use tracing::{info, warn};
 use crate::config::{self, Config};
 use crate::control::{Action, Control, Event};
 use crate::directory::{Directory, Published};
-use crate::{dhcp, memory, net, nfs, orders, panel, store, tftp};
+use crate::{dhcp, health, memory, net, nfs, orders, panel, store, tftp, update};
 
 /// Events of packets that may wait for control; more are dropped, as a full
 /// socket would drop them. Control handles about a million a second.
@@ -46,6 +46,8 @@ pub struct Options {
     pub run: PathBuf,
     /// Block devices that are never a stick.
     pub ignore_devices: Vec<String>,
+    /// Whether this is the appliance itself, which may be updated.
+    pub updates: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +62,10 @@ pub enum Error {
     Tftp(#[from] tftp::Error),
     #[error("orders")]
     Orders(#[from] orders::Error),
+    #[error("update")]
+    Update(#[source] std::io::Error),
+    #[error("health")]
+    Health(#[source] std::io::Error),
 }
 
 /// Why the server ended without an error.
@@ -69,6 +75,8 @@ pub enum End {
     Stopped,
     /// By a held NEXT: the machine is to be switched off.
     PowerOff,
+    /// The machine is to start its other slot once.
+    Try,
 }
 
 enum Message {
@@ -116,6 +124,7 @@ struct Shells {
     panel: panel::Handle,
     store: store::Handle,
     orders: orders::Handle,
+    update: Option<update::shell::Handle>,
     dhcp: Option<dhcp::Socket>,
     server: Ipv4Addr,
     directory: Arc<Published<Directory>>,
@@ -178,10 +187,19 @@ pub fn run(options: Options, started: impl FnOnce(Inbox)) -> Result<End, Error> 
         sink(&inbox, Event::Store),
     )?;
     let orders = orders::start(&options.run, sink(&inbox, Event::Orders))?;
+    let update = match options.updates {
+        true => {
+            let card = options.ignore_devices.first().map(|name| PathBuf::from("/dev").join(name));
+            let options = update::shell::Options { run: options.run.clone(), card, address: listen };
+            Some(update::shell::start(options, sink(&inbox, Event::Update)).map_err(Error::Update)?)
+        }
+        false => None,
+    };
+    health::start(sink(&inbox, Event::Health)).map_err(Error::Health)?;
     info!("serving as {}", config.network.address);
 
     let mut control = Control::new(config, &problems);
-    let mut shells = Shells { net, nfs, panel, store, orders, dhcp: None, server: listen, directory };
+    let mut shells = Shells { net, nfs, panel, store, orders, update, dhcp: None, server: listen, directory };
     shells.panel.show(control.status(clock.elapsed()));
     let end = 'run: loop {
         let sleep = control.poll_timeout(clock.elapsed()).unwrap_or(LONGEST_SLEEP);
@@ -216,6 +234,9 @@ pub fn run(options: Options, started: impl FnOnce(Inbox)) -> Result<End, Error> 
         for action in actions {
             if matches!(action, Action::PowerOff) {
                 break 'run End::PowerOff;
+            }
+            if matches!(action, Action::Try) {
+                break 'run End::Try;
             }
             shells.carry_out(action);
         }
@@ -252,11 +273,16 @@ impl Shells {
             Action::Publish(directory) => self.directory.set(directory),
             Action::ReleaseTrees => self.nfs.release_trees(),
             Action::Store(command) => self.store.send(command),
+            Action::Update(command) => {
+                if let Some(update) = &self.update {
+                    update.send(command);
+                }
+            }
             Action::Answer(ticket, reply) => self.orders.answer(ticket, *reply),
             Action::Show(status) => self.panel.show(*status),
             Action::Log(line) => info!("{line}"),
             // The loop ends by it.
-            Action::PowerOff => {}
+            Action::PowerOff | Action::Try => {}
         }
     }
 }

@@ -39,6 +39,7 @@
 //! | [`init`] | PID 1: plan, supervision, modules, boot configuration, power | partly |
 //! | [`update`] | a signed file on the stick becomes the card's other slot, on trial first | partly |
 //! | [`hostile`] | all that takes bytes from outside, by name, for the fuzzer | yes |
+//! | [`health`] | the board's heat and supply | I/O |
 //! | [`memory`] | what the allocator gives back to the kernel | I/O |
 //! | [`log`] | one line an event, with the time since the machine's start | I/O |
 //!
@@ -64,6 +65,7 @@ pub mod dhcp;
 pub mod directory;
 pub mod eeprom;
 pub mod enrol;
+pub mod health;
 pub mod hostile;
 pub mod init;
 pub mod log;

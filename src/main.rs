@@ -63,6 +63,8 @@ struct Serve {
 
 /// `serve` asks PID 1 for a power-off by this exit code.
 const POWER_OFF: u8 = 64;
+/// And for a restart from the other slot by this one.
+const TRY: u8 = 66;
 
 fn main() -> ExitCode {
     // The kernel starts us without arguments that are ours.
@@ -96,6 +98,7 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             Ok(match end {
                 End::Stopped => ExitCode::SUCCESS,
                 End::PowerOff => ExitCode::from(POWER_OFF),
+                End::Try => ExitCode::from(TRY),
             })
         }
         Command::Update(command) => {
@@ -147,6 +150,7 @@ impl Serve {
             interface: self.interface,
             panel,
             ignore_devices: found("boot-device").split_whitespace().map(str::to_owned).collect(),
+            updates: self.appliance,
             run: self.run,
         }
     }

@@ -24,6 +24,33 @@ pub struct Status {
     pub strangers: Vec<Stranger>,
     /// What needs a person, most urgent first.
     pub problems: Vec<Problem>,
+    /// The appliance's own update.
+    pub update: Option<Update>,
+}
+
+/// What goes on with an update of the appliance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Update {
+    /// Lies on the stick and asks for a held ENROLL.
+    Offered {
+        version: String,
+        /// Older than what runs: asks for a second hold, `again` after the first.
+        older: bool,
+        again: bool,
+        /// It was tried before and not kept.
+        tried: bool,
+    },
+    Writing {
+        version: String,
+        per_mille: u16,
+    },
+    Restarting {
+        version: String,
+    },
+    /// This system runs for the first time; it is kept once it serves.
+    OnTrial {
+        version: String,
+    },
 }
 
 /// The wired side.

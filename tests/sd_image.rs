@@ -4,6 +4,8 @@
 //! Needs `just image`. The firmware's way is followed as Raspberry Pi documents it:
 //! first FAT partition, `autoboot.txt`, the slot's `config.txt`, the files that it names.
 
+#![allow(clippy::unwrap_used)]
+
 #[path = "support/mod.rs"]
 mod support;
 

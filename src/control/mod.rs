@@ -5,7 +5,8 @@
 //! pass. Time is the duration since the server's start. Nothing here blocks,
 //! so an offer never waits for a slow stick, and a test runs a whole boot in
 //! microseconds. `wire`, `stick` and `buttons` take what the shells tell, `boots` follows
-//! clients' boots, `requests` decides about DHCP, `orders` about commands, `publish` says what is served.
+//! clients' boots, `requests` decides about DHCP, `orders` about commands, `publish` says what is served,
+//! `update` follows the appliance's own updates.
 
 mod boots;
 mod buttons;
@@ -17,6 +18,7 @@ mod requests;
 mod stick;
 #[cfg(test)]
 mod tests;
+mod update;
 mod wire;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -27,15 +29,17 @@ use crate::client::{Client, ImageId, MacAddr, Revision, Role};
 use crate::config::{self, Config};
 use crate::directory::{Directory, HandleKey};
 use crate::enrol::Window;
+use crate::health::Health;
 use crate::stage::Boot;
 use crate::status::{self, ClientStatus, Import, Status, Stick, Stranger};
-use crate::{dhcp, net, nfs, orders as orders_shell, panel, store, tftp};
+use crate::{dhcp, net, nfs, orders as orders_shell, panel, store, tftp, update as update_shell};
 
 use noise::Noise;
 use orders::Orders;
 use problems::{Problems, Topic};
 pub use publish::Trees;
 use requests::Requests;
+use update::Updating;
 
 /// Strangers that are remembered, newest first.
 const MAX_STRANGERS: usize = 8;
@@ -56,6 +60,8 @@ pub enum Event {
     Store(store::Event),
     Panel(panel::Event),
     Orders(orders_shell::Event),
+    Update(update_shell::shell::Event),
+    Health(Health),
 }
 
 /// What a shell must do.
@@ -76,6 +82,9 @@ pub enum Action {
     Show(Box<Status>),
     /// Unmount the stick and switch this machine off.
     PowerOff,
+    Update(update_shell::shell::Command),
+    /// Unmount the stick and restart, once from the other slot.
+    Try,
     Log(String),
 }
 
@@ -131,6 +140,7 @@ pub struct Control {
     arrivals: Noise,
     requests: Requests,
     orders: Orders,
+    updating: Updating,
     shown: Status,
     last_tick: Duration,
 }
@@ -168,6 +178,7 @@ impl Control {
             arrivals: Noise::default(),
             requests: Requests::default(),
             orders: Orders::default(),
+            updating: Updating::default(),
             shown: Status::default(),
             last_tick: Duration::ZERO,
         }
@@ -187,6 +198,8 @@ impl Control {
             Event::Orders(orders_shell::Event::Ordered { ticket, order }) => {
                 self.order(now, ticket, order, &mut actions);
             }
+            Event::Update(event) => self.update(now, event, &mut actions),
+            Event::Health(health) => self.health(health, &mut actions),
         }
         self.show(now, &mut actions);
         actions
@@ -199,8 +212,8 @@ impl Control {
         let moving = self.members.values().any(|member| member.boot.deadline().is_some());
         let strangers = self.strangers.iter().map(|(asked, _)| *asked + STRANGER_SHOWN);
         let tick = (self.window.is_open(now) || moving).then_some(self.last_tick + TICK);
-        let next =
-            stages.chain(strangers).chain(self.window.deadline()).chain(tick).chain(self.orders.deadline()).min()?;
+        let deadlines = [self.window.deadline(), tick, self.orders.deadline(), self.updating.poll_timeout()];
+        let next = stages.chain(strangers).chain(deadlines.into_iter().flatten()).min()?;
         Some(next.saturating_sub(now))
     }
 
@@ -214,6 +227,7 @@ impl Control {
         }
         self.strangers.retain(|(asked, _)| now < *asked + STRANGER_SHOWN);
         self.orders_due(now, &mut actions);
+        self.test_trial(now, &mut actions);
         for member in self.members.values_mut() {
             if member.boot.poll(now) {
                 actions.push(boots::stage_log(&member.client.role, &member.boot, now));
@@ -269,6 +283,7 @@ impl Control {
             clients: self.members.values().map(client).collect(),
             strangers: self.strangers.iter().map(|(_, stranger)| stranger.clone()).collect(),
             problems: self.problems.list(),
+            update: self.updating.status(now),
         }
     }
 }

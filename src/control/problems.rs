@@ -11,10 +11,14 @@ const MAX_PROBLEMS: usize = 16;
 /// What a trouble is about; the order is the order of urgency.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Topic {
+    /// Heat and supply.
+    Board,
     Network,
     Stick,
     /// By the image file's name.
     Import(String),
+    /// By the update file's name; of the work itself by none.
+    Update(String),
     Client(Role),
     Config,
 }
@@ -38,6 +42,11 @@ impl Problems {
     /// The files that were broken are out of reach.
     pub fn clear_imports(&mut self) {
         self.0.retain(|(topic, _)| !matches!(topic, Topic::Import(_)));
+    }
+
+    /// Other update files lie there now.
+    pub fn clear_updates(&mut self) {
+        self.0.retain(|(topic, _)| !matches!(topic, Topic::Update(_)));
     }
 
     pub fn list(&self) -> Vec<Problem> {

@@ -115,6 +115,7 @@ impl Control {
             }
             Store::Operated { ticket, result } => self.operated(now, ticket, result, actions),
             Store::Up { role } => self.sign_role(now, &role, Sign::Up, actions),
+            Store::UpdateFiles(files) => self.update_files(files, actions),
             Store::Problem { message, action } => {
                 actions.push(Action::Log(format!("stick: {message}. {action}")));
                 self.problems.set(Topic::Stick, message, action);

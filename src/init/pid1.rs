@@ -22,12 +22,13 @@ use std::process::Command;
 use std::time::Duration;
 
 use super::log::{now, say};
-use super::plan::{BOOT_CONFIG_WAIT, ESSENTIAL_PAUSE, Ending, Machine, plan_boot};
+use super::plan::{BOOT_CONFIG_WAIT, ESSENTIAL_PAUSE, Ending, Machine, RUN_DIR, TRIAL_LIMIT, plan_boot};
 use super::power;
 use super::run::{self, System};
 use super::supervise::{Restart, Service};
 use super::watchdog::Watchdog;
 use super::words::Words;
+use crate::update::trial::{KEPT_FILE, Told};
 
 const WATCHDOG: &str = "/dev/watchdog";
 /// How often the watchdog's device is looked for: often while modules are being loaded, then seldom.
@@ -79,6 +80,8 @@ pub(super) struct Pid1 {
     serve_by: Duration,
     pub(super) watchdog: Option<Watchdog>,
     look_for_watchdog: Duration,
+    /// This system is on trial: when it must have been kept.
+    trial_by: Option<Duration>,
     words: Words,
 }
 
@@ -102,10 +105,15 @@ impl Pid1 {
             serve_by: now,
             watchdog: None,
             look_for_watchdog: now,
+            trial_by: None,
             words,
         };
         if machine == Machine::Board {
             pid1.plug.release(now);
+            if Told::here().on_trial {
+                say!("init", "this system is on trial: in {} s the former one starts again", TRIAL_LIMIT.as_secs());
+                pid1.trial_by = Some(now + TRIAL_LIMIT);
+            }
             if pid1.words.boot.is_some() {
                 pid1.bootconf.release(now);
                 pid1.serve_by = now + BOOT_CONFIG_WAIT;
@@ -119,6 +127,9 @@ impl Pid1 {
     /// One turn: never blocks longer than until the next thing is due.
     fn turn(&mut self) -> Option<Ending> {
         if let Some(ending) = self.reap() {
+            return Some(ending);
+        }
+        if let Some(ending) = self.judge_trial() {
             return Some(ending);
         }
         self.start_due();
@@ -147,6 +158,20 @@ impl Pid1 {
             }
         }
         asked
+    }
+
+    /// A system that was not kept in time gives way to the former one, whatever holds it up: the firmware's flag is
+    /// used up, so every restart is its.
+    fn judge_trial(&mut self) -> Option<Ending> {
+        if self.trial_by.is_none_or(|by| now() < by) {
+            return None;
+        }
+        self.trial_by = None;
+        if Path::new(RUN_DIR).join(KEPT_FILE).exists() {
+            return None;
+        }
+        say!("init", "this system was on trial and did not pass: restart to the former one");
+        Some(Ending::Reboot)
     }
 
     /// The boot configuration is there, or will not come.
@@ -230,7 +255,7 @@ impl Pid1 {
         };
         let serve = self.serve.is_held().then_some(self.serve_by);
         let services = [&self.serve, &self.plug, &self.bootconf].into_iter().filter_map(Service::poll_timeout);
-        services.chain(watchdog).chain(serve).min()
+        services.chain(watchdog).chain(serve).chain(self.trial_by).min()
     }
 
     /// Sleeps until a signal comes or `until`; returns what the signals ask for.

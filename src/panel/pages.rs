@@ -27,6 +27,8 @@ pub enum View {
     /// The stick may be prepared, if a person agrees.
     ConfirmStick,
     UnusableStick,
+    /// The appliance's own update: offered, written, on trial.
+    Update,
     Problem(Problem),
     /// The enrolment window is open.
     Window,
@@ -54,6 +56,8 @@ pub fn views(status: &Status) -> Vec<View> {
         return vec![rest];
     }
     let mut views = Vec::new();
+    // Before the stick's own question, for a held ENROLL means the update.
+    views.extend(status.update.is_some().then_some(View::Update));
     if matches!(rest, View::ConfirmStick | View::UnusableStick) {
         views.push(rest.clone());
     }
@@ -199,7 +203,7 @@ impl Pages {
 
 /// Worth taking a person away from the page they turned to.
 fn urgent(view: &View) -> bool {
-    matches!(view, View::ConfirmStick | View::UnusableStick | View::Problem(_) | View::Window)
+    matches!(view, View::Update | View::ConfirmStick | View::UnusableStick | View::Problem(_) | View::Window)
 }
 
 #[cfg(test)]

@@ -210,6 +210,8 @@ pub enum Event {
     Closed {
         name: String,
     },
+    /// The update files on all sticks are these now.
+    UpdateFiles(Vec<PathBuf>),
     Problem {
         message: String,
         action: String,

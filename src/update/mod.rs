@@ -9,6 +9,8 @@
 //! | `judge` | whether a file is for this board, and newer | yes |
 //! | `card` | the slots, a slot written anew, the switch | on the disk it is given |
 //! | `trial` | what the firmware told of this start; asking it to try the other slot | I/O |
+//! | `selftest` | whether this system serves | I/O |
+//! | `shell` | the thread of `serve` that does all this | I/O |
 //! | `command` | `rootstock update`: make, show and verify files | I/O |
 //!
 //! # What a power cut finds
@@ -26,6 +28,8 @@ pub mod command;
 pub mod container;
 pub mod judge;
 pub mod keys;
+pub mod selftest;
+pub mod shell;
 pub mod trial;
 
 use std::fmt;

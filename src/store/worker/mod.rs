@@ -80,6 +80,8 @@ pub struct Worker {
     postponed: bool,
     /// Files that failed, until their stick is plugged in again.
     refused: HashSet<SourceFile>,
+    /// The update files that were told last.
+    updates: Vec<PathBuf>,
     /// Folder mode: files as the last look saw them, since one that still
     /// grows is being copied.
     seen: Vec<SourceFile>,
@@ -152,6 +154,7 @@ impl Worker {
             emptying: None,
             postponed: false,
             refused: HashSet::new(),
+            updates: Vec::new(),
             seen: Vec::new(),
             said: None,
             candidate: None,
