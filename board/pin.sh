@@ -3,14 +3,14 @@
 # Looks packages for the image up in the Debian archive. Sourced by pins and fetch,
 # after lib.sh.
 
-# The image's suite and architecture, not the building machine's. A line NAME/SUITE of
-# board/packages asks for another suite.
-pin_suite=bookworm
+# The image's suite and architecture, not the building machine's. The tests' roots have
+# lists of other suites, and a line NAME/SUITE of a list asks for one by itself.
+pin_suite=${pin_suite:-bookworm}
 pin_arch=arm64
 
 pin_apt() { printf '%s' "$cache_dir/apt-$1-$pin_arch"; }
 
-# The suite of a line of board/packages.
+# The suite of a line of a list.
 pin_suite_of() { if [[ $1 == */* ]]; then printf '%s' "${1#*/}"; else printf '%s' "$pin_suite"; fi; }
 
 # Fetch the package lists of the suites named into the cache; the machine's own lists are not touched.
@@ -23,24 +23,26 @@ pin_refresh() {
     done
 }
 
-# pin_show SUITE PACKAGE FIELD: a field of the newest version.
+# pin_show SUITE PACKAGE: what the archive says about the newest version.
 pin_show() {
-    apt_own "$(pin_apt "$1")" "$pin_arch" apt-cache show --no-all-versions "$2" 2>/dev/null |
-        sed -n "s/^$3: //p" | head -n 1
+    apt_own "$(pin_apt "$1")" "$pin_arch" apt-cache show --no-all-versions "$2" 2>/dev/null | sed '/^$/q'
 }
 
 # pin_current WANTED: the lock's line for it, as the archive has it now.
 pin_current() {
-    local package=${1%%/*} suite path archive
+    local package=${1%%/*} suite shown path archive
+    field() { sed -n "s/^$1: //p" <<<"$shown"; }
     suite=$(pin_suite_of "$1")
     if [[ $package == *@ ]]; then
-        package=$(pin_show "$suite" "${package%@}" Depends | sed 's/[[:space:],|].*//')
+        shown=$(pin_show "$suite" "${package%@}")
+        package=$(field Depends | sed 's/[[:space:],|].*//')
     fi
-    path=$(pin_show "$suite" "$package" Filename)
+    shown=$(pin_show "$suite" "$package")
+    path=$(field Filename)
     [ -n "$path" ] || die "$suite/$pin_arch has no package '$package' (wanted: $1)"
     # The security archive is another one than the main archive, with its own pool.
     archive=Debian
     [[ $path != pool/updates/* ]] || archive=Debian-Security
-    printf '%s %s %s %s %s %s %s' "$1" "$package" "$(pin_show "$suite" "$package" Version)" \
-        "$(pin_show "$suite" "$package" Architecture)" "$archive" "$path" "$(pin_show "$suite" "$package" SHA256)"
+    printf '%s %s %s %s %s %s %s' "$1" "$package" "$(field Version)" "$(field Architecture)" "$archive" "$path" \
+        "$(field SHA256)"
 }

@@ -13,7 +13,7 @@ use crate::config::Subnet;
 use crate::dhcp::{self, Binding, Server};
 use crate::init::{mbr, uevent};
 use crate::nfs::probe;
-use crate::store::{identify, manifest, packing, table};
+use crate::store::{identify, manifest, packing, personalise, table};
 use crate::tftp::packet::Packet;
 use crate::{config, tftp};
 
@@ -64,10 +64,13 @@ fn tftp(datagram: &[u8]) {
 
 fn cmdline(file: &[u8]) {
     let _ = tftp::cmdline::make(file, "root=/dev/nfs rw ip=dhcp rootwait");
+    let named = tftp::config::parse(file);
+    let _ = tftp::config::is_named(&named.command_lines, file);
 }
 
 fn config(file: &[u8]) {
     let _ = config::parse(file);
+    let _ = personalise::reads_custom(&String::from_utf8_lossy(file));
 }
 
 /// The head of an update file, and the card's `autoboot.txt`.

@@ -57,6 +57,28 @@ fn the_command_line_is_made_for_the_client() {
 }
 
 #[test]
+fn a_command_line_by_another_name_gets_our_words_too() {
+    let running = run();
+    let tree = running.tree.path();
+    // Ubuntu's layouts: another name by config.txt or what it includes, and a folder of its own.
+    std::fs::write(tree.join("config.txt"), "[all]\nos_prefix=current/\ncmdline=nobtcmd.txt\ninclude usercfg.txt\n")
+        .unwrap();
+    std::fs::write(tree.join("usercfg.txt"), "[pi4]\ncmdline=mine.txt\ninclude config.txt\n").unwrap();
+    std::fs::create_dir(tree.join("current")).unwrap();
+    let own = "console=tty1 root=LABEL=writable rootfstype=ext4 rootwait fixrtc\n";
+    for name in ["nobtcmd.txt", "mine.txt", "other.txt", "current/nobtcmd.txt", "current/cmdline.txt"] {
+        std::fs::write(tree.join(name), own).unwrap();
+    }
+    let get = |name: &str| String::from_utf8(running.client(PI).get(name, PROBE, 1024)).unwrap();
+    for name in ["nobtcmd.txt", "mine.txt", "9ffefdef/current/nobtcmd.txt", "current/cmdline.txt"] {
+        assert_eq!(get(name), format!("console=tty1 fixrtc {WORDS}\n"), "{name}");
+    }
+    assert_eq!(get("other.txt"), own, "nothing calls it a command line");
+    std::fs::remove_file(tree.join("nobtcmd.txt")).unwrap();
+    assert_eq!(get("nobtcmd.txt"), format!("{WORDS}\n"), "named, and missing");
+}
+
+#[test]
 fn a_command_line_too_long_is_told() {
     let running = run();
     std::fs::write(running.tree.path().join("cmdline.txt"), "word ".repeat(500)).unwrap();

@@ -33,7 +33,7 @@ mod mounts;
 pub mod offline;
 pub mod operate;
 pub(crate) mod packing;
-mod personalise;
+pub mod personalise;
 mod place;
 mod prepare;
 mod root;

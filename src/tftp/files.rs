@@ -20,7 +20,7 @@ use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
 use super::path::{self, Denied, Kind};
-use super::{Event, Sink, cmdline, tree};
+use super::{Event, Sink, cmdline, config, tree};
 use crate::directory::{Directory, Published, Served};
 
 /// How much of a file is read at once, in bytes: one hop to the pool for some
@@ -104,6 +104,12 @@ fn find(
     runtime: Handle,
 ) -> Result<(BootFile, usize), tree::Error> {
     let opened = tree::open(&served.boot.directory, file);
+    let (kind, at_root) = match kind {
+        Kind::Plain if may_be_command_line(file, &opened) && names_command_line(&served.boot.directory, file) => {
+            (Kind::CommandLine, at_root)
+        }
+        kind => (kind, at_root),
+    };
     let failed = |source| tree::Error::Open { path: served.boot.directory.join(path::display(file)), source };
     match (kind, opened) {
         (Kind::CommandLine, Ok((own, _))) => {
@@ -120,6 +126,40 @@ fn find(
         (_, Ok((file, size))) => BootFile::read(file, size, runtime).map(|file| (file, 0)).map_err(failed),
         (_, Err(error)) => Err(error),
     }
+}
+
+/// Whether it is worth to read `config.txt` for: a loader asks for many files
+/// that are missing, and must be told so at once.
+fn may_be_command_line(file: &[u8], opened: &Result<(File, u64), tree::Error>) -> bool {
+    let text = file.len() > 4 && file[file.len() - 4..].eq_ignore_ascii_case(b".txt");
+    match opened {
+        Ok((_, size)) => *size <= cmdline::MAX_SOURCE_BYTES as u64,
+        Err(tree::Error::Missing) => text,
+        Err(_) => false,
+    }
+}
+
+/// Whether the tree's `config.txt`, or what it includes, calls this file its
+/// command line. Without the words for its root a client would not boot.
+fn names_command_line(tree: &Path, file: &[u8]) -> bool {
+    let mut files = vec!["config.txt".to_owned()];
+    let mut next = 0;
+    while let Some(name) = files.get(next).cloned() {
+        next += 1;
+        let Ok((config, _)) = tree::open(tree, name.trim_start_matches('/').as_bytes()) else { continue };
+        let mut bytes = vec![0; config::MAX_BYTES];
+        let Ok(length) = read_at_most(&config, &mut bytes, 0) else { continue };
+        let named = config::parse(&bytes[..length]);
+        if config::is_named(&named.command_lines, file) {
+            return true;
+        }
+        for include in named.includes {
+            if files.len() < config::MAX_FILES && !files.contains(&include) {
+                files.push(include);
+            }
+        }
+    }
+    false
 }
 
 /// A boot file while it is sent: bytes in memory, or a file read chunk by chunk.

@@ -2,6 +2,7 @@
 //!
 //! - `path`: (client, path) to a place in the client's boot tree; pure.
 //! - `cmdline`: the kernel command line of a network root; pure.
+//! - `config`: what `config.txt` calls the command line; pure.
 //! - `packet`: the datagrams of RFC 1350 and 2347; pure.
 //! - `transfer`: one transfer as a state machine; pure.
 //! - `tree`, `files`: opening a boot file, and the `Handler` that serves it.
@@ -28,6 +29,7 @@
 //!    which the panel shows (both read in its source).
 
 pub mod cmdline;
+pub mod config;
 pub mod files;
 pub mod packet;
 pub mod path;

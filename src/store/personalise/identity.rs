@@ -2,6 +2,7 @@
 //! I/O through `Tree`.
 
 use super::tree::Owner;
+use super::units::{ETC_UNITS, has_systemd};
 use super::{Context, Outcome, keys, text};
 
 pub fn hostname(c: &Context<'_>) -> Outcome {
@@ -19,10 +20,27 @@ pub fn hosts(c: &Context<'_>) -> Outcome {
 /// where its folder says it belongs.
 pub fn fstab(c: &Context<'_>) -> Outcome {
     let present = c.root.read("etc/fstab").unwrap_or_default();
-    let by_folder = || if c.root.is_dir("boot/firmware") { "/boot/firmware" } else { "/boot" };
-    let boot = text::boot_point(&present).unwrap_or_else(by_folder);
-    let edited = text::fstab(&present, c.appliance, c.client.role.as_str(), boot);
+    let edited = text::fstab(&present, c.appliance, c.client.role.as_str(), boot_point(c, &present));
     c.root.write("etc/fstab", edited.as_bytes(), None)?;
+    Ok(true)
+}
+
+fn boot_point(c: &Context<'_>, fstab: &str) -> &'static str {
+    let by_folder = || if c.root.is_dir("boot/firmware") { "/boot/firmware" } else { "/boot" };
+    text::boot_point(fstab).unwrap_or_else(by_folder)
+}
+
+/// systemd would order a network mount behind network-online.target, which is
+/// behind what reads the boot partition at a start.
+pub fn boot_mount(c: &Context<'_>) -> Outcome {
+    if !has_systemd(c.root) {
+        return Ok(false);
+    }
+    let point = boot_point(c, &c.root.read("etc/fstab").unwrap_or_default());
+    let unit = format!("{}.mount", point.trim_start_matches('/').replace('/', "-"));
+    let text = "# Written by Rootstock: the network is there when the root is.\n\
+                [Unit]\nDefaultDependencies=no\nConflicts=umount.target\nBefore=local-fs.target umount.target\n";
+    c.root.write(&format!("{ETC_UNITS}/{unit}.d/rootstock.conf"), text.as_bytes(), Some(Owner::root(0o644)))?;
     Ok(true)
 }
 

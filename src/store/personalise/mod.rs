@@ -5,8 +5,12 @@
 //!
 //! I/O through `Tree` only. A rule that finds nothing does nothing; one that
 //! fails is reported and the rest goes on, unless the stick itself fails.
-//! Facts: `reference/pi-netboot.md`, section 6, and the packages named there.
+//! Facts: `reference/pi-netboot.md`, section 6, and the packages themselves:
+//! `tests/os_roots` applies the table to roots made of them, and asks their own
+//! programs what they would do then.
 
+mod cloud;
+mod custom;
 mod identity;
 mod keep;
 mod keys;
@@ -23,6 +27,7 @@ mod volume;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
+pub use self::custom::reads_custom;
 pub use self::keep::{forget_identity, keep_identity};
 pub use self::rules::RULES;
 pub use self::tree::{Tree, TreeError};

@@ -7,6 +7,8 @@ use super::{Context, Outcome, text};
 /// where predictable names are on (end0).
 const WIRED: [&str; 2] = ["eth0", "end0"];
 
+/// `+=`: Ubuntu's and others' own files keep further devices unmanaged, and a
+/// later `=` would take them out.
 pub fn network_manager(c: &Context<'_>) -> Outcome {
     if !c.root.is_dir("etc/NetworkManager") {
         return Ok(false);
@@ -14,7 +16,7 @@ pub fn network_manager(c: &Context<'_>) -> Outcome {
     let names: String = WIRED.iter().map(|name| format!("interface-name:{name};")).collect();
     let text = format!(
         "# Written by Rootstock: the root comes over this interface.\n\
-         [keyfile]\nunmanaged-devices={names}mac:{}\n",
+         [keyfile]\nunmanaged-devices+={names}mac:{}\n",
         c.client.mac
     );
     c.root.write("etc/NetworkManager/conf.d/90-rootstock.conf", text.as_bytes(), None)?;

@@ -2,7 +2,7 @@
 //! and why. Pure data; the functions lie by topic beside this file.
 
 use super::units::mask;
-use super::{Rule, identity, network, read_only, system, users, volume};
+use super::{Rule, cloud, custom, identity, network, read_only, system, users, volume};
 
 pub const RULES: &[Rule] = &[
     Rule {
@@ -25,6 +25,13 @@ pub const RULES: &[Rule] = &[
         does: "comments out the partitions of the medium and mounts the boot tree by NFS",
         why: "systemd waits 90 s for each; a kernel upgrade must reach the tree that TFTP serves",
         apply: identity::fstab,
+    },
+    Rule {
+        name: "boot-mount",
+        finds: "systemd",
+        does: "mounts the boot tree with the local file systems",
+        why: "userconf, sshswitch and cloud-init look into it early; behind network-online some would miss it",
+        apply: identity::boot_mount,
     },
     Rule {
         name: "machine-id",
@@ -56,8 +63,8 @@ pub const RULES: &[Rule] = &[
     },
     Rule {
         name: "swap",
-        finds: "dphys-swapfile, rpi-swap",
-        does: "masks the first and tells the second to use zram only",
+        finds: "dphys-swapfile, Ubuntu's swapfile, rpi-swap",
+        does: "masks the first two and tells the third to use zram only",
         why: "a swap file over NFS deadlocks when memory is short",
         apply: system::swap,
     },
@@ -82,9 +89,11 @@ pub const RULES: &[Rule] = &[
     Rule {
         name: "cloud-init",
         finds: "/etc/cloud",
-        does: "switches off its network, growpart, host key and host name parts",
-        why: "it would take eth0 down, delete the keys and set another name; users and packages of its user-data stay",
-        apply: system::cloud_init,
+        does: "switches off its network, growpart, host key and host name parts, over user-data too, and hands it \
+               the boot tree's user-data and meta-data",
+        why: "it would take eth0 down, delete the keys and set another name; users and packages of its user-data \
+              stay, but it looks for them on a partition that is not there",
+        apply: cloud::cloud_init,
     },
     Rule {
         name: "network-manager",
@@ -110,8 +119,8 @@ pub const RULES: &[Rule] = &[
     Rule {
         name: "ifupdown",
         finds: "/etc/network/interfaces and interfaces.d naming eth0",
-        does: "iface eth0 inet manual",
-        why: "the same, on plain Debian",
+        does: "iface eth0 inet manual, and no auto or allow-hotplug for it",
+        why: "the same, on plain Debian; ifdown would take a manual interface down before the root is let go",
         apply: network::ifupdown,
     },
     Rule {
@@ -128,6 +137,13 @@ pub const RULES: &[Rule] = &[
         why: "that service also renames groups, sudo rules and autologin of its release, which we must not guess; \
               other systems have nothing like it",
         apply: users::user,
+    },
+    Rule {
+        name: "custom.toml",
+        finds: "custom.toml in the boot tree, and userconf-pi",
+        does: "its user, keys, ssh, time zone and keyboard, where the profile says nothing; its host name never",
+        why: "firstboot would do it, but wants a block device and reboots; the profile is the stick's own word",
+        apply: custom::custom,
     },
     Rule {
         name: "authorized-keys",
@@ -319,7 +335,7 @@ mod tests {
         assert_eq!(made.read("etc/group"), "root:x:0:\nsudo:x:27:ada\nada:x:1000:\n");
         assert_eq!(made.read("home/ada/.bashrc"), "alias ll='ls -l'\n");
         assert_eq!(made.read("home/ada/.ssh/authorized_keys"), "ssh-ed25519 AAAA me\n");
-        assert!(made.read("etc/network/interfaces").contains("iface eth0 inet manual"));
+        assert_eq!(made.read("etc/network/interfaces"), "# rootstock: auto eth0\niface eth0 inet manual\n");
     }
 
     #[test]
@@ -339,7 +355,7 @@ mod tests {
         assert!(made.read("etc/dhcpcd.conf").contains("denyinterfaces eth0 end0\nhostname\n"));
         assert!(!root.join("etc/init.d/resize2fs_once").exists() && !root.join("etc/rc3.d/S01resize2fs_once").exists());
         assert!(root.join("etc/rc3.d/S01cron").exists() && root.join("etc/growroot-disabled").exists());
-        assert!(made.read("etc/cloud/cloud.cfg.d/99-rootstock.cfg").contains("network: {config: disabled}"));
+        assert!(made.read("etc/cloud/cloud.cfg.d/zz-rootstock.cfg").contains("network: {config: disabled}"));
         assert!(made.read("etc/systemd/network/00-rootstock.network").contains("Unmanaged=yes"));
         assert!(made.read("etc/rpi/swap.conf.d/90-rootstock.conf").contains("Mechanism=zram"));
     }

@@ -35,29 +35,14 @@ pub fn resize(c: &Context<'_>) -> Outcome {
 }
 
 pub fn swap(c: &Context<'_>) -> Outcome {
-    let mut acted = mask(c.root, &["dphys-swapfile.service"])?;
+    // The last two are Ubuntu's, on its desktop for the Pi.
+    let mut acted = mask(c.root, &["dphys-swapfile.service", "mkswap.service", "swapfile.swap"])?;
     let rpi_swap = ["etc/rpi/swap.conf", "usr/lib/systemd/system-generators/rpi-swap-generator", "usr/share/rpi-swap"];
     if rpi_swap.iter().any(|path| c.root.exists(path)) || c.root.is_dir("etc/rpi/swap.conf.d") {
         c.root.write("etc/rpi/swap.conf.d/90-rootstock.conf", b"[Main]\nMechanism=zram\n", None)?;
         acted = true;
     }
     Ok(acted)
-}
-
-pub fn cloud_init(c: &Context<'_>) -> Outcome {
-    if !c.root.is_dir("etc/cloud") {
-        return Ok(false);
-    }
-    let text = "# Written by Rootstock: this machine's root comes over the network.\n\
-                network: {config: disabled}\n\
-                growpart: {mode: 'off'}\n\
-                resize_rootfs: false\n\
-                ssh_deletekeys: false\n\
-                ssh_genkeytypes: []\n\
-                preserve_hostname: true\n\
-                manage_etc_hosts: false\n";
-    c.root.write("etc/cloud/cloud.cfg.d/99-rootstock.cfg", text.as_bytes(), None)?;
-    Ok(true)
 }
 
 pub fn up(c: &Context<'_>) -> Outcome {

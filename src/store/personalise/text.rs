@@ -96,28 +96,38 @@ pub fn hosts(text: &str, role: &str) -> String {
 
 /// /etc/network/interfaces (ifupdown): the wired interface is left as the
 /// kernel has it. `None`: nothing of it here.
+///
+/// `manual` alone is not enough: ifdown sets the link of a manual interface
+/// down, also at a shutdown, so nothing may bring it up by itself either.
 pub fn interfaces(text: &str, wired: &[&str]) -> Option<String> {
     let mut out = String::new();
     let (mut inside, mut changed) = (false, false);
     for line in text.lines() {
         let mut words = line.split_whitespace();
         let stanza = words.next().unwrap_or_default();
-        let name = words.next().unwrap_or_default();
-        if ["iface", "auto", "mapping", "source", "source-directory", "no-auto-down"].contains(&stanza)
-            || stanza.starts_with("allow-")
-        {
+        let names: Vec<&str> = words.collect();
+        let by_itself = stanza == "auto" || stanza.starts_with("allow-");
+        if by_itself || ["iface", "mapping", "source", "source-directory", "no-auto-down"].contains(&stanza) {
             inside = false;
         }
-        if stanza == "iface" && wired.contains(&name) {
+        let kept = if stanza == "iface" && names.first().is_some_and(|name| wired.contains(name)) {
             (inside, changed) = (true, true);
-            let family = words.next().unwrap_or("inet");
-            out.push_str(&format!("iface {name} {family} manual\n"));
+            let family = names.get(1).unwrap_or(&"inet");
+            format!("iface {} {family} manual", names[0])
+        } else if by_itself && names.iter().any(|name| wired.contains(name)) {
+            changed = true;
+            let others: Vec<&str> = names.into_iter().filter(|name| !wired.contains(name)).collect();
+            match others[..] {
+                [] => format!("{MARK}{line}"),
+                _ => format!("{stanza} {}", others.join(" ")),
+            }
         } else if inside && !line.trim().is_empty() && !stanza.starts_with('#') {
-            out.push_str(&format!("{MARK}{line}\n"));
+            format!("{MARK}{line}")
         } else {
-            out.push_str(line);
-            out.push('\n');
-        }
+            line.to_owned()
+        };
+        out.push_str(&kept);
+        out.push('\n');
     }
     changed.then_some(out)
 }
@@ -262,11 +272,11 @@ mod tests {
 
     #[test]
     fn ifupdown_leaves_the_wired_interface() {
-        let text = "auto lo\niface lo inet loopback\nauto eth0\niface eth0 inet static\n    address 10.0.0.2\n    # note\n\nallow-hotplug wlan0\niface wlan0 inet dhcp\n    wpa-conf x\n";
+        let text = "auto lo eth0\niface lo inet loopback\nallow-hotplug eth0\niface eth0 inet static\n    address 10.0.0.2\n    # note\n\nallow-hotplug wlan0\niface wlan0 inet dhcp\n    wpa-conf x\n";
         let out = interfaces(text, &["eth0", "end0"]).unwrap();
         assert_eq!(
             out,
-            "auto lo\niface lo inet loopback\nauto eth0\niface eth0 inet manual\n# rootstock:     address 10.0.0.2\n    # note\n\nallow-hotplug wlan0\niface wlan0 inet dhcp\n    wpa-conf x\n"
+            "auto lo\niface lo inet loopback\n# rootstock: allow-hotplug eth0\niface eth0 inet manual\n# rootstock:     address 10.0.0.2\n    # note\n\nallow-hotplug wlan0\niface wlan0 inet dhcp\n    wpa-conf x\n"
         );
         assert_eq!(interfaces("source /etc/network/interfaces.d/*\n", &["eth0"]), None);
     }

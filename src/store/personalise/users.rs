@@ -78,7 +78,7 @@ pub fn authorized_keys(c: &Context<'_>) -> Outcome {
 }
 
 /// sshd refuses keys that others could have written: the modes are part of it.
-fn give_keys(root: &Tree, user: &User, keys: &str) -> Result<(), TreeError> {
+pub fn give_keys(root: &Tree, user: &User, keys: &str) -> Result<(), TreeError> {
     let owner = |mode| Owner { uid: user.uid, gid: user.gid, mode };
     if !root.is_dir(&user.home) {
         root.make_dir(&user.home, owner(0o755))?;
@@ -100,18 +100,22 @@ pub fn ssh(c: &Context<'_>) -> Outcome {
     if c.profile.authorized_keys.is_none() {
         return Ok(false);
     }
+    enable_ssh(c.root)
+}
+
+/// Debian's and Ubuntu's name for it, or the others'.
+pub fn enable_ssh(root: &Tree) -> Outcome {
     // Ubuntu starts it by its socket; then that is how it stays.
-    if c.root.exists(&format!("{ETC_UNITS}/sockets.target.wants/ssh.socket")) {
+    if root.exists(&format!("{ETC_UNITS}/sockets.target.wants/ssh.socket")) {
         return Ok(true);
     }
-    let acted = enable(c.root, "ssh.service", "multi-user.target")?;
-    if acted {
-        let unit = c.root.exists("usr/lib/systemd/system/ssh.service");
+    if enable(root, "ssh.service", "multi-user.target")? {
+        let unit = root.exists("usr/lib/systemd/system/ssh.service");
         let folder = if unit { "/usr/lib/systemd/system" } else { "/lib/systemd/system" };
-        c.root.link(&format!("{folder}/ssh.service"), &format!("{ETC_UNITS}/sshd.service"))?;
+        root.link(&format!("{folder}/ssh.service"), &format!("{ETC_UNITS}/sshd.service"))?;
         return Ok(true);
     }
-    enable(c.root, "sshd.service", "multi-user.target")
+    enable(root, "sshd.service", "multi-user.target")
 }
 
 /// Modes cannot be had from exFAT: what starts as a program is one.
