@@ -199,8 +199,8 @@ fn update(status: &Status) -> (Screen, usize) {
             let body = vec![
                 line("Writing and checking"),
                 Element::Bar((*per_mille).min(1000)),
-                line("Your Pis go on. Leave"),
-                line("stick and card in."),
+                line("Your Pis go on."),
+                line("Leave the stick in."),
             ];
             return (Screen::new(&format!("Update {version}"), body), 1);
         }

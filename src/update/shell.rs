@@ -119,6 +119,8 @@ struct Shell {
     version: String,
     running: Option<Slot>,
     on_trial: bool,
+    /// All that lie on sticks.
+    files: Vec<PathBuf>,
     /// What was offered: its file.
     offered: Option<PathBuf>,
 }
@@ -126,7 +128,8 @@ struct Shell {
 impl Shell {
     fn new(options: Options, sink: Sink) -> Self {
         let told = Told::here();
-        Self { options, sink, version: version(), running: told.running, on_trial: told.on_trial, offered: None }
+        let (running, on_trial) = (told.running, told.on_trial);
+        Self { options, sink, version: version(), running, on_trial, files: Vec::new(), offered: None }
     }
 
     fn run(mut self, commands: &Receiver<Command>) {
@@ -140,7 +143,10 @@ impl Shell {
         }
         while let Ok(command) = commands.recv() {
             match command {
-                Command::Look(files) => self.look(&files),
+                Command::Look(files) => {
+                    self.files = files;
+                    self.look();
+                }
                 Command::Install => self.install(),
                 Command::Keep => self.keep(),
             }
@@ -173,9 +179,10 @@ impl Shell {
     }
 
     /// Offers the best of the files, and tells of those that are none for us.
-    fn look(&mut self, files: &[PathBuf]) {
+    /// While a system is on trial nothing is offered.
+    fn look(&mut self) {
         let mut best: Option<(PathBuf, Manifest, Step)> = None;
-        for path in files {
+        for path in self.files.iter().filter(|_| !self.on_trial) {
             match self.judge(path) {
                 Ok(None) => {}
                 Ok(Some((manifest, step))) => {
@@ -295,6 +302,7 @@ impl Shell {
                     tracing::warn!(%error, "PID 1 cannot be told that the trial is over");
                 }
                 (self.sink)(Event::Kept { version: self.version.clone() });
+                self.look();
             }
             Err(message) => (self.sink)(Event::TestFailed { message }),
         }
