@@ -36,6 +36,8 @@ pub struct Network {
     pub interface: Option<String>,
     /// `address`: ours, with the prefix length, such as `192.168.77.1/24`.
     pub address: Subnet,
+    /// Whether the file has an `address`: then no other one is asked for.
+    pub fixed: bool,
     /// `gateway`: told to clients (option 3) and used by the appliance itself.
     pub gateway: Option<Ipv4Addr>,
     /// `dns`: told to clients (option 6).
@@ -47,6 +49,7 @@ impl Default for Network {
         Self {
             interface: None,
             address: Subnet { address: Ipv4Addr::new(192, 168, 77, 1), prefix: 24 },
+            fixed: false,
             gateway: None,
             dns: Vec::new(),
         }
@@ -241,7 +244,11 @@ impl Reader<'_> {
         let value_of = value.get_ref();
         let taken = match name.as_str() {
             "network.interface" => set(&mut config.network.interface, interface(value_of).map(Some)),
-            "network.address" => set(&mut config.network.address, subnet(value_of)),
+            "network.address" => {
+                let taken = set(&mut config.network.address, subnet(value_of));
+                config.network.fixed = taken.is_ok();
+                taken
+            }
             "network.gateway" => set(&mut config.network.gateway, address(value_of).map(Some)),
             "network.dns" => set(&mut config.network.dns, addresses(value_of)),
             "dhcp.first" => set(&mut config.dhcp.first, address(value_of)),
@@ -450,6 +457,7 @@ mod tests {
         let gateway = Ipv4Addr::new(192, 168, 77, 254);
         let network = Network {
             interface: Some("eth0".to_owned()),
+            fixed: true,
             gateway: Some(gateway),
             dns: vec![gateway],
             ..Network::default()

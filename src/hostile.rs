@@ -15,7 +15,7 @@ use crate::init::{mbr, uevent};
 use crate::nfs::probe;
 use crate::store::{identify, manifest, packing, personalise, table};
 use crate::tftp::packet::Packet;
-use crate::{config, tftp};
+use crate::{config, net, tftp};
 
 pub type Entry = fn(&[u8]);
 
@@ -27,6 +27,7 @@ pub const ENTRIES: &[(&str, Entry)] = &[
     ("handle", probe::handle),
     ("journal", probe::journal),
     ("dhcp", dhcp),
+    ("wire", wire),
     ("tftp", tftp),
     ("cmdline", cmdline),
     ("config", config),
@@ -49,6 +50,15 @@ fn dhcp(datagram: &[u8]) {
     };
     let _ = dhcp::decide(&server, Some(&binding), &request);
     let _ = dhcp::decide(&server, None, &request);
+}
+
+/// A frame of spanning tree's group, and a packet that may be a DHCP server's answer to us.
+fn wire(frame: &[u8]) {
+    let _ = net::bpdu_delay(frame);
+    if let Some((_, datagram)) = dhcp::frame::udp_payload(frame, 68) {
+        let _ = dhcp::client::parse(datagram);
+    }
+    let _ = dhcp::client::parse(frame);
 }
 
 /// A datagram to port 69, the path it asks for, and the transfer it would begin.

@@ -25,6 +25,7 @@
 //! | [`control`] | events in, actions out: the one place that decides | yes |
 //! | [`enrol`] | the enrolment window, role names, export numbers | yes |
 //! | [`stage`] | how far a boot has come, deadlines and hints | yes |
+//! | [`wire`] | what was seen on the wire, and its traffic light | yes |
 //! | [`status`] | the snapshot that all faces draw from | yes |
 //! | [`directory`] | what TFTP and NFS may serve, published by control | yes |
 //! | [`appliance`] | the only wiring: shells, queue, actions carried out | I/O |
@@ -80,3 +81,4 @@ pub mod status;
 pub mod store;
 pub mod tftp;
 pub mod update;
+pub mod wire;

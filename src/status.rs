@@ -8,6 +8,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use crate::client::{ImageId, MacAddr, Model, Role, Serial};
+use crate::wire::Finding;
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Status {
@@ -59,6 +60,8 @@ pub struct Network {
     pub address: Option<Ipv4Addr>,
     /// A cable with something alive at its other end.
     pub carrier: bool,
+    /// The most urgent thing to know of the wire, with its traffic light.
+    pub wire: Finding,
 }
 
 /// What the USB stick is good for just now.

@@ -7,11 +7,12 @@ mod net_support;
 use std::net::Ipv4Addr;
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use net_support::{CLIENT_MAC, PATIENCE, SERVER, Wire, eventually};
 use rootstock::config::Subnet;
-use rootstock::net::{Event, Handle, Options, start};
+use rootstock::net::{Event, Handle, Options, SURVEY_TIME, start};
+use rootstock::wire::Facts;
 
 const OURS: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 1);
 const SUBNET: Subnet = Subnet { address: OURS, prefix: 24 };
@@ -84,8 +85,10 @@ fn the_only_interface_is_found_and_gets_its_address_and_route() {
     let gateway = Ipv4Addr::new(192, 168, 77, 254);
     let net = Net::start(&wire, None, Some(gateway));
     let before = net.wait_for(&Event::Address(SUBNET));
-    assert!(matches!(&before[0], Event::Interface { name, .. } if name == SERVER), "{before:?}");
-    assert!(matches!(before[1], Event::Carrier(_)), "{before:?}");
+    // The wire is asked before the interface is served on.
+    assert!(matches!(before[0], Event::Wire(_)), "{before:?}");
+    assert!(matches!(&before[1], Event::Interface { name, .. } if name == SERVER), "{before:?}");
+    assert!(matches!(before[2], Event::Carrier(_)), "{before:?}");
     assert!(has_address(&wire));
     eventually("the default route is set", || {
         wire.server_ip("route show default").contains("default via 192.168.77.254 dev s0")
@@ -204,4 +207,96 @@ fn the_interface_keeps_its_address_when_the_thread_ends() {
     let (wire, net) = set_up();
     drop(net);
     assert!(has_address(&wire));
+}
+
+/// The facts that are told until these ones come.
+#[track_caller]
+fn wire_facts(net: &Net, wanted: impl Fn(&Facts) -> bool) {
+    net.wait(|event| matches!(event, Event::Wire(facts) if wanted(facts)));
+}
+
+#[test]
+fn a_dhcp_server_on_the_wire_is_found() {
+    let wire = Wire::plugged();
+    wire.client_ip("addr add 10.9.0.1/24 dev c0");
+    let mut dnsmasq = Child(
+        wire.client_command("dnsmasq")
+            .args(["--keep-in-foreground", "--conf-file=/dev/null", "--port=0", "--interface=c0", "--bind-interfaces"])
+            .args(["--dhcp-range=10.9.0.10,10.9.0.20,255.255.255.0,1h", "--dhcp-leasefile=/dev/null", "--user=root"])
+            .spawn()
+            .unwrap_or_else(|error| panic!("{error}; cure: apt-get install dnsmasq-base")),
+    );
+    let net = Net::start(&wire, Some(SERVER), None);
+    // First of all it is told that the wire is being asked, so that nobody leases yet.
+    let first = net.events.recv_timeout(PATIENCE).unwrap();
+    assert!(matches!(first, Event::Wire(facts) if facts.asking || facts == Facts::default()), "{first:?}");
+    let before = Instant::now();
+    net.wait(|event| match event {
+        Event::Wire(Facts { server: Some(server), .. }) => {
+            assert_eq!(server.address, Ipv4Addr::new(10, 9, 0, 1));
+            assert_eq!(server.station.mac.to_string(), CLIENT_MAC);
+            assert_eq!(server.offered.map(|subnet| subnet.network()), Some(Ipv4Addr::new(10, 9, 0, 0)));
+            true
+        }
+        _ => false,
+    });
+    assert!(before.elapsed() < SURVEY_TIME * 2, "{:?}", before.elapsed());
+    assert!(dnsmasq.0.try_wait().unwrap().is_none());
+}
+
+#[test]
+fn the_spanning_tree_of_a_real_bridge_is_seen() {
+    let wire = Wire::plugged();
+    wire.client_ip("link add name br0 type bridge stp_state 1 forward_delay 1500 hello_time 100");
+    wire.client_ip("link set c0 master br0");
+    wire.client_ip("link set br0 up");
+    let net = Net::start(&wire, Some(SERVER), None);
+    wire_facts(&net, |facts| facts.forward_delay == Some(Duration::from_secs(15)));
+}
+
+#[test]
+fn cisco_s_own_spanning_tree_is_seen_by_its_group() {
+    let wire = Wire::plugged();
+    let net = Net::start(&wire, Some(SERVER), None);
+    net.wait_for(&Event::Carrier(true));
+    // A crafted capture: PVST+ of VLAN 1, its forward delay 20 s.
+    let mut frame = vec![0x01, 0x00, 0x0c, 0xcc, 0xcc, 0xcd, 0x00, 0x1b, 0x54, 1, 2, 3];
+    let body = [
+        &[0xaa, 0xaa, 3, 0, 0, 0x0c, 0x01, 0x0b, 0, 0, 0, 0, 0x3c][..],
+        &[0x80, 1, 0, 0x1b, 0x54, 1, 2, 3, 0, 0, 0, 4, 0x80, 1, 0, 0x1b, 0x54, 1, 2, 4, 0x80, 1],
+        &[0, 0, 20, 0, 2, 0, 20, 0, 0, 0, 0, 0, 2, 0, 1],
+    ]
+    .concat();
+    frame.extend_from_slice(&(body.len() as u16).to_be_bytes());
+    frame.extend_from_slice(&body);
+    frame.resize(60.max(frame.len()), 0);
+    wire.in_client(|| send_frame("c0", &frame));
+    wire_facts(&net, |facts| facts.forward_delay == Some(Duration::from_secs(20)));
+}
+
+/// Sends a whole Ethernet frame from the calling thread's namespace.
+fn send_frame(interface: &str, frame: &[u8]) {
+    let name = std::ffi::CString::new(interface).unwrap();
+    // SAFETY: plain system calls on a socket, a name and buffers that live through them.
+    unsafe {
+        let socket = libc::socket(libc::AF_PACKET, libc::SOCK_RAW, 0);
+        assert!(socket >= 0);
+        let mut to: libc::sockaddr_ll = std::mem::zeroed();
+        to.sll_family = libc::AF_PACKET as u16;
+        to.sll_ifindex = libc::if_nametoindex(name.as_ptr()) as i32;
+        let length = std::mem::size_of_val(&to) as u32;
+        let sent = libc::sendto(socket, frame.as_ptr().cast(), frame.len(), 0, (&raw const to).cast(), length);
+        assert_eq!(sent, frame.len() as isize, "{}", std::io::Error::last_os_error());
+        libc::close(socket);
+    }
+}
+
+/// Ended with its test.
+struct Child(std::process::Child);
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }

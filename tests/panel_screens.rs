@@ -22,6 +22,7 @@ use rootstock::panel::screens;
 use rootstock::status::{
     ClientStatus, Enrolment, Import, Network, NewPlace, Problem, Stage, Status, Stick, Stranger, Update,
 };
+use rootstock::wire::{Finding, OtherServer, Station};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -32,7 +33,7 @@ fn folder() -> PathBuf {
 fn ready() -> Status {
     Status {
         uptime: SECOND * 11_520,
-        network: Network { address: Some([192, 168, 77, 1].into()), carrier: true },
+        network: Network { address: Some([192, 168, 77, 1].into()), carrier: true, wire: Finding::Clear },
         stick: Stick::Ready { name: "SanDisk Ultra Fit".to_owned(), free_bytes: 27_900_000_000 },
         images: vec!["raspios-bookworm-arm64-lite-1a2b3c4d".parse().unwrap()],
         ..Status::default()
@@ -139,6 +140,22 @@ fn gallery() -> Vec<(String, Screen)> {
     page("page-stick", &status, View::Stick, 3);
     page("page-network", &status, View::Network, 4);
     page("page-about", &status, View::About, 5);
+    // The traffic light of the wire, and what it means.
+    let station = Station { mac: MacAddr([0xc8, 0x0e, 0x14, 1, 2, 3]), vendor: Some("AVM") };
+    let server = OtherServer { address: [192, 168, 178, 1].into(), station, offered: None };
+    let wires = [
+        ("beside", Finding::Beside { server }),
+        ("slow", Finding::SlowPort { wait: SECOND * 30 }),
+        ("taken", Finding::AddressTaken { by: station }),
+        ("link", Finding::SlowLink { mbit: 100 }),
+    ];
+    for (name, wire) in wires {
+        let status = Status { network: Network { wire, ..ready().network }, ..ready() };
+        for part in 0..2 {
+            let screen = screens::screen(&status, &View::Network, screens::PART * part);
+            gallery.push((format!("wire-{name}-{}", part + 1), screen));
+        }
+    }
     // A problem too long for one screen, its parts; and a button being held.
     let line = "rootstock.toml line 5, panel.i2c_bus: expected a whole number in the key's range; the default is used";
     let long = problem(line, "Correct it on any computer: it is on the SD card.");

@@ -95,7 +95,7 @@ fn panel(source: Source) -> (Handle, mpsc::Receiver<Event>) {
 
 fn ready() -> Status {
     Status {
-        network: Network { address: Some([192, 168, 77, 1].into()), carrier: true },
+        network: Network { address: Some([192, 168, 77, 1].into()), carrier: true, ..Network::default() },
         stick: Stick::Ready { name: "Stick".to_owned(), free_bytes: 27_900_000_000 },
         images: vec!["debian-1".parse().unwrap()],
         ..Status::default()

@@ -16,6 +16,7 @@ mod problems;
 mod publish;
 mod requests;
 mod stick;
+mod survey;
 #[cfg(test)]
 mod tests;
 mod update;
@@ -32,6 +33,7 @@ use crate::enrol::Window;
 use crate::health::Health;
 use crate::stage::Boot;
 use crate::status::{self, ClientStatus, Import, Status, Stick, Stranger};
+use crate::wire::Facts;
 use crate::{dhcp, net, nfs, orders as orders_shell, panel, store, tftp, update as update_shell};
 
 use noise::Noise;
@@ -122,6 +124,8 @@ pub struct Control {
     config: Config,
     server: dhcp::Server,
     network: status::Network,
+    /// What is known of the wire.
+    facts: Facts,
     stick: Stick,
     store_open: bool,
     images: Vec<ImageId>,
@@ -164,6 +168,7 @@ impl Control {
             },
             config,
             network: status::Network::default(),
+            facts: Facts::default(),
             stick: Stick::Absent,
             store_open: false,
             images: Vec::new(),

@@ -14,6 +14,8 @@ pub enum Topic {
     /// Heat and supply.
     Board,
     Network,
+    /// The traffic light is red.
+    Wire,
     Stick,
     /// By the image file's name.
     Import(String),

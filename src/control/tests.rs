@@ -668,3 +668,21 @@ fn a_swap_takes_the_next_unknown_board_and_no_more() {
     bench.event(Event::Store(changed)).probed(None);
     assert_eq!(bench.sent.len(), 1);
 }
+
+#[test]
+fn the_wires_light_is_shown_and_red_needs_a_person() {
+    use crate::wire::{Finding, Station};
+    let mut bench = Bench::with_store(vec![]);
+    assert_eq!(bench.control.status(bench.now).network.wire, Finding::NoLink);
+    bench.event(Event::Net(net::Event::Wire(Facts { asking: true, ..Facts::default() })));
+    bench.event(Event::Net(net::Event::Carrier(true)));
+    assert_eq!(bench.control.status(bench.now).network.wire, Finding::Asking);
+    let by = Station { mac: MAC, vendor: None };
+    bench.event(Event::Net(net::Event::Wire(Facts { taken_by: Some(by), ..Facts::default() })));
+    let status = bench.control.status(bench.now);
+    assert_eq!(status.network.wire, Finding::AddressTaken { by });
+    assert_eq!(status.problems[0].message, "Our address is used by dc:a6:32:01:02:03 too");
+    bench.event(Event::Net(net::Event::Wire(Facts::default())));
+    assert_eq!(bench.control.status(bench.now).problems, []);
+    assert!(bench.log.iter().any(|line| line == "wire green: Good: nothing is in the way"), "{:?}", bench.log);
+}

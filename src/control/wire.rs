@@ -11,7 +11,7 @@ use crate::client::{Mode, Serial};
 use crate::directory::Tree;
 use crate::health::Health;
 use crate::stage::Sign;
-use crate::{net, nfs, status, store, tftp};
+use crate::{net, nfs, store, tftp};
 
 impl Control {
     /// The board's own trouble, in words.
@@ -39,20 +39,20 @@ impl Control {
                 self.problems.clear(&Topic::Network);
                 actions.push(Action::Log(format!("address {subnet}")));
             }
+            net::Event::Wire(facts) => self.surveyed(facts, actions),
             net::Event::Carrier(carrier) => {
                 self.network.carrier = carrier;
+                self.judge(actions);
                 actions.push(Action::Log(format!("carrier {}", if carrier { "up" } else { "down" })));
             }
             net::Event::Lost => {
-                self.network = status::Network::default();
+                (self.network, self.facts) = Default::default();
+                self.judge(actions);
                 actions.push(Action::Log("interface gone".to_owned()));
             }
+            // What it means for a person, the survey's facts tell.
             net::Event::Conflict { address, mac } => {
-                self.problems.set(
-                    Topic::Network,
-                    format!("{address} is in use by {mac} too"),
-                    "Unplug that device or change our address".to_owned(),
-                );
+                actions.push(Action::Log(format!("our address {address} is in use by {mac} too")));
             }
             net::Event::Probed { address, conflict } => self.probed(now, address, conflict, actions),
             net::Event::Failed(message) => {

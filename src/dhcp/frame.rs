@@ -1,4 +1,5 @@
-//! A UDP datagram as an IPv4 packet, for a client that has no address yet.
+//! A UDP datagram as an IPv4 packet, for a client that has no address yet, and
+//! back, for us when we have none.
 //!
 //! Pure (RFC 791, RFC 768). The Ethernet header is the kernel's part: the packet
 //! socket adds it.
@@ -10,7 +11,7 @@ const UDP_BYTES: usize = 8;
 const UDP: u8 = 17;
 
 /// The packet; `None` if the payload is longer than an IPv4 packet can be.
-pub(super) fn udp_packet(from: SocketAddrV4, to: SocketAddrV4, payload: &[u8]) -> Option<Vec<u8>> {
+pub(crate) fn udp_packet(from: SocketAddrV4, to: SocketAddrV4, payload: &[u8]) -> Option<Vec<u8>> {
     let total = u16::try_from(IP_BYTES + UDP_BYTES + payload.len()).ok()?;
     let udp_length = total - IP_BYTES as u16;
     let mut packet = Vec::with_capacity(usize::from(total));
@@ -35,6 +36,21 @@ pub(super) fn udp_packet(from: SocketAddrV4, to: SocketAddrV4, payload: &[u8]) -
     let checksum = if checksum == 0 { 0xffff } else { checksum };
     packet[26..28].copy_from_slice(&checksum.to_be_bytes());
     Some(packet)
+}
+
+/// The sender and the payload of a whole UDP datagram to this port. Its checksum
+/// is not looked at: a virtual wire hands datagrams over before it is filled in.
+pub(crate) fn udp_payload(packet: &[u8], port: u16) -> Option<(SocketAddrV4, &[u8])> {
+    let number = |at: usize| Some(u16::from_be_bytes([*packet.get(at)?, *packet.get(at + 1)?]));
+    let header = usize::from(packet.first()? & 0xf) * 4;
+    let fragment = number(6)? & 0x3fff != 0;
+    if packet[0] >> 4 != 4 || header < IP_BYTES || fragment || *packet.get(9)? != UDP || number(header + 2)? != port {
+        return None;
+    }
+    let source = packet.get(12..16)?;
+    let from = SocketAddrV4::new([source[0], source[1], source[2], source[3]].into(), number(header)?);
+    let end = header + usize::from(number(header + 4)?);
+    Some((from, packet.get(header + UDP_BYTES..end)?))
 }
 
 /// The sum of the 16-bit words, an odd last byte padded (RFC 1071). At most
@@ -79,6 +95,24 @@ mod tests {
             assert_eq!(fold(sum(&packet[..20])), 0xffff, "header");
             let pseudo = sum(&packet[12..20]) + 17 + (packet.len() as u32 - 20);
             assert_eq!(fold(pseudo + sum(&packet[20..])), 0xffff, "datagram");
+        }
+    }
+
+    #[test]
+    fn a_packet_gives_its_payload_back_to_its_port_alone() {
+        let from = SocketAddrV4::new(Ipv4Addr::new(192, 168, 77, 1), 67);
+        let whole = packet(b"abc");
+        assert_eq!(udp_payload(&whole, 68), Some((from, &b"abc"[..])));
+        let padded = [&whole[..], &[0; 15]].concat();
+        assert_eq!(udp_payload(&padded, 68), Some((from, &b"abc"[..])), "as Ethernet pads it");
+        assert_eq!(udp_payload(&whole, 69), None);
+        for length in 0..whole.len() {
+            assert_eq!(udp_payload(&whole[..length], 68), None, "{length} bytes");
+        }
+        for (at, byte) in [(0, 0x65), (0, 0x44), (6, 0x20), (7, 1), (9, 6), (25, 7)] {
+            let mut bad = whole.clone();
+            bad[at] = byte;
+            assert_eq!(udp_payload(&bad, 68), None, "byte {at}");
         }
     }
 

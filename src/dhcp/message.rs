@@ -77,6 +77,8 @@ pub enum Ignored {
     TooLong,
     #[error("not a BOOTREQUEST")]
     NotARequest,
+    #[error("not a BOOTREPLY")]
+    NotAReply,
     #[error("not an Ethernet client")]
     NotEthernet,
     #[error("chaddr is no station's address")]
@@ -89,7 +91,7 @@ pub enum Ignored {
     BadOption(u8),
     #[error("BOOTP without a message type")]
     NoMessageType,
-    #[error("message type {0} is none that a client sends")]
+    #[error("message type {0} is none that is read here")]
     OtherMessageType(u8),
 }
 

@@ -8,6 +8,8 @@
 //! | `decide` | RFC 2131 §4.3: what to answer a client, and where to | yes |
 //! | `reply` | the bytes of OFFER, ACK and NAK | yes |
 //! | `allocate` | the address of a new client, and addresses in conflict | yes |
+//! | `client` | what we ask of another server, and its answers | yes |
+//! | `lease` | an address of our own from another server | yes |
 //! | `throttle` | how many requests a second reach control | yes |
 //! | `frame` | a reply as an IPv4 packet, for a client without an address | yes |
 //! | `socket` | UDP port 67 and the packet socket | I/O |
@@ -27,8 +29,10 @@
 //! random `xid` and `getrandom` blocks on a board that has no entropy yet.
 
 pub mod allocate;
+pub mod client;
 pub mod decide;
-mod frame;
+pub(crate) mod frame;
+pub mod lease;
 pub mod message;
 mod options;
 pub mod quirks;

@@ -5,6 +5,10 @@
 //! | `choose` | which interface is ours | yes |
 //! | `arp` | ARP packets (RFC 826) and what they say of an address | yes |
 //! | `probe` | when to probe and when to answer (RFC 5227) | yes |
+//! | `bpdu` | spanning tree's frames | yes |
+//! | `survey` | when to ask who leases addresses here, and what was found | yes |
+//! | `vendors` | the makers of what people have DHCP on | yes |
+//! | `link` | the cable's speed, by the card's word | mostly |
 //! | `neighbours` | which permanent neighbour entries stand | yes |
 //! | `worker` | the thread: when to look, to mend and to speak ARP | I/O |
 //! | `kernel` | rtnetlink: what the kernel has, and setting it | I/O |
@@ -19,11 +23,15 @@
 //! entry. Both are control's.
 
 mod arp;
+mod bpdu;
 mod choose;
 mod kernel;
+mod link;
 mod neighbours;
 pub(crate) mod packet;
 mod probe;
+mod survey;
+mod vendors;
 mod worker;
 
 use std::io;
@@ -35,8 +43,10 @@ use tokio::sync::mpsc;
 
 use crate::client::MacAddr;
 use crate::config::Subnet;
+use crate::wire::Facts;
 pub use neighbours::MAX_NEIGHBOURS;
 pub use probe::{MAX_PROBES, PROBE_TIME};
+pub use survey::{PAUSE as SURVEY_PAUSE, SURVEY_TIME};
 
 /// How the wired side is set up; made from the configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,6 +69,9 @@ pub enum Event {
     Address(Subnet),
     /// Whether something alive is at the other end of the cable.
     Carrier(bool),
+    /// What is known of the wire, whenever it changes. With a cable it comes
+    /// before `Interface` and `Carrier`, and says that the wire is being asked.
+    Wire(Facts),
     /// The interface went away; another `Interface` follows when there is one.
     Lost,
     /// Somebody else uses our own address. Told at most every ten seconds.
@@ -93,9 +106,15 @@ pub enum Error {
     Arp { interface: String, source: io::Error },
 }
 
+/// The forward delay that a BPDU tells: for `hostile` alone.
+pub(crate) fn bpdu_delay(frame: &[u8]) -> Option<std::time::Duration> {
+    bpdu::Bpdu::parse(frame)?.forward_delay
+}
+
 /// What control asks of the worker.
 #[derive(Debug)]
 pub(crate) enum Command {
+    Survey,
     Probe { address: Ipv4Addr, owner: Option<MacAddr> },
     Neighbour { address: Ipv4Addr, mac: MacAddr },
     ForgetNeighbour { address: Ipv4Addr },
@@ -141,6 +160,11 @@ impl Handle {
             // The asker must not wait for ever.
             (self.sink)(Event::Probed { address, conflict: None });
         }
+    }
+
+    /// Asks the wire now who leases addresses on it; [`Event::Wire`] tells what changed.
+    pub fn survey(&self) {
+        self.command(Command::Survey);
     }
 
     /// Sets a permanent neighbour entry, for a client that does not answer ARP

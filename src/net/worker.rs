@@ -5,7 +5,9 @@
 //! `kernel`; here is when.
 
 use std::future::pending;
-use std::time::{Duration, Instant};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::{FutureExt, StreamExt};
 use rtnetlink::MulticastGroup;
@@ -15,12 +17,17 @@ use tokio::sync::mpsc::Receiver;
 use tokio::time::{sleep, sleep_until};
 
 use super::arp::{self, Arp};
+use super::bpdu::{self, Bpdu};
 use super::choose::{Link, choose};
 use super::neighbours::Neighbours;
-use super::packet::{ARP, BROADCAST, PacketSocket};
+use super::packet::{ARP, BROADCAST, LLC, PacketSocket};
 use super::probe::{Guard, Probes, Purpose, Step};
-use super::{Command, Error, Event, Options, Sink, kernel};
+use super::survey::{self, Survey};
+use super::{Command, Error, Event, Options, Sink, kernel, link};
 use crate::client::MacAddr;
+use crate::dhcp::client as dhcp_client;
+use crate::dhcp::frame::{udp_packet, udp_payload};
+use crate::dhcp::message::MAX_BYTES;
 
 /// Longest time between two looks at the kernel's state.
 const RESYNC: Duration = Duration::from_secs(5);
@@ -34,6 +41,9 @@ const ANNOUNCEMENTS: u8 = 2;
 const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(2);
 /// Shortest time between two looks, so that a storm of notifications costs little.
 const LEAST: Duration = Duration::from_millis(10);
+/// DHCP's (RFC 2131 §4.1).
+const SERVER_PORT: u16 = 67;
+const CLIENT_PORT: u16 = 68;
 /// Frames that are read before others have their turn.
 const FRAMES_A_TURN: usize = 64;
 
@@ -78,6 +88,11 @@ struct Chosen {
     index: u32,
     mac: MacAddr,
     arp: AsyncFd<PacketSocket>,
+    /// Spanning tree's frames; `None` where the kernel has no such socket.
+    llc: Option<AsyncFd<PacketSocket>>,
+    /// DHCP servers' answers to us, while some are awaited.
+    dhcp: Option<AsyncFd<PacketSocket>>,
+    survey: Survey,
     carrier: bool,
     /// Whether the kernel has our address on it, as far as we know.
     addressed: bool,
@@ -143,7 +158,8 @@ impl Worker {
                 self.look_at = looked + again;
             }
             self.speak();
-            let others = [self.probes.poll_timeout(), self.announce_at()];
+            let survey = self.chosen.as_ref().and_then(|chosen| chosen.survey.poll_timeout());
+            let others = [self.probes.poll_timeout(), self.announce_at(), survey];
             let wake = self.start + others.into_iter().flatten().fold(self.look_at, Duration::min);
             tokio::select! {
                 command = commands.recv() => match command {
@@ -163,6 +179,7 @@ impl Worker {
                 () = sleep_until(wake.into()) => {}
             }
             self.hear();
+            self.hear_others();
         }
     }
 
@@ -204,17 +221,18 @@ impl Worker {
                 self.tell(Event::Interface { name, index, mac });
             }
             None => {
-                let arp = PacketSocket::receiver(index, ARP).and_then(|socket| {
-                    // SAFETY: `PacketSocket` owns an open descriptor and neither
-                    // closes nor exchanges it before it is dropped.
-                    Ok(unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }?)
-                });
+                let arp = PacketSocket::receiver(index, ARP).and_then(readable);
                 let arp = arp.map_err(|source| Error::Arp { interface: name.clone(), source })?;
+                let mut survey = Survey::new(mac);
+                survey.carrier(now, link.carrier);
                 self.chosen = Some(Chosen {
                     name: name.clone(),
                     index,
                     mac,
                     arp,
+                    llc: PacketSocket::group_receiver(index, LLC, &bpdu::GROUPS).and_then(readable).ok(),
+                    dhcp: None,
+                    survey,
                     carrier: link.carrier,
                     addressed: false,
                     settled: false,
@@ -223,6 +241,8 @@ impl Worker {
                     tried_up: None,
                     tried_address: None,
                 });
+                // Before the interface is served on: nobody leases before the wire was asked.
+                self.survey(now);
                 self.tell(Event::Interface { name, index, mac });
                 self.tell(Event::Carrier(link.carrier));
                 if link.carrier {
@@ -249,6 +269,8 @@ impl Worker {
         if link.carrier != chosen.carrier {
             chosen.carrier = link.carrier;
             chosen.announcements = 0;
+            chosen.survey.carrier(now, link.carrier);
+            self.survey(now);
             self.tell(Event::Carrier(link.carrier));
             if link.carrier {
                 // Another wire perhaps, with somebody who has our address.
@@ -256,6 +278,10 @@ impl Worker {
             }
         }
 
+        if let Some(chosen) = self.chosen.as_mut().filter(|chosen| chosen.carrier) {
+            let speed = link::speed(chosen.arp.get_ref(), &chosen.name);
+            chosen.survey.link(speed.mbit, speed.half_duplex, speed.gigabit);
+        }
         let there = kernel::has_address(netlink, link.index, subnet).await?;
         let probing = self.probes.runs(Purpose::Own);
         let Some(chosen) = &mut self.chosen else { return Ok(None) };
@@ -313,6 +339,7 @@ impl Worker {
         for step in self.probes.poll(now) {
             self.step(now, step);
         }
+        self.survey(now);
         let own = self.options.address.address;
         if self.announce_at().is_some_and(|due| due <= now)
             && let Some(chosen) = &mut self.chosen
@@ -334,6 +361,9 @@ impl Worker {
             Step::Done { purpose: Purpose::Own, address, conflict } => {
                 // The address may now be set.
                 self.look_at = Duration::ZERO;
+                if let Some(chosen) = &mut self.chosen {
+                    chosen.survey.probed(conflict);
+                }
                 match conflict {
                     // Used all the same: without it nothing works at all. But not
                     // announced, which would cut off the other one.
@@ -345,15 +375,59 @@ impl Worker {
         }
     }
 
-    /// Waits for ARP; for ever while there is no interface.
+    /// Sends what the survey has due, and tells what it found.
+    fn survey(&mut self, now: Duration) {
+        let Some(chosen) = &mut self.chosen else { return };
+        for step in chosen.survey.poll(now, xid(chosen.mac)) {
+            match step {
+                survey::Step::Send(message) => {
+                    if chosen.dhcp.is_none() {
+                        chosen.dhcp = PacketSocket::udp_receiver(chosen.index, CLIENT_PORT).and_then(readable).ok();
+                    }
+                    let none = Ipv4Addr::UNSPECIFIED;
+                    let to = SocketAddrV4::new(Ipv4Addr::BROADCAST, SERVER_PORT);
+                    let packet = udp_packet(SocketAddrV4::new(none, CLIENT_PORT), to, &message);
+                    if let (Some(socket), Some(packet)) = (&chosen.dhcp, packet) {
+                        // One of three that ask the same.
+                        let _ = socket.get_ref().send(BROADCAST, &packet);
+                    }
+                }
+                survey::Step::Tell(facts) => (self.sink)(Event::Wire(facts)),
+            }
+        }
+        if !chosen.survey.listens() {
+            chosen.dhcp = None;
+        }
+    }
+
+    /// Waits for frames; for ever while there is no interface.
     async fn listen(&self) {
-        match &self.chosen {
-            // An error means that the interface is gone, which netlink tells.
-            Some(chosen) => match chosen.arp.readable().await {
-                Ok(_) => {}
-                Err(_) => pending().await,
-            },
-            None => pending().await,
+        let Some(chosen) = &self.chosen else { return pending().await };
+        tokio::select! {
+            () = comes(Some(&chosen.arp)) => {}
+            () = comes(chosen.llc.as_ref()) => {}
+            () = comes(chosen.dhcp.as_ref()) => {}
+        }
+    }
+
+    /// Takes what spanning tree and DHCP servers have sent.
+    fn hear_others(&mut self) {
+        let now = self.now();
+        let Some(chosen) = &mut self.chosen else { return };
+        let mut buffer = [0; MAX_BYTES + 28];
+        for _ in 0..FRAMES_A_TURN {
+            let Some((length, _)) = chosen.llc.as_ref().and_then(|socket| take(socket, &mut buffer)) else { break };
+            if let Some(bpdu) = Bpdu::parse(&buffer[..length]) {
+                chosen.survey.bpdu(now, bpdu);
+            }
+        }
+        for _ in 0..FRAMES_A_TURN {
+            let Some((length, from)) = chosen.dhcp.as_ref().and_then(|socket| take(socket, &mut buffer)) else { break };
+            let Some((server, payload)) = udp_payload(&buffer[..length], CLIENT_PORT) else { continue };
+            let Some(reply) = dhcp_client::parse(payload).ok().filter(|_| server.port() == SERVER_PORT) else {
+                continue;
+            };
+            chosen.survey.heard(from, &reply);
         }
     }
 
@@ -362,22 +436,15 @@ impl Worker {
         let now = self.now();
         let own = self.options.address.address;
         for _ in 0..FRAMES_A_TURN {
-            let Some(chosen) = &self.chosen else { return };
+            let Some(chosen) = &mut self.chosen else { return };
             let mut buffer = [0; 64];
-            let Some(Ok(ready)) = chosen.arp.readable().now_or_never() else { return };
-            let mut ready = ready;
-            let received = match ready.try_io(|socket| socket.get_ref().receive(&mut buffer)) {
-                Ok(Ok(length)) => length,
-                // ENETDOWN comes once when the link goes down.
-                Ok(Err(_)) => continue,
-                Err(_would_block) => return,
-            };
-            drop(ready);
+            let Some((received, _)) = take(&chosen.arp, &mut buffer) else { return };
             let mac = chosen.mac;
             let Some(arp) = Arp::parse(&buffer[..received]).filter(|arp| arp.sender_mac != mac) else { continue };
             if arp.uses(own) && chosen.addressed && !self.probes.runs(Purpose::Own) && self.guard.admit(now) {
                 // RFC 5227 §2.4 (b): defend once, and keep it.
                 send(chosen, &arp::announcement(mac, own));
+                chosen.survey.overheard(now, arp.sender_mac);
                 self.tell(Event::Conflict { address: own, mac: arp.sender_mac });
             }
             for step in self.probes.heard(mac, &arp) {
@@ -389,6 +456,12 @@ impl Worker {
     async fn obey(&mut self, netlink: &rtnetlink::Handle, command: Command) -> Result<(), Error> {
         let index = self.chosen.as_ref().map(|chosen| chosen.index);
         match command {
+            Command::Survey => {
+                let now = self.now();
+                if let Some(chosen) = &mut self.chosen {
+                    chosen.survey.ask(now);
+                }
+            }
             Command::Probe { address, owner } => {
                 if !self.probes.start(self.now(), Purpose::Asked, address, owner) {
                     self.tell(Event::Probed { address, conflict: None });
@@ -425,6 +498,45 @@ fn wait(last: &mut Option<Duration>, now: Duration) -> Duration {
 fn send(chosen: &Chosen, packet: &[u8]) {
     // One of several that say the same; a link that is down is told by netlink.
     let _ = chosen.arp.get_ref().send(BROADCAST, packet);
+}
+
+fn readable(socket: PacketSocket) -> io::Result<AsyncFd<PacketSocket>> {
+    // SAFETY: `PacketSocket` owns an open descriptor and neither closes nor
+    // exchanges it before it is dropped.
+    Ok(unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }?)
+}
+
+/// Waits for a frame. An error means that the interface is gone, which netlink tells.
+async fn comes(socket: Option<&AsyncFd<PacketSocket>>) {
+    match socket {
+        Some(socket) => match socket.readable().await {
+            Ok(_) => {}
+            Err(_) => pending().await,
+        },
+        None => pending().await,
+    }
+}
+
+/// The next frame that has come, if any.
+fn take(socket: &AsyncFd<PacketSocket>, buffer: &mut [u8]) -> Option<(usize, MacAddr)> {
+    // ENETDOWN comes once when the link goes down.
+    for _ in 0..2 {
+        let mut ready = socket.readable().now_or_never()?.ok()?;
+        match ready.try_io(|socket| socket.get_ref().receive(buffer)) {
+            Ok(Ok(received)) => return Some(received),
+            Ok(Err(_)) => {}
+            Err(_would_block) => return None,
+        }
+    }
+    None
+}
+
+/// A number that tells our question from another one's. No secret: who can
+/// read the wire sees it anyway, so the clock does; `getrandom` may block here.
+fn xid(mac: MacAddr) -> u32 {
+    let nanos = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().subsec_nanos();
+    let [.., c, d, e, f] = mac.0;
+    nanos.rotate_left(7) ^ u32::from_be_bytes([c, d, e, f])
 }
 
 /// Ends the netlink connection's task with the work that it serves.

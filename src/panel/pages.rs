@@ -218,7 +218,7 @@ mod tests {
     fn ready() -> Status {
         Status {
             uptime: SECOND * 60,
-            network: Network { address: Some([192, 168, 77, 1].into()), carrier: true },
+            network: Network { address: Some([192, 168, 77, 1].into()), carrier: true, ..Network::default() },
             stick: Stick::Ready { name: "Stick".to_owned(), free_bytes: 1 },
             images: vec!["debian-1".parse().unwrap()],
             ..Status::default()

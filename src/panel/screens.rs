@@ -9,6 +9,7 @@ use super::pages::View;
 use super::screen::{BIG, COLUMNS, Element, HEADLINE, LINES, Screen};
 use super::words::{self, shorten, wrap};
 use crate::status::{ClientStatus, Enrolment, Import, NewPlace, Problem, Stage, Status, Stick, Update};
+use crate::wire::{Finding, Light};
 
 /// Each part of a longer text is shown for this long: four short lines are read in it.
 pub const PART: Duration = Duration::from_secs(4);
@@ -95,7 +96,7 @@ fn compose(status: &Status, view: &View, shown: Duration) -> (Screen, usize) {
         View::Ready => (ready(status), 1),
         View::Images => images(status, shown),
         View::Stick => (stick(&status.stick), 1),
-        View::Network => (network(status), 1),
+        View::Network => network(status, shown),
         View::About => says(
             "Rootstock",
             &[
@@ -306,18 +307,41 @@ fn stick(stick: &Stick) -> Screen {
     Screen::new("USB stick", body)
 }
 
-fn network(status: &Status) -> Screen {
+/// The address and the traffic light; behind them what the light means.
+fn network(status: &Status, shown: Duration) -> (Screen, usize) {
+    let finding = status.network.wire;
     let address = match status.network.address {
         Some(address) => Element::Big(address.to_string()),
         None => Element::Big("no address".to_owned()),
     };
-    let cable = if status.network.carrier { "Cable: connected" } else { "Cable: not connected" };
+    let light = match (status.network.carrier, finding.light()) {
+        (false, _) => "Cable: not connected",
+        (true, Light::Dark) => "Wire: listening",
+        (true, Light::Green) => "Wire: good",
+        (true, Light::Yellow) => "Wire: has a flaw",
+        (true, Light::Red) => "Wire: needs you",
+    };
     let asks = match status.strangers.len() {
         0 => "No unknown Pi asks.".to_owned(),
         1 => "1 unknown Pi asks.".to_owned(),
         count => format!("{count} unknown Pis ask."),
     };
-    Screen::new("Network", vec![address, line(cable), line(asks)])
+    let mut parts = vec![vec![address, line(light), line(asks)]];
+    if status.network.carrier && !matches!(finding, Finding::Clear | Finding::Asking) {
+        // Short lines may share a screen; else the action has one of its own.
+        let (sentence, action) = (wrap(&finding.sentence(), COLUMNS), wrap(finding.action(), COLUMNS));
+        let texts = match sentence.len() + action.len() <= LINES {
+            true => vec![[sentence, action].concat()],
+            false => vec![sentence, action],
+        };
+        let chunks = texts.iter().flat_map(|text| text.chunks(LINES));
+        parts.extend(chunks.map(|lines| lines.iter().map(line).collect()));
+        parts.truncate(MAX_PARTS);
+    }
+    let (index, total) = part(parts.len(), shown);
+    let mut screen = Screen::new("Network", parts.swap_remove(index));
+    screen.place = (total > 1).then_some((index, total));
+    (screen, total)
 }
 
 /// Whether a hint for a stalled client is told on one screen, beside `at`. For the tests of those who write hints.

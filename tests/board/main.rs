@@ -77,7 +77,11 @@ fn board() -> Result<usize, String> {
     ok("a held press makes the store, with the image's own mke2fs");
     // Without a network cable or an image, either may be said first.
     let ready = Status {
-        network: Network { address: Some("192.168.77.1".parse().map_err(|e| format!("{e}"))?), carrier: true },
+        network: Network {
+            address: Some("192.168.77.1".parse().map_err(|e| format!("{e}"))?),
+            carrier: true,
+            ..Network::default()
+        },
         stick: Stick::Ready { name: String::new(), free_bytes: 0 },
         ..Status::default()
     };

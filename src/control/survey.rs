@@ -1,0 +1,34 @@
+//! What the survey of the wire leads to: a traffic light, and a problem where it
+//! is red.
+//!
+//! Pure. `net` finds the facts, `wire` says what they mean.
+
+use super::problems::Topic;
+use super::{Action, Control};
+use crate::wire::{self, Facts, Light, Serving};
+
+impl Control {
+    pub(super) fn surveyed(&mut self, facts: Facts, actions: &mut Vec<Action>) {
+        self.facts = facts;
+        self.judge(actions);
+    }
+
+    /// Looks at the wire anew; tells what is another finding than before.
+    pub(super) fn judge(&mut self, actions: &mut Vec<Action>) {
+        let own = self.config.network.fixed.then_some(self.config.network.address);
+        let finding = wire::find(self.network.carrier, &self.facts, Serving::Leasing, own);
+        if finding == self.network.wire {
+            return;
+        }
+        self.network.wire = finding;
+        // A missing cable has a screen of its own.
+        if self.network.carrier && finding.light() == Light::Red {
+            self.problems.set(Topic::Wire, finding.sentence(), finding.action().to_owned());
+        } else {
+            self.problems.clear(&Topic::Wire);
+        }
+        let light = format!("{:?}", finding.light()).to_lowercase();
+        let advice = if finding.action().is_empty() { String::new() } else { format!(". {}", finding.action()) };
+        actions.push(Action::Log(format!("wire {light}: {}{advice}", finding.sentence())));
+    }
+}
