@@ -21,7 +21,7 @@ use rootstock::init::fat;
 use rootstock::init::mbr::{BootId, Extent, find_partition};
 use rootstock::update::Slot;
 use rootstock::update::autoboot;
-use rootstock::update::card::{Card, CardError, DISK_SIGNATURE, Layout, holds, switch_to, write_slot};
+use rootstock::update::card::{Card, CardError, DISK_SIGNATURE, Layout, begins_with, holds, switch_to, write_slot};
 use sha2::{Digest, Sha256};
 
 const SECTOR: usize = 512;
@@ -227,6 +227,7 @@ fn a_trial_that_fails_or_hangs_comes_back_to_what_ran() {
     assert_eq!(firmware(&medium, true), Slot::B, "tried once,");
     assert_eq!(firmware(&medium, false), Slot::A, "and without the flag never again");
     let layout = Layout::read(&card).unwrap();
+    assert!(!begins_with(&card, layout.slot(Slot::A), &new[..]), "too short to tell, or another");
     assert!(holds(&card, layout.slot(Slot::B), new.len() as u64, &sha(&new)), "which is how a failed trial is known");
 }
 

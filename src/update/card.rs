@@ -21,6 +21,8 @@ use crate::store::manifest::hex;
 pub const DISK_SIGNATURE: u32 = 0x5253_5430;
 const SETTINGS: u8 = 1;
 const PIECE_BYTES: usize = 1 << 20;
+/// A slot's two FATs and its root folder are 145 KiB.
+const TABLES_BYTES: usize = 256 << 10;
 
 /// A disk that can be written and flushed.
 pub trait Card: FileExt {
@@ -117,6 +119,13 @@ pub fn check_payload(mut payload: impl Read, bytes: u64, sha256: &str) -> Result
 /// Whether the slot holds exactly this payload.
 pub fn holds<C: Card>(card: &C, extent: Extent, bytes: u64, sha256: &str) -> bool {
     bytes <= extent.length && check_payload(Part { card, at: extent.start }, bytes, sha256).is_ok()
+}
+
+/// Whether the slot begins with the same FAT and folder: quickly known, where its whole takes seconds to read.
+pub fn begins_with<C: Card>(card: &C, extent: Extent, mut payload: impl Read) -> bool {
+    let (mut ours, mut theirs) = (vec![0; TABLES_BYTES], vec![0; TABLES_BYTES]);
+    let mut on_card = Part { card, at: extent.start };
+    payload.read_exact(&mut ours).is_ok() && on_card.read_exact(&mut theirs).is_ok() && ours == theirs
 }
 
 /// Writes `payload` to the slot that is not `running`. `progress` is told the bytes done.

@@ -202,16 +202,19 @@ impl Shell {
         (self.sink)(match best {
             None => Event::Withdrawn,
             Some((_, manifest, step)) => {
-                let tried = self.other_holds(&manifest).unwrap_or(false);
+                let tried = self.offered.as_ref().and_then(|path| self.other_holds(path, &manifest)).unwrap_or(false);
                 Event::Offered(Offer { version: manifest.version, step, tried })
             }
         });
     }
 
-    fn other_holds(&self, manifest: &Manifest) -> Option<bool> {
+    fn other_holds(&self, path: &Path, manifest: &Manifest) -> Option<bool> {
         let card = self.card(false).ok()?;
         let slot = Layout::read(&card).ok()?.slot(self.running?.other());
-        Some(card::holds(&card, slot, manifest.slot_bytes, &manifest.sha256))
+        let head = head(path).ok()?;
+        let payload = payload(path, &Header::parse(&head).ok()?, manifest.slot_bytes).ok()?;
+        let begins = card::begins_with(&card, slot, payload);
+        Some(begins && card::holds(&card, slot, manifest.slot_bytes, &manifest.sha256))
     }
 
     /// `None`: it is what runs.

@@ -7,12 +7,9 @@
 //!
 //! `ROOTSTOCK_CUTS` cuts the power so often while an update is written (default 3).
 
-#[path = "../support/random.rs"]
-mod random;
 #[path = "../support/mod.rs"]
 mod support;
 
-use std::ffi::OsStr;
 use std::fs;
 use std::io::Write;
 use std::os::unix::net::UnixStream;
@@ -20,14 +17,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
-use random::Random;
 use rootstock::update::{Slot, autoboot};
-use support::command::run;
 use support::netns::Netns;
 use support::panel_tty::PanelTty;
 use support::qemu::{Machine, Start, virt};
+use support::random::Random;
 use support::sd_image;
 use support::stick::{self, Content};
+use support::update_file::{self, Wanted, text, tool};
 
 const MIB: u64 = 1 << 20;
 const LIMIT: Duration = Duration::from_secs(120);
@@ -172,7 +169,7 @@ impl Lab {
         let image = sd_image::path()?;
         let at = |name: &str| folder.join(name);
         for name in ["key", "stranger"] {
-            tool("ssh-keygen", &["-q", "-t", "ed25519", "-N", "", "-f", text(&at(name))?])?;
+            update_file::key(&folder, name)?;
         }
         let version = fs::read_to_string(sd_image::copy_file(&image, "version.txt", &folder)?);
         let version = version.map_err(|e| format!("version.txt: {e}"))?.trim().to_owned();
@@ -180,10 +177,8 @@ impl Lab {
         // The card, with the person's own key and settings of their own.
         fs::copy(&image, at("card.img")).map_err(|e| format!("card.img: {e}"))?;
         fs::write(at("rootstock.toml"), "[network]\naddress = \"192.168.99.1/24\"\n").map_err(|e| e.to_string())?;
-        fs::copy(at("key.pub"), at("update.pub")).map_err(|e| e.to_string())?;
-        let settings = format!("{}@@{}M", text(&at("card.img"))?, sd_image::SETTINGS_MIB);
-        for name in ["rootstock.toml", "update.pub"] {
-            tool("mcopy", &["-o", "-i", &settings, text(&at(name))?, &format!("::{name}")])?;
+        for (from, name) in [("rootstock.toml", "rootstock.toml"), ("key.pub", "update.pub")] {
+            update_file::put_setting(&at("card.img"), &at(from), name)?;
         }
 
         let lab = Self { wire: Netns::new("update"), folder, version };
@@ -197,7 +192,9 @@ impl Lab {
             ("broken.img", "key", "0.9.1", true),
             ("older.img", "key", "0.0.1", false),
         ] {
-            let update = lab.update(&image, key, version, broken)?;
+            let key = lab.at(key);
+            let wanted = Wanted { key: &key, version, board: "linux,dummy-virt", broken };
+            let update = update_file::make(env!("CARGO_BIN_EXE_rootstock"), &image, &lab.folder, &wanted)?;
             let name = format!("rootstock-{version}.update");
             lab.stick(stick, &[Content { to: &name, from: &update }])?;
         }
@@ -210,37 +207,6 @@ impl Lab {
 
     fn stick(&self, name: &str, content: &[Content<'_>]) -> Result<(), String> {
         stick::make(&self.at(name), 128 * MIB, 64 * MIB, content)
-    }
-
-    /// An update of the image's own slot under another version. A broken one has an initramfs that is none.
-    fn update(&self, image: &Path, key: &str, version: &str, broken: bool) -> Result<PathBuf, String> {
-        let slot = self.at("slot.img");
-        fs::copy(image.with_file_name("slot.img"), &slot).map_err(|e| format!("slot.img: {e}"))?;
-        // A running system tells the version that its initramfs has, so a later archive of one file is put behind it.
-        let folder = self.at("overlay");
-        let _ = fs::remove_dir_all(&folder);
-        fs::create_dir_all(folder.join("etc/rootstock")).map_err(|e| e.to_string())?;
-        fs::write(folder.join("etc/rootstock/version"), format!("{version}\n")).map_err(|e| e.to_string())?;
-        fs::write(self.at("version.txt"), format!("{version}\n")).map_err(|e| e.to_string())?;
-        fs::write(self.at("boards.txt"), "linux,dummy-virt\n").map_err(|e| e.to_string())?;
-        let initramfs = sd_image::copy_file(image, "initramfs.img", &self.folder)?;
-        if broken {
-            fs::write(&initramfs, [0; 4096]).map_err(|e| e.to_string())?;
-        } else {
-            let pack =
-                format!("cd {} && find etc | cpio --quiet -o -H newc -R 0:0 >> {}", text(&folder)?, text(&initramfs)?);
-            tool("sh", &["-c", &pack])?;
-        }
-        for name in ["version.txt", "boards.txt", "initramfs.img"] {
-            tool("mcopy", &["-o", "-i", text(&slot)?, text(&self.at(name))?, &format!("::{name}")])?;
-        }
-        let out = self.at("made");
-        let _ = fs::remove_dir_all(&out);
-        fs::create_dir_all(&out).map_err(|e| e.to_string())?;
-        let key = self.at(key);
-        let rootstock = env!("CARGO_BIN_EXE_rootstock");
-        tool(rootstock, &["update", "make", "--slot", text(&slot)?, "--key", text(&key)?, "--out", text(&out)?])?;
-        Ok(out.join(format!("rootstock-{version}.update")))
     }
 
     /// QEMU's own device tree, with the folder in which a Pi's firmware tells what it did.
@@ -358,12 +324,4 @@ impl Appliance {
     fn hold_enroll(&mut self) -> Result<(), String> {
         self.panel.press('E')
     }
-}
-
-fn tool(program: &str, arguments: &[&str]) -> Result<String, String> {
-    run(program, &arguments.iter().map(OsStr::new).collect::<Vec<_>>())
-}
-
-fn text(path: &Path) -> Result<&str, String> {
-    path.to_str().ok_or_else(|| format!("{} is no text", path.display()))
 }
