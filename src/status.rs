@@ -8,6 +8,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use crate::client::{ImageId, MacAddr, Model, Role, Serial};
+use crate::diagnose::Hint;
 use crate::wire::Finding;
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -115,6 +116,8 @@ pub struct Stranger {
     pub model: Model,
     pub serial: Option<Serial>,
     pub memory_mib: Option<u32>,
+    /// What it needs beside ENROLL.
+    pub hint: Option<Hint>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -150,7 +153,7 @@ pub enum Stage {
     /// asked; `None` when it ran already before the server started.
     Up { after: Option<Duration> },
     /// Nothing came for too long: where, and what to try.
-    Stalled { at: &'static str, hint: &'static str },
+    Stalled { at: &'static str, hint: Hint },
 }
 
 /// One trouble in words, with what to do about it.

@@ -5,11 +5,14 @@
 //! pass. Time is the duration since the server's start. Nothing here blocks,
 //! so an offer never waits for a slow stick, and a test runs a whole boot in
 //! microseconds. `wire`, `stick` and `buttons` take what the shells tell, `boots` follows
-//! clients' boots, `requests` decides about DHCP, `orders` about commands, `publish` says what is served,
+//! clients' boots, `evidence` keeps what they showed, `requests` decides about DHCP, `orders` about commands, `publish` says what is served,
 //! `update` follows the appliance's own updates.
 
 mod boots;
 mod buttons;
+mod evidence;
+#[cfg(test)]
+mod hints;
 mod noise;
 mod orders;
 mod problems;
@@ -36,6 +39,7 @@ use crate::status::{self, ClientStatus, Import, Status, Stick, Stranger};
 use crate::wire::Facts;
 use crate::{dhcp, net, nfs, orders as orders_shell, panel, store, tftp, update as update_shell};
 
+use evidence::Boards;
 use noise::Noise;
 use orders::Orders;
 use problems::{Problems, Topic};
@@ -143,6 +147,7 @@ pub struct Control {
     /// About unknown boards.
     arrivals: Noise,
     requests: Requests,
+    boards: Boards,
     orders: Orders,
     updating: Updating,
     shown: Status,
@@ -182,6 +187,7 @@ impl Control {
             refusals: Noise::default(),
             arrivals: Noise::default(),
             requests: Requests::default(),
+            boards: Boards::default(),
             orders: Orders::default(),
             updating: Updating::default(),
             shown: Status::default(),
@@ -219,6 +225,8 @@ impl Control {
         let tick = (self.window.is_open(now) || moving).then_some(self.last_tick + TICK);
         let deadlines = [self.window.deadline(), tick, self.orders.deadline(), self.updating.poll_timeout()];
         let next = stages.chain(strangers).chain(deadlines.into_iter().flatten()).min()?;
+        let others = [self.window.deadline(), tick, self.orders.deadline(), self.boards.deadline()];
+        let next = stages.chain(strangers).chain(others.into_iter().flatten()).min()?;
         Some(next.saturating_sub(now))
     }
 
@@ -229,6 +237,7 @@ impl Control {
         if self.window.deadline().is_some_and(|deadline| now >= deadline) {
             (self.window, self.orders.swap) = (Window::Closed, None);
             actions.push(Action::Log("enrolment window closed".to_owned()));
+            self.window_ended(now, self.config.enrol.window, &mut actions);
         }
         self.strangers.retain(|(asked, _)| now < *asked + STRANGER_SHOWN);
         self.orders_due(now, &mut actions);
@@ -238,6 +247,7 @@ impl Control {
                 actions.push(boots::stage_log(&member.client.role, &member.boot, now));
             }
         }
+        self.judge_boots(now, &mut actions);
         self.show(now, &mut actions);
         actions
     }
@@ -270,8 +280,8 @@ impl Control {
             serial: member.client.serial,
             memory_mib: member.client.revision.and_then(Revision::memory_mib),
             image: member.client.image.clone(),
-            stage: member.boot.stage().clone(),
-            since: whole(member.boot.since(now)),
+            stage: self.shown_stage(member),
+            since: whole(self.since(member, now)),
         };
         Status {
             uptime: whole(self.last_tick),
@@ -286,7 +296,7 @@ impl Control {
                 status::Enrolment::Closed => status::Enrolment::Closed,
             },
             clients: self.members.values().map(client).collect(),
-            strangers: self.strangers.iter().map(|(_, stranger)| stranger.clone()).collect(),
+            strangers: self.strangers.iter().map(|(_, stranger)| self.with_hint(stranger)).collect(),
             problems: self.problems.list(),
             update: self.updating.status(now),
         }

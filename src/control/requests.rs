@@ -53,6 +53,7 @@ enum Probe {
 
 impl Control {
     pub(super) fn request(&mut self, now: Duration, request: Request, actions: &mut Vec<Action>) {
+        self.saw_request(now, &request, actions);
         match self.members.values().find(|member| member.client.mac == request.mac) {
             Some(member) => {
                 let role = member.client.role.clone();
@@ -121,8 +122,9 @@ impl Control {
                 if bootloader {
                     actions.push(Action::Neighbour(client.mac, client.address));
                 }
-                let binds = reply.binds;
+                let (binds, answer) = (reply.binds, reply.answer);
                 actions.push(Action::Send(reply));
+                self.saw_answer(now, request, answer, binds);
                 if binds && bootloader {
                     self.sign_role(now, role, Sign::Leased, actions);
                 }
@@ -133,6 +135,7 @@ impl Control {
     }
 
     fn unknown(&mut self, now: Duration, request: Request, actions: &mut Vec<Action>) {
+        self.saw_stranger(now);
         let swapped = self
             .orders
             .swap
@@ -230,6 +233,7 @@ impl Control {
             model: identity.model,
             serial: identity.serial,
             memory_mib: identity.memory_mib(),
+            hint: None,
         };
         self.strangers.push_front((now, stranger));
         self.strangers.truncate(MAX_STRANGERS);
