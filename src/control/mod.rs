@@ -223,9 +223,8 @@ impl Control {
         let moving = self.members.values().any(|member| member.boot.deadline().is_some());
         let strangers = self.strangers.iter().map(|(asked, _)| *asked + STRANGER_SHOWN);
         let tick = (self.window.is_open(now) || moving).then_some(self.last_tick + TICK);
-        let deadlines = [self.window.deadline(), tick, self.orders.deadline(), self.updating.poll_timeout()];
-        let next = stages.chain(strangers).chain(deadlines.into_iter().flatten()).min()?;
-        let others = [self.window.deadline(), tick, self.orders.deadline(), self.boards.deadline()];
+        let updating = self.updating.poll_timeout();
+        let others = [self.window.deadline(), tick, self.orders.deadline(), self.boards.deadline(), updating];
         let next = stages.chain(strangers).chain(others.into_iter().flatten()).min()?;
         Some(next.saturating_sub(now))
     }
