@@ -16,7 +16,7 @@ use tracing::{info, warn};
 use crate::config::{self, Config};
 use crate::control::{Action, Control, Event};
 use crate::directory::{Directory, Published};
-use crate::{dhcp, health, memory, net, nfs, orders, panel, store, tftp, update};
+use crate::{dhcp, health, init, memory, net, nfs, orders, panel, store, tftp, update};
 
 /// Events of packets that may wait for control; more are dropped, as a full
 /// socket would drop them. Control handles about a million a second.
@@ -254,7 +254,10 @@ impl Shells {
         // The former socket first: it holds the port.
         self.dhcp = None;
         match dhcp::Socket::open(name, index, self.server, sink(inbox, Event::Dhcp)) {
-            Ok(socket) => self.dhcp = Some(socket),
+            Ok(socket) => {
+                self.dhcp = Some(socket);
+                log_ready(name);
+            }
             Err(error) => inbox.send(Event::Net(net::Event::Failed(format!("dhcp: {error}")))),
         }
     }
@@ -285,6 +288,15 @@ impl Shells {
             Action::PowerOff | Action::Try => {}
         }
     }
+}
+
+/// From here on a Pi is answered: how long that took since the kernel and PID 1 began, where this is the appliance.
+fn log_ready(interface: &str) {
+    let began = std::env::var(init::BEGAN_VARIABLE).ok().and_then(|began| began.parse().ok());
+    let Some(began) = began.map(Duration::from_millis) else { return };
+    let now = init::log::now();
+    let since = now.saturating_sub(began).as_secs_f32();
+    info!("DHCP is answered on {interface}: {since:.2} s after PID 1, which began at {:.2} s", began.as_secs_f32());
 }
 
 /// How much of this process is in memory (proc(5), VmRSS and its anonymous part), with how many threads; told whenever a

@@ -48,7 +48,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use log::say;
-pub use pid1::run;
+pub use pid1::{BEGAN_VARIABLE, run};
 use words::Words;
 
 /// A child of PID 1 that is this binary too, or the kernel's module loader.

@@ -19,6 +19,7 @@ use std::os::unix::process::CommandExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::log::{now, say};
@@ -29,6 +30,11 @@ use super::supervise::{Restart, Service};
 use super::watchdog::Watchdog;
 use super::words::Words;
 use crate::update::trial::{KEPT_FILE, Told};
+
+/// When PID 1 began, in milliseconds since the kernel's start: `serve` tells how long it took until DHCP was answered.
+static BEGAN: AtomicU64 = AtomicU64::new(0);
+/// By this name in `serve`'s environment.
+pub const BEGAN_VARIABLE: &str = "ROOTSTOCK_BEGAN_MS";
 
 const WATCHDOG: &str = "/dev/watchdog";
 /// How often the watchdog's device is looked for: often while modules are being loaded, then seldom.
@@ -41,6 +47,7 @@ const MAX_REAPED: usize = 256;
 /// Serves as PID 1. Nothing makes it return or exit.
 pub fn run() -> ! {
     let machine = Machine::here();
+    BEGAN.store(u64::try_from(now().as_millis()).unwrap_or_default(), Ordering::Relaxed);
     let signals = block_signals();
     if let Err(error) = run::carry_out(&plan_boot(machine), &mut System) {
         say!("init", "cannot start: {}; restart in {} s", super::chain(&error), ESSENTIAL_PAUSE.as_secs());
@@ -309,6 +316,7 @@ impl Start {
         }
         command.args(args).current_dir("/").env_clear();
         command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("HOME", "/").env("TERM", "linux");
+        command.env(BEGAN_VARIABLE, BEGAN.load(Ordering::Relaxed).to_string());
         if machine == Machine::Container {
             command.env("container", "rootstock");
         }
