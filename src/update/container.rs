@@ -276,7 +276,7 @@ pub(crate) mod tests {
     #[test]
     fn versions_are_compared_as_numbers() {
         let version = |text: &str| text.parse::<Version>();
-        assert!(version("0.10.0") > version("0.9.9"));
+        assert!(version("0.10.0").unwrap() > version("0.9.9").unwrap());
         assert_eq!(version("1.2.3\n").unwrap().to_string(), "1.2.3");
         for wrong in ["", "1", "1.2", "1.2.3.4", "1.2.x", "v1.2.3", "1.2.70000"] {
             assert_eq!(version(wrong), Err(NoVersion), "{wrong:?}");
