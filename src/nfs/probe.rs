@@ -40,7 +40,7 @@ impl Probe {
     pub fn answer(&self, record: &[u8], tcp: bool) -> Option<Vec<u8>> {
         let peer = self.service.peers.get(self.address);
         let mut reply = Encoder::default();
-        match self.service.handle(Source { peer: &peer, port: 700, tcp }, record, &mut reply, || ()) {
+        match self.service.handle(Source { peer: &peer, port: 700, tcp, outlet: None }, record, &mut reply, || ()) {
             Outcome::Reply(_) => Some(reply.into_bytes()),
             Outcome::Later | Outcome::NotRpc => None,
         }
