@@ -241,11 +241,6 @@ impl Control {
         self.strangers.retain(|(asked, _)| now < *asked + STRANGER_SHOWN);
         self.orders_due(now, &mut actions);
         self.test_trial(now, &mut actions);
-        for member in self.members.values_mut() {
-            if member.boot.poll(now) {
-                actions.push(boots::stage_log(&member.client.role, &member.boot, now));
-            }
-        }
         self.judge_boots(now, &mut actions);
         self.show(now, &mut actions);
         actions
