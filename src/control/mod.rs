@@ -17,7 +17,9 @@ mod noise;
 mod orders;
 mod problems;
 mod publish;
+mod reports;
 mod requests;
+mod self_test;
 mod stick;
 mod survey;
 #[cfg(test)]
@@ -44,7 +46,10 @@ use noise::Noise;
 use orders::Orders;
 use problems::{Problems, Topic};
 pub use publish::Trees;
+use reports::Reports;
+pub use reports::Wanted;
 use requests::Requests;
+use self_test::SelfTests;
 use update::Updating;
 
 /// Strangers that are remembered, newest first.
@@ -68,6 +73,8 @@ pub enum Event {
     Orders(orders_shell::Event),
     Update(update_shell::shell::Event),
     Health(Health),
+    /// The fake Pi has ended.
+    SelfTested(Box<crate::self_test::Tested>),
 }
 
 /// What a shell must do.
@@ -85,6 +92,17 @@ pub enum Action {
     Store(store::Command),
     /// To the command that holds this ticket.
     Answer(u64, Box<orders_shell::Reply>),
+    /// Make a report of the black box and save it on the stick.
+    Report(Box<reports::Wanted>),
+    /// Boot a fake Pi against ourselves.
+    SelfTest(Box<crate::self_test::Plan>),
+    /// For the black box: a client is in this stage from now on.
+    Stage {
+        mac: MacAddr,
+        address: Ipv4Addr,
+        role: Role,
+        stage: String,
+    },
     Show(Box<Status>),
     /// Unmount the stick and switch this machine off.
     PowerOff,
@@ -148,6 +166,8 @@ pub struct Control {
     arrivals: Noise,
     requests: Requests,
     boards: Boards,
+    reports: Reports,
+    self_tests: SelfTests,
     orders: Orders,
     updating: Updating,
     shown: Status,
@@ -188,6 +208,8 @@ impl Control {
             arrivals: Noise::default(),
             requests: Requests::default(),
             boards: Boards::default(),
+            reports: Reports::default(),
+            self_tests: SelfTests::default(),
             orders: Orders::default(),
             updating: Updating::default(),
             shown: Status::default(),
@@ -206,6 +228,7 @@ impl Control {
             Event::Nfs(event) => self.nfs(now, event, &mut actions),
             Event::Store(event) => self.store(now, event, &mut actions),
             Event::Panel(event) => self.panel(now, event, &mut actions),
+            Event::SelfTested(tested) => self.self_tested(now, *tested, &mut actions),
             Event::Orders(orders_shell::Event::Ordered { ticket, order }) => {
                 self.order(now, ticket, order, &mut actions);
             }
@@ -224,8 +247,10 @@ impl Control {
         let strangers = self.strangers.iter().map(|(asked, _)| *asked + STRANGER_SHOWN);
         let tick = (self.window.is_open(now) || moving).then_some(self.last_tick + TICK);
         let updating = self.updating.poll_timeout();
-        let others = [self.window.deadline(), tick, self.orders.deadline(), self.boards.deadline(), updating];
-        let next = stages.chain(strangers).chain(others.into_iter().flatten()).min()?;
+        let machine = [self.self_tests.deadline(), updating];
+        let others = [self.window.deadline(), tick, self.orders.deadline(), self.boards.deadline()];
+        let others = others.into_iter().chain(machine);
+        let next = stages.chain(strangers).chain(others.flatten()).min()?;
         Some(next.saturating_sub(now))
     }
 
@@ -242,6 +267,7 @@ impl Control {
         self.orders_due(now, &mut actions);
         self.test_trial(now, &mut actions);
         self.judge_boots(now, &mut actions);
+        self.poll_self_test(now, &mut actions);
         self.show(now, &mut actions);
         actions
     }
@@ -251,7 +277,7 @@ impl Control {
             let trees = member.trees.as_ref()?;
             Some(publish::served(self.config.network.address.address, &member.client, trees))
         };
-        let clients = self.members.values().filter_map(ready).collect();
+        let clients = self.members.values().filter_map(ready).chain(self.self_test_served()).collect();
         actions.push(Action::Publish(Directory { clients, handle_key: self.handle_key.clone() }));
     }
 
@@ -293,6 +319,7 @@ impl Control {
             strangers: self.strangers.iter().map(|(_, stranger)| self.with_hint(stranger)).collect(),
             problems: self.problems.list(),
             update: self.updating.status(now),
+            self_test: self.last_self_test(),
         }
     }
 }

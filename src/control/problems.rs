@@ -22,6 +22,8 @@ pub enum Topic {
     /// By the update file's name; of the work itself by none.
     Update(String),
     Client(Role),
+    /// By what was tested.
+    SelfTest(String),
     /// Nobody came while the window was open.
     Enrolment,
     Config,

@@ -380,6 +380,8 @@ impl World {
                 }
                 Action::Neighbour(..) | Action::ForgetNeighbour(_) | Action::ReleaseTrees | Action::PowerOff => {}
                 Action::Update(_) | Action::Try => {}
+                // For the black box, and about the machine itself.
+                Action::Stage { .. } | Action::Report(_) | Action::SelfTest(_) => {}
                 Action::Answer(..) => panic!("nobody ordered anything"),
             }
         }
@@ -463,7 +465,10 @@ impl World {
                     self.watched.remove(&role);
                 }
             }
-            store::Command::WatchUp(..) | store::Command::Prepare => {}
+            store::Command::WatchUp(..)
+            | store::Command::Prepare
+            | store::Command::SaveReport(..)
+            | store::Command::MountImage(_) => {}
         }
     }
 }
