@@ -5,7 +5,8 @@
 //! pass. Time is the duration since the server's start. Nothing here blocks,
 //! so an offer never waits for a slow stick, and a test runs a whole boot in
 //! microseconds. `wire`, `stick` and `buttons` take what the shells tell, `boots` follows
-//! clients' boots, `evidence` keeps what they showed, `requests` decides about DHCP, `orders` about commands, `publish` says what is served,
+//! clients' boots (`history` what they came to, `presence` whether they are still there, `evidence` what they
+//! showed), `requests` decides about DHCP, `orders` about commands, `publish` says what is served,
 //! `update` follows the appliance's own updates.
 
 mod boots;
@@ -13,8 +14,10 @@ mod buttons;
 mod evidence;
 #[cfg(test)]
 mod hints;
+mod history;
 mod noise;
 mod orders;
+mod presence;
 mod problems;
 mod publish;
 mod reports;
@@ -38,6 +41,7 @@ use crate::enrol::Window;
 use crate::health::Health;
 use crate::stage::Boot;
 use crate::status::{self, ClientStatus, Import, Status, Stick, Stranger};
+use crate::store::history::BootRecord;
 use crate::wire::Facts;
 use crate::{dhcp, net, nfs, orders as orders_shell, panel, store, tftp, update as update_shell};
 
@@ -156,6 +160,12 @@ pub struct Control {
     /// Also of clients on the stick that could not be opened.
     taken_roles: Vec<Role>,
     window: Window,
+    /// Since the window was opened.
+    enrolled: u32,
+    /// Orders that the panel gave, for their tickets.
+    panel_orders: u64,
+    /// What became of a press, and until when that is shown.
+    notice: Option<(Duration, status::Notice)>,
     /// With the time of the last DISCOVER of each, newest first.
     strangers: VecDeque<(Duration, Stranger)>,
     import: Option<Import>,
@@ -170,8 +180,14 @@ pub struct Control {
     self_tests: SelfTests,
     orders: Orders,
     updating: Updating,
+    /// The last boots of each client on the stick.
+    histories: BTreeMap<Role, Vec<BootRecord>>,
+    /// Names and sizes of each image's boot files.
+    boot_files: BTreeMap<ImageId, Vec<(String, u64)>>,
     shown: Status,
     last_tick: Duration,
+    /// When clients were last asked whether they are there.
+    asked_presence: Duration,
 }
 
 impl Control {
@@ -201,6 +217,9 @@ impl Control {
             members: BTreeMap::new(),
             taken_roles: Vec::new(),
             window: Window::Closed,
+            enrolled: 0,
+            panel_orders: 0,
+            notice: None,
             strangers: VecDeque::new(),
             import: None,
             problems,
@@ -212,8 +231,11 @@ impl Control {
             self_tests: SelfTests::default(),
             orders: Orders::default(),
             updating: Updating::default(),
+            histories: BTreeMap::new(),
+            boot_files: BTreeMap::new(),
             shown: Status::default(),
             last_tick: Duration::ZERO,
+            asked_presence: Duration::ZERO,
         }
     }
 
@@ -235,6 +257,7 @@ impl Control {
             Event::Update(event) => self.update(now, event, &mut actions),
             Event::Health(health) => self.health(health, &mut actions),
         }
+        self.notice_answers(now, &mut actions);
         self.show(now, &mut actions);
         actions
     }
@@ -243,13 +266,16 @@ impl Control {
     /// way there is no deadline at all.
     pub fn poll_timeout(&self, now: Duration) -> Option<Duration> {
         let stages = self.members.values().filter_map(|member| member.boot.deadline());
-        let moving = self.members.values().any(|member| member.boot.deadline().is_some());
+        let moving = self.members.values().any(|member| member.boot.stage().is_booting());
         let strangers = self.strangers.iter().map(|(asked, _)| *asked + STRANGER_SHOWN);
         let tick = (self.window.is_open(now) || moving).then_some(self.last_tick + TICK);
-        let updating = self.updating.poll_timeout();
-        let machine = [self.self_tests.deadline(), updating];
-        let others = [self.window.deadline(), tick, self.orders.deadline(), self.boards.deadline()];
-        let others = others.into_iter().chain(machine);
+        let notice = self.notice.as_ref().map(|(until, _)| *until);
+        let others = [self.window.deadline(), tick, notice, self.orders.deadline(), self.boards.deadline()];
+        let others = others.into_iter().chain([
+            self.presence_deadline(),
+            self.self_tests.deadline(),
+            self.updating.poll_timeout(),
+        ]);
         let next = stages.chain(strangers).chain(others.flatten()).min()?;
         Some(next.saturating_sub(now))
     }
@@ -266,7 +292,10 @@ impl Control {
         self.strangers.retain(|(asked, _)| now < *asked + STRANGER_SHOWN);
         self.orders_due(now, &mut actions);
         self.test_trial(now, &mut actions);
+        self.notice_answers(now, &mut actions);
+        self.notice.take_if(|(until, _)| now >= *until);
         self.judge_boots(now, &mut actions);
+        self.ask_presence(now, &mut actions);
         self.poll_self_test(now, &mut actions);
         self.show(now, &mut actions);
         actions
@@ -302,6 +331,7 @@ impl Control {
             image: member.client.image.clone(),
             stage: self.shown_stage(member),
             since: whole(self.since(member, now)),
+            last_boot: self.last_boot(&member.client.role),
         };
         Status {
             uptime: whole(self.last_tick),
@@ -309,9 +339,10 @@ impl Control {
             stick: self.stick.clone(),
             import: self.import.clone(),
             images: self.images.clone(),
-            enrolment: match self.window.status(now) {
-                status::Enrolment::Open { left } => {
-                    status::Enrolment::Open { left: whole(left + Duration::from_millis(999)) }
+            enrolment: match self.window.status(now, self.enrolled, self.orders.swap.clone()) {
+                status::Enrolment::Open { left, batch, enrolled, swap } => {
+                    let left = whole(left + Duration::from_millis(999));
+                    status::Enrolment::Open { left, batch, enrolled, swap }
                 }
                 status::Enrolment::Closed => status::Enrolment::Closed,
             },
@@ -319,6 +350,7 @@ impl Control {
             strangers: self.strangers.iter().map(|(_, stranger)| self.with_hint(stranger)).collect(),
             problems: self.problems.list(),
             update: self.updating.status(now),
+            notice: self.notice.as_ref().map(|(_, notice)| notice.clone()),
             self_test: self.last_self_test(),
         }
     }

@@ -43,7 +43,7 @@ mod throttle;
 pub use allocate::{Conflicts, Pool, allocate};
 pub use decide::{Answer, Binding, Decision, Destination, How, Reply, Server, Silence, State, decide};
 pub use message::{Ignored, Kind, Request, parse};
-pub use quirks::{Asker, Identity};
+pub use quirks::{Asker, Identity, Program};
 pub use socket::{Counters, Error, Event, Socket};
 
 #[cfg(test)]

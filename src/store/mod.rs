@@ -11,6 +11,7 @@
 //! - `sources`, `packing`, `import`: image files on sticks, and making images of them
 //! - `root`, `mounts`, `personalise`: clients' trees
 //! - `volume`: their block volumes
+//! - `history`: how their last boots went
 //! - `trash`: what is not needed any more, deleted behind everybody's back
 //! - `operate`: what a person does with clients and images, step by step
 //! - `reports`: what the black box tells, a folder each
@@ -24,6 +25,7 @@
 pub(crate) mod atomic;
 mod crc32;
 mod devices;
+pub mod history;
 mod hotplug;
 pub(crate) mod identify;
 mod import;
@@ -129,6 +131,14 @@ pub enum Command {
     /// The client's boot begins and it must get what `renew_at_boot` tells of;
     /// its trees are served no more. Answered as `CreateClient`.
     RenewClient(Role),
+    /// Let go of the stick, so that it can be pulled: answered by `Releasing` and, when nothing of it
+    /// is in use any more, by `Released`.
+    Release,
+    /// Use it again, if it is still there.
+    Resume,
+    /// A client's boot has ended: into its history, stamped with the time. With `amends` it takes
+    /// the last record's place. Answered by `Boots`.
+    SaveBoot { role: Role, record: history::BootRecord, amends: bool },
     /// Mount an image's root for a test of it. Answered by `ImageMounted`.
     MountImage(ImageId),
     /// Answered by `ReportSaved` with this ticket.
@@ -209,6 +219,16 @@ pub enum Event {
     Up {
         role: Role,
     },
+    /// A client's last boots, oldest first: behind `Opened` for those that have any, and after each `SaveBoot`.
+    Boots {
+        role: Role,
+        boots: Vec<history::BootRecord>,
+    },
+    /// Names and sizes of an image's boot files: behind `Opened`, `Imported` and `Changed`.
+    BootFiles {
+        image: ImageId,
+        files: Vec<(String, u64)>,
+    },
     ImageMounted {
         image: ImageId,
         /// Its root and its boot files, both to be read only; the error is for people.
@@ -221,6 +241,15 @@ pub enum Event {
     },
     FreeSpace {
         free_bytes: u64,
+    },
+    /// The stick is being let go of: clients' trees are to be let go of. Comes twice, before and
+    /// after they are taken away.
+    Releasing {
+        name: String,
+    },
+    /// It can be pulled.
+    Released {
+        name: String,
     },
     /// The stick with the store was pulled; its clients' trees are gone.
     Closed {

@@ -467,8 +467,10 @@ impl World {
             }
             store::Command::WatchUp(..)
             | store::Command::Prepare
+            | store::Command::SaveBoot { .. }
             | store::Command::SaveReport(..)
             | store::Command::MountImage(_) => {}
+            store::Command::Release | store::Command::Resume => panic!("nobody wants the stick out"),
         }
     }
 }

@@ -20,6 +20,9 @@ impl Worker {
 
     /// Compares what is plugged in with what was, and acts on it.
     pub(super) fn look(&mut self) {
+        if self.options.folder.is_some() && self.is_released() {
+            return;
+        }
         if self.options.folder.is_some() {
             self.open_folder();
             self.schedule_import();
@@ -44,6 +47,9 @@ impl Worker {
                 }
                 None => self.added(disk),
             }
+        }
+        if self.is_released() {
+            return;
         }
         self.open_store();
         self.open_in_memory();
@@ -90,6 +96,7 @@ impl Worker {
     pub(super) fn removed(&mut self, name: &str) {
         let Some(stick) = self.sticks.remove(name) else { return };
         tracing::info!(disk = name, "stick removed");
+        self.pulled_released(name);
         if let Some(importing) = &self.importing
             && stick.sources.iter().any(|source| importing.path.starts_with(source))
         {

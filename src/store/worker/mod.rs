@@ -12,6 +12,7 @@ mod disks;
 mod importing;
 mod opening;
 mod operating;
+mod releasing;
 
 pub(super) use disks::store_place;
 
@@ -34,6 +35,7 @@ use crate::store::root::Roots;
 use crate::store::states::Record;
 use crate::store::{Command, Event, ImageInfo, OpenClient, Options, Sink, chain, mounts, reports};
 use clients::up_text;
+use releasing::Releasing;
 
 /// What the worker is told.
 pub enum Message {
@@ -87,6 +89,8 @@ pub struct Worker {
     seen: Vec<SourceFile>,
     /// What was last said while no store is open, so that it is said once.
     said: Option<Event>,
+    /// Let go of by a person, or on the way to it.
+    releasing: Option<Releasing>,
     /// The stick that `Prepare` would write to.
     candidate: Option<String>,
     ticks: u32,
@@ -157,6 +161,7 @@ impl Worker {
             updates: Vec::new(),
             seen: Vec::new(),
             said: None,
+            releasing: None,
             candidate: None,
             ticks: 0,
         }
@@ -197,6 +202,9 @@ impl Worker {
             Command::SaveClient(client) => self.save(&client),
             Command::Operate(ticket, operation) => self.operate(ticket, *operation),
             Command::RenewClient(role) => self.renew(&role),
+            Command::Release => self.release(),
+            Command::Resume => self.resume(),
+            Command::SaveBoot { role, record, amends } => self.save_boot(&role, record, amends),
             Command::MountImage(image) => {
                 let trees = match &mut self.store {
                     Some(store) => store.roots.image_trees(&image).map_err(|error| chain(&error)),
@@ -258,6 +266,7 @@ impl Worker {
             self.tell(event);
         }
         self.empty_trash();
+        self.go_on_releasing();
         if self.options.folder.is_some() || self.postponed {
             self.look();
         }

@@ -176,6 +176,7 @@ impl Worker {
             taken_roles: library.taken,
             handle_key: library.handle_key,
         });
+        self.tell_boots();
         for message in broken {
             self.problem(message, "Correct the file on a computer");
         }
