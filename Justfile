@@ -28,7 +28,7 @@ check:
     board/budget
     cargo test --quiet --lib --bins
 
-# Kill the server and cut the power under writing clients, for SEEDS seeds each (about 8 s a seed); then U-Boot, and 100 cut updates
+# Kill the server and cut the power, under writing clients and each operation on the store, for SEEDS seeds each (about 40 s a seed); then U-Boot, and 100 cut updates
 soak SEEDS="200": (deps "build" "image" "qemu" "os" "net") image
     tests/run soak {{SEEDS}}
     tests/run uboot
@@ -42,6 +42,12 @@ fuzz TARGET="all" SECONDS="60":
 [positional-arguments]
 bench *WORDS: (deps "build" "bench")
     cargo test --quiet --release --test bench -- "$@"
+
+# An import beside the decompressor alone plus writing, in turns; without IMAGE that of the demo
+[positional-arguments]
+bench-import IMAGE="" FOLDER="": (deps "build" "os")
+    BENCH_IMAGE="${1:-$(tests/os-image/build)}" BENCH_FOLDER="${2:-target}" \
+        cargo test --quiet --release --test bench_import -- --nocapture
 
 # The flashable image: target/image/rootstock.img.xz
 image: (deps "build" "image") cross

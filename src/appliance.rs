@@ -188,6 +188,7 @@ pub fn run(options: Options, started: impl FnOnce(Inbox)) -> Result<End, Error> 
             store_bytes: config.store.size_gib.map(|gib| u64::from(gib) << 30),
             make_store: config.store.write,
             memory_bytes: None,
+            reserve_bytes: config.store.reserve.map(|size| size.0),
             appliance: listen,
             dns: config.network.dns.clone(),
             plain_writes: false,

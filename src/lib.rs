@@ -30,6 +30,7 @@
 //! | [`blackbox`] | the last packets and log lines, kept over a crash; the reports made of them | partly |
 //! | [`status`] | the snapshot that all faces draw from, also as JSON | yes |
 //! | [`directory`] | what TFTP and NFS may serve, published by control | yes |
+//! | [`quota`] | what each client may occupy on the stick; the appliance's reserve | yes |
 //! | [`appliance`] | the only wiring: shells, queue, actions carried out | I/O |
 //! | [`dhcp`] | parse, decide, encode, allocate; the socket | mostly |
 //! | [`net`] | interface, address, carrier, ARP probes, neighbour entries | I/O |
@@ -80,6 +81,7 @@ pub mod net;
 pub mod nfs;
 pub mod orders;
 pub mod panel;
+pub mod quota;
 pub mod self_test;
 pub mod size;
 pub mod stage;

@@ -47,6 +47,8 @@ pub struct Status {
     pub network: Network,
     pub stick: Stick,
     pub import: Option<Import>,
+    /// A second stick beside the store's.
+    pub backup: Option<Backup>,
     pub images: Vec<ImageId>,
     pub enrolment: Enrolment,
     /// In the order of their roles.
@@ -147,6 +149,20 @@ pub enum NewPlace {
     Partition,
     /// In its exFAT or FAT32, as a file that a laptop can delete: any press does.
     File,
+    /// There it lies already, as a copy that stands in after a held ENROLL.
+    Copy,
+}
+
+/// What a second stick is good for, or is becoming.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "kebab-case", rename_all_fields = "kebab-case")]
+pub enum Backup {
+    /// A held ENROLL makes it a copy of the store; `renews` one that it holds.
+    Offered { name: String, renews: bool },
+    /// The copy is being made.
+    Running { name: String, per_mille: u16 },
+    /// The copy is complete and the stick may be pulled.
+    Done { name: String },
 }
 
 /// An import that runs.
@@ -383,7 +399,7 @@ mod tests {
         for part in [
             r#"{"format":1,"rootstock":""#,
             r#""uptime-seconds":90,"network":{"address":"192.168.77.1","carrier":true,"wire":{"finding":"no-link"}}"#,
-            r#""stick":{"state":"ready","name":"Ultra","free-bytes":5},"import":null,"images":["raspios-1"]"#,
+            r#""stick":{"state":"ready","name":"Ultra","free-bytes":5},"import":null,"backup":null,"images":["raspios-1"]"#,
             r#""enrolment":{"window":"open","left-seconds":7,"batch":true,"enrolled":2,"swap":null}"#,
             r#""stage":"loading","bytes":12400000,"total":20000000,"bytes-per-second":1550000,"file":"kernel8.img""#,
             r#""since-seconds":8"#,

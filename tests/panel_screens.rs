@@ -142,7 +142,7 @@ fn gallery() -> Vec<(String, Screen)> {
     overview("client-initramfs", with_client(Stage::Initramfs, 3));
     overview("client-root", with_client(Stage::RootMounted, 14));
     overview("client-up", with_client(Stage::Up { after: Some(SECOND * 41) }, 3));
-    overview("client-stalled", with_client(Stage::Stalled { at: "kernel".into(), hint: hint.into() }, 90));
+    overview("client-stalled", with_client(Stage::Stalled { at: "kernel".into(), hint }, 90));
     overview("problem", problem("The stick is full.", "Delete an image, or use a larger stick."));
     // The appliance's own update.
     let update = |update| Status { update: Some(update), ..ready() };
@@ -368,7 +368,7 @@ fn all_screens(status: &Status) -> Vec<Screen> {
     views.extend(status.clients.first().map(|client| View::Client(client.role.clone())));
     views.extend(status.strangers.iter().map(|stranger| View::Stranger(stranger.mac)));
     views.extend([View::Ready, View::Images, View::Stick, View::Network, View::About, View::Window, View::Import]);
-    views.extend([View::ReleasingStick, View::ReleasedStick]);
+    views.extend([View::ReleasingStick, View::ReleasedStick, View::Backup]);
     views.extend(status.images.iter().take(3).cloned().map(View::Image));
     if let Some(client) = status.clients.first() {
         views.extend([View::AskReset(client.role.clone()), View::AskSwap(client.role.clone())]);

@@ -33,6 +33,10 @@ impl Control {
                         self.stick = Stick::Preparing;
                         actions.push(Action::Store(store::Command::Prepare));
                     }
+                    _ if held && self.backup_is_offered(now) => {
+                        actions.push(Action::Log("confirmed: the second stick becomes a copy".to_owned()));
+                        actions.push(Action::Store(store::Command::Backup));
+                    }
                     _ => self.press(now, held, actions),
                 }
             }

@@ -4,11 +4,12 @@
 //! answers with `Action`s that the appliance carries out, and `poll` lets time
 //! pass. Time is the duration since the server's start. Nothing here blocks,
 //! so an offer never waits for a slow stick, and a test runs a whole boot in
-//! microseconds. `wire`, `stick` and `buttons` take what the shells tell, `boots` follows
+//! microseconds. `wire`, `stick`, `backup` and `buttons` take what the shells tell, `boots` follows
 //! clients' boots (`history` what they came to, `presence` whether they are still there, `evidence` what they
 //! showed), `requests` decides about DHCP, `orders` about commands, `publish` says what is served,
 //! `update` follows the appliance's own updates.
 
+mod backup;
 mod boots;
 mod buttons;
 mod evidence;
@@ -22,6 +23,7 @@ mod problems;
 mod publish;
 mod reports;
 mod requests;
+mod room;
 mod self_test;
 mod stick;
 mod survey;
@@ -169,6 +171,7 @@ pub struct Control {
     /// With the time of the last DISCOVER of each, newest first.
     strangers: VecDeque<(Duration, Stranger)>,
     import: Option<Import>,
+    backup: Option<backup::Second>,
     problems: Problems,
     /// About requests that were refused or failed.
     refusals: Noise,
@@ -222,6 +225,7 @@ impl Control {
             notice: None,
             strangers: VecDeque::new(),
             import: None,
+            backup: None,
             problems,
             refusals: Noise::default(),
             arrivals: Noise::default(),
@@ -274,6 +278,7 @@ impl Control {
         let others = others.into_iter().chain([
             self.presence_deadline(),
             self.self_tests.deadline(),
+            self.backup_deadline(),
             self.updating.poll_timeout(),
         ]);
         let next = stages.chain(strangers).chain(others.flatten()).min()?;
@@ -292,6 +297,7 @@ impl Control {
         self.strangers.retain(|(asked, _)| now < *asked + STRANGER_SHOWN);
         self.orders_due(now, &mut actions);
         self.test_trial(now, &mut actions);
+        self.poll_backup(now);
         self.notice_answers(now, &mut actions);
         self.notice.take_if(|(until, _)| now >= *until);
         self.judge_boots(now, &mut actions);
@@ -338,6 +344,7 @@ impl Control {
             network: self.network,
             stick: self.stick.clone(),
             import: self.import.clone(),
+            backup: self.shown_backup(now),
             images: self.images.clone(),
             enrolment: match self.window.status(now, self.enrolled, self.orders.swap.clone()) {
                 status::Enrolment::Open { left, batch, enrolled, swap } => {

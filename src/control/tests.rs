@@ -112,6 +112,7 @@ fn open(client: Client) -> store::OpenClient {
         root: "/r".into(),
         boot: "/b".into(),
         volume: None,
+        account: None,
         renew_at_boot: client.mode == Mode::Ephemeral,
         client,
     }
@@ -780,6 +781,39 @@ fn a_status_is_answered_without_a_stick() {
     });
     let Some(orders_shell::Reply::Status(snapshot)) = answer else { panic!("{answer:?}") };
     assert_eq!(snapshot.status.uptime, bench.now);
+}
+
+#[test]
+fn a_second_stick_becomes_a_copy_by_a_held_press_while_it_is_offered() {
+    let offered = |wait: u64, gesture| {
+        let mut bench = Bench::with_store(vec![enrolled()]);
+        let offer = store::BackupOffer::New;
+        bench.event(Event::Store(store::Event::BackupOffered { name: "Second".to_owned(), offer }));
+        bench.pass(wait);
+        let actions = bench.control.handle(bench.now, Event::Panel(panel::Event::Pressed(gesture)));
+        actions.iter().any(|action| matches!(action, Action::Store(store::Command::Backup)))
+    };
+    assert!(offered(5, Gesture::Long(Button::Enroll)));
+    assert!(!offered(5, Gesture::Short(Button::Enroll)), "a short press is about Pis");
+    assert!(!offered(121, Gesture::Long(Button::Enroll)), "so is a held one, later");
+}
+
+#[test]
+fn a_copy_that_runs_is_shown_until_it_ends_and_its_failure_says_what_to_do() {
+    let mut bench = Bench::with_store(vec![enrolled()]);
+    let name = || "Second".to_owned();
+    bench.event(Event::Store(store::Event::BackupProgress { name: name(), per_mille: 100 }));
+    bench.pass(600);
+    let running = status::Backup::Running { name: name(), per_mille: 100 };
+    assert_eq!(bench.control.status(bench.now).backup, Some(running));
+    let (message, action) = ("it was pulled".to_owned(), "Begin again".to_owned());
+    bench.event(Event::Store(store::Event::BackupFailed { name: name(), message, action }));
+    let status = bench.control.status(bench.now);
+    assert_eq!((status.backup, status.problems[0].action.as_str()), (None, "Begin again"));
+    bench.event(Event::Store(store::Event::BackedUp { name: name(), taken: 1, bytes: 1 }));
+    assert_eq!(bench.control.status(bench.now).backup, Some(status::Backup::Done { name: name() }));
+    bench.pass(121);
+    assert_eq!(bench.control.status(bench.now).backup, None);
 }
 
 #[test]

@@ -47,6 +47,8 @@ pub enum View {
     /// The enrolment window is open.
     Window,
     Import,
+    /// A second stick: what it can become, or is becoming.
+    Backup,
     Client(Role),
     /// A Pi that asked while the window was closed.
     Stranger(MacAddr),
@@ -89,6 +91,7 @@ pub fn views(status: &Status) -> Vec<View> {
     let calm = views.len();
     let open = matches!(status.enrolment, Enrolment::Open { .. });
     views.extend(open.then_some(View::Window));
+    views.extend(status.backup.is_some().then_some(View::Backup));
     views.extend(status.import.is_some().then_some(View::Import));
     views.extend(clients(status, booting));
     let idle = views.len() == calm;
@@ -277,7 +280,7 @@ fn may_be_dead(status: &Status, role: &Role) -> bool {
 /// Worth taking a person away from the page they turned to.
 fn urgent(view: &View) -> bool {
     matches!(view, View::Update | View::ConfirmStick | View::UnusableStick | View::Problem(_) | View::Window)
-        || matches!(view, View::Notice(_) | View::ReleasingStick | View::ReleasedStick)
+        || matches!(view, View::Notice(_) | View::ReleasingStick | View::ReleasedStick | View::Backup)
 }
 
 #[cfg(test)]

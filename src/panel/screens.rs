@@ -10,7 +10,9 @@ use super::screen::{BIG, COLUMNS, Element, HEADLINE, LINES, Screen};
 use super::words::{self, shorten, wrap};
 use crate::client::{ImageId, Role};
 use crate::self_test::Target;
-use crate::status::{ClientStatus, Enrolment, Import, NewPlace, Problem, Stage, Status, Stick, TestState, Update};
+use crate::status::{
+    Backup, ClientStatus, Enrolment, Import, NewPlace, Problem, Stage, Status, Stick, TestState, Update,
+};
 use crate::wire::{Finding, Light};
 
 /// Each part of a longer text is shown for this long: four short lines are read in it.
@@ -89,6 +91,7 @@ fn compose(status: &Status, view: &View, shown: Duration) -> (Screen, usize) {
         View::Problem(Problem { message, action }) => told("Problem", message, action, shown),
         View::Window => (window(status), 1),
         View::Import => (import(status), 1),
+        View::Backup => (backup(status), 1),
         View::Client(role) => match status.clients.iter().find(|client| client.role == *role) {
             Some(client) => client_screen(client, shown),
             None => says(role.as_str(), &["Forgotten."]),
@@ -175,10 +178,32 @@ fn confirm(stick: &Stick) -> Screen {
     let (press, space) = match place {
         NewPlace::Partition => ("Hold ENROLL 3 s to", format!("use its free {}.", words::bytes(free))),
         NewPlace::File => ("Press ENROLL: adds a", format!("{} file to it.", words::bytes(free))),
+        NewPlace::Copy => {
+            let lines = [name, "Hold ENROLL 3 s if it", "is to stand in for", "the first stick."];
+            let lines = lines.iter().filter(|text| !text.is_empty());
+            return Screen::new("A backup stick", lines.map(line).collect());
+        }
     };
     let lines = [name, press, &space, "Your files stay."];
     let lines = lines.iter().filter(|text| !text.is_empty());
     Screen::new("New USB stick", lines.map(line).collect())
+}
+
+fn backup(status: &Status) -> Screen {
+    match &status.backup {
+        Some(Backup::Offered { name, renews }) => {
+            let what = if *renews { "renew the copy on it." } else { "copy everything to it." };
+            alarm(Screen::new("A second stick", [name.as_str(), "Hold ENROLL 3 s to", what].map(line).to_vec()))
+        }
+        Some(Backup::Running { name, per_mille }) => {
+            let body = vec![line(name), Element::Bar(*per_mille), line("Leave both sticks in.")];
+            Screen::new(&format!("Backup {} %", per_mille / 10), body)
+        }
+        Some(Backup::Done { name }) => {
+            Screen::new("Backup complete", [name.as_str(), "You can pull the", "second stick now."].map(line).to_vec())
+        }
+        None => Screen::new("Backup", vec![]),
+    }
 }
 
 /// A question about a client. NEXT leaves it.

@@ -467,6 +467,7 @@ impl World {
             }
             store::Command::WatchUp(..)
             | store::Command::Prepare
+            | store::Command::Backup
             | store::Command::SaveBoot { .. }
             | store::Command::SaveReport(..)
             | store::Command::MountImage(_) => {}
@@ -487,5 +488,12 @@ pub fn image() -> store::ImageInfo {
 pub fn open(client: Client) -> store::OpenClient {
     let folder = std::path::PathBuf::from(format!("/run/rootstock/clients/{}", client.role));
     let renew_at_boot = client.mode == rootstock::client::Mode::Ephemeral;
-    store::OpenClient { root: folder.join("root"), boot: folder.join("boot"), volume: None, client, renew_at_boot }
+    store::OpenClient {
+        root: folder.join("root"),
+        boot: folder.join("boot"),
+        volume: None,
+        account: None,
+        client,
+        renew_at_boot,
+    }
 }

@@ -5,14 +5,16 @@
 //! not by edge: what is there is compared with what was known.
 //!
 //! This file is the loop and what the worker knows; what it does is in `disks`, `opening`,
-//! `clients`, `importing` and `operating`.
+//! `clients`, `importing`, `operating`, `room` and `backup`.
 
+mod backup;
 mod clients;
 mod disks;
 mod importing;
 mod opening;
 mod operating;
 mod releasing;
+mod room;
 
 pub(super) use disks::store_place;
 
@@ -25,6 +27,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::client::{ImageId, Role};
+use crate::store::backup::{Backup, BackupError, Known};
 use crate::store::devices::{Disk, Reading};
 use crate::store::import::{ImportError, Imported};
 use crate::store::lock::Lock;
@@ -36,6 +39,7 @@ use crate::store::states::Record;
 use crate::store::{Command, Event, ImageInfo, OpenClient, Options, Sink, chain, mounts, reports};
 use clients::up_text;
 use releasing::Releasing;
+use room::Room;
 
 /// What the worker is told.
 pub enum Message {
@@ -45,6 +49,9 @@ pub enum Message {
     ImportEnded {
         source: SourceFile,
         result: Result<Imported, ImportError>,
+    },
+    BackupEnded {
+        result: Result<Backup, BackupError>,
     },
     OperationEnded {
         ticket: u64,
@@ -56,8 +63,6 @@ pub enum Message {
 /// How often watched clients are looked at; the free space every fifth time.
 const TICK: Duration = Duration::from_secs(1);
 const TICKS_PER_SPACE: u32 = 5;
-/// Free space is told when it changed by this much.
-const SPACE_STEP_BYTES: u64 = 16 << 20;
 /// How long `Stop` waits for the import and for the last sync.
 const IMPORT_END_LIMIT: Duration = Duration::from_secs(8);
 const SYNC_LIMIT: Duration = Duration::from_secs(12);
@@ -78,6 +83,9 @@ pub struct Worker {
     operating: Vec<Operating>,
     waiting: VecDeque<(u64, Operation)>,
     emptying: Option<JoinHandle<()>>,
+    measuring: Option<JoinHandle<()>>,
+    /// The copy that is being made.
+    backing: Option<backup::Backing>,
     /// A store waits to be opened until an operation on the former has ended.
     postponed: bool,
     /// Files that failed, until their stick is plugged in again.
@@ -105,6 +113,10 @@ struct Stick {
     sources: Vec<PathBuf>,
     /// Why its store could not be opened.
     unusable: Option<Event>,
+    /// What its store was found to be, where several sticks or a mark asked for a look.
+    copy: Option<Known>,
+    /// What it is beside the open store.
+    second: Option<backup::Second>,
 }
 
 /// The open store.
@@ -112,6 +124,8 @@ struct Store {
     name: String,
     /// The stick's disk; `None` for a folder.
     disk: Option<String>,
+    /// Neither a folder nor memory.
+    is_on_stick: bool,
     folder: PathBuf,
     roots: Roots,
     images: Vec<(ImageId, ImageManifest)>,
@@ -124,7 +138,7 @@ struct Store {
     stop: Arc<AtomicBool>,
     /// Watched clients with the text last seen.
     watched: BTreeMap<Role, Option<String>>,
-    told_free_bytes: u64,
+    room: Room,
     told_read_only: bool,
 }
 
@@ -156,6 +170,8 @@ impl Worker {
             operating: Vec::new(),
             waiting: VecDeque::new(),
             emptying: None,
+            measuring: None,
+            backing: None,
             postponed: false,
             refused: HashSet::new(),
             updates: Vec::new(),
@@ -175,6 +191,7 @@ impl Worker {
                 Ok(Message::Command(command)) => self.obey(command),
                 Ok(Message::Look) => self.look(),
                 Ok(Message::ImportEnded { source, result }) => self.import_ended(source, result),
+                Ok(Message::BackupEnded { result }) => self.backup_ended(result),
                 Ok(Message::OperationEnded { ticket, result }) => self.operation_ended(ticket, result),
                 Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => {}
@@ -195,9 +212,20 @@ impl Worker {
         self.tell(Event::Problem { message, action: action.to_owned() });
     }
 
+    /// Each is `file: reason`.
+    fn tell_damaged(&self, broken: Vec<String>) {
+        for words in broken {
+            let (file, reason) = words.split_once(": ").unwrap_or((&words, "is damaged"));
+            let (file, reason) = (file.to_owned(), reason.to_owned());
+            let action = "Repair it on a computer, or leave it: the rest serves".to_owned();
+            self.tell(Event::Damaged { file, reason, action });
+        }
+    }
+
     fn obey(&mut self, command: Command) {
         match command {
             Command::Prepare => self.prepare(),
+            Command::Backup => self.back_up(),
             Command::CreateClient(client) => self.create(&client),
             Command::SaveClient(client) => self.save(&client),
             Command::Operate(ticket, operation) => self.operate(ticket, *operation),
@@ -248,12 +276,9 @@ impl Worker {
                 }
             }
             self.ticks = self.ticks.wrapping_add(1);
+            store.room.look(&store.folder);
             if self.ticks.is_multiple_of(TICKS_PER_SPACE) {
-                let free_bytes = free_bytes(&store.folder);
-                if free_bytes.abs_diff(store.told_free_bytes) >= SPACE_STEP_BYTES {
-                    store.told_free_bytes = free_bytes;
-                    events.push(Event::FreeSpace { free_bytes });
-                }
+                events.extend(store.tell_room());
                 // ext4 does that to itself after a write error.
                 if is_read_only(&store.folder) && !store.told_read_only {
                     store.told_read_only = true;
@@ -266,6 +291,7 @@ impl Worker {
             self.tell(event);
         }
         self.empty_trash();
+        self.measure();
         self.go_on_releasing();
         if self.options.folder.is_some() || self.postponed {
             self.look();
@@ -284,10 +310,17 @@ impl Worker {
                 }
             }
         }
+        let backing = self.stop_backup();
         if let Some(store) = self.store.take() {
             self.end_operations(&store.stop);
             let deadline = Instant::now() + IMPORT_END_LIMIT;
-            let threads = self.operating.drain(..).map(|running| running.thread).chain(self.emptying.take());
+            let threads = self
+                .operating
+                .drain(..)
+                .map(|running| running.thread)
+                .chain(self.emptying.take())
+                .chain(self.measuring.take())
+                .chain(backing);
             for thread in threads {
                 while !thread.is_finished() && Instant::now() < deadline {
                     std::thread::sleep(Duration::from_millis(10));
@@ -322,11 +355,6 @@ fn info(id: &ImageId, manifest: &ImageManifest) -> ImageInfo {
         imported: manifest.imported,
         root_bytes: manifest.root_bytes,
     }
-}
-
-/// What clients may still write; 0 when the stick does not answer.
-fn free_bytes(folder: &Path) -> u64 {
-    rustix::fs::statvfs(folder).map_or(0, |vfs| vfs.f_bavail.saturating_mul(vfs.f_frsize))
 }
 
 fn is_read_only(folder: &Path) -> bool {

@@ -40,6 +40,7 @@ impl Worker {
             importing.stop.store(true, Ordering::Relaxed);
         }
         self.end_operations(&store.stop);
+        self.interrupt_backup();
         for (ticket, _) in std::mem::take(&mut self.waiting) {
             self.tell(Event::Operated { ticket, result: Err("the stick is being let go of".to_owned()) });
         }
@@ -75,7 +76,7 @@ impl Worker {
         let Some(mut releasing) = self.releasing.take_if(|releasing| !releasing.done) else { return };
         let busy = self.importing.is_some()
             || self.operating.iter().any(|running| !running.thread.is_finished())
-            || self.emptying.as_ref().is_some_and(|thread| !thread.is_finished());
+            || [&self.emptying, &self.measuring].into_iter().flatten().any(|thread| !thread.is_finished());
         let late = Instant::now() >= releasing.until;
         if (!busy || late)
             && let Some(store) = releasing.store.take()
