@@ -133,7 +133,7 @@ impl Control {
         match trees {
             Ok((root, boot)) => {
                 let client = self.nobody(image.clone());
-                let trees = Trees { root, boot, volume: None };
+                let trees = Trees { root, boot, volume: None, account: None };
                 let served = publish::served(self.config.network.address.address, &client, &trees);
                 self.begin_self_test(self.as_reserved(served), &client, actions);
             }
@@ -153,6 +153,7 @@ impl Control {
             image,
             mode: Mode::ReadOnly,
             volume_size: None,
+            quota: None,
             export_id: 0,
         }
     }
