@@ -382,6 +382,17 @@ mod tests {
     }
 
     #[test]
+    fn a_kept_update_is_tested_with_the_image_for_new_clients() {
+        use crate::update::shell::Event as Update;
+        let mut script = Script::new(PI4);
+        script.control.images = vec![image()];
+        script.event(Event::Update(Update::Kept { version: "0.2.0".to_owned() }));
+        let mounts =
+            |action: &Action| matches!(action, Action::Store(shell::Command::MountImage(id)) if *id == image());
+        assert!(script.done.iter().any(mounts));
+    }
+
+    #[test]
     fn what_cannot_be_tested_is_refused_and_a_test_that_hangs_is_given_up() {
         let mut script = Script::unplugged(PI4);
         asks(&mut script, None);

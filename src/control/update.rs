@@ -105,6 +105,8 @@ impl Control {
             Event::Kept { version } => {
                 actions.push(Action::Log(format!("update: {version} serves and is kept")));
                 (self.updating.trial, self.updating.work) = (None, Work::None);
+                // What its own test cannot know: whether a Pi boots from it. Nothing hangs on that.
+                self.self_test(now, None, None, actions);
             }
             Event::TestFailed { message } => {
                 actions.push(Action::Log(format!("update: not kept yet: {message}")));
