@@ -9,7 +9,7 @@
 //! - [`shop`]: the store as a file of an exFAT or FAT32 file system
 //! - `library`, `manifest`, `states`, `atomic`, `lock`: what it holds, as small text files
 //! - `sources`, `packing`, `import`: image files on sticks, and making images of them
-//! - `root`, `mounts`, `personalise`: clients' trees
+//! - `root`, `mounts`, `in_place`, `personalise`: clients' trees
 //! - `volume`: their block volumes
 //! - `history`: how their last boots went
 //! - `trash`: what is not needed any more, deleted behind everybody's back
@@ -31,6 +31,7 @@ pub mod history;
 mod hotplug;
 pub(crate) mod identify;
 mod import;
+pub(crate) mod in_place;
 mod library;
 mod lock;
 pub(crate) mod manifest;
