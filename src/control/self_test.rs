@@ -133,7 +133,7 @@ impl Control {
         match trees {
             Ok((root, boot)) => {
                 let client = self.nobody(image.clone());
-                let trees = Trees { root, boot, volume: None };
+                let trees = Trees { root, boot, volume: None, account: None };
                 let served = publish::served(self.config.network.address.address, &client, &trees);
                 self.begin_self_test(self.as_reserved(served), &client, actions);
             }
@@ -153,6 +153,7 @@ impl Control {
             image,
             mode: Mode::ReadOnly,
             volume_size: None,
+            quota: None,
             export_id: 0,
         }
     }
@@ -240,6 +241,9 @@ impl Control {
         let Asked { ticket, target } = running.asked;
         if running.served.is_some() {
             self.publish(actions);
+        }
+        if let Target::Image(image) = &target {
+            actions.push(Action::Store(store::Command::ReleaseImage(image.clone())));
         }
         let tested = Tested { target, result, millis };
         let line = tested.line();

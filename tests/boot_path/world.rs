@@ -379,6 +379,7 @@ impl World {
                     assert!(status.strangers.len() <= 8 && status.problems.len() <= 16);
                 }
                 Action::Neighbour(..) | Action::ForgetNeighbour(_) | Action::ReleaseTrees | Action::PowerOff => {}
+                Action::Update(_) | Action::Try => {}
                 // For the black box, and about the machine itself.
                 Action::Stage { .. } | Action::Report(_) | Action::SelfTest(_) => {}
                 Action::Answer(..) => panic!("nobody ordered anything"),
@@ -469,7 +470,8 @@ impl World {
             | store::Command::Backup
             | store::Command::SaveBoot { .. }
             | store::Command::SaveReport(..)
-            | store::Command::MountImage(_) => {}
+            | store::Command::MountImage(_)
+            | store::Command::ReleaseImage(_) => {}
             store::Command::Release | store::Command::Resume => panic!("nobody wants the stick out"),
         }
     }
@@ -487,5 +489,12 @@ pub fn image() -> store::ImageInfo {
 pub fn open(client: Client) -> store::OpenClient {
     let folder = std::path::PathBuf::from(format!("/run/rootstock/clients/{}", client.role));
     let renew_at_boot = client.mode == rootstock::client::Mode::Ephemeral;
-    store::OpenClient { root: folder.join("root"), boot: folder.join("boot"), volume: None, client, renew_at_boot }
+    store::OpenClient {
+        root: folder.join("root"),
+        boot: folder.join("boot"),
+        volume: None,
+        account: None,
+        client,
+        renew_at_boot,
+    }
 }
