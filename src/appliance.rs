@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
-use crate::config::{self, Config};
+use crate::config::{self, Config, DhcpMode};
 use crate::control::{Action, Control, Event};
 use crate::directory::{Directory, Published};
 use crate::{dhcp, memory, net, nfs, orders, panel, store, tftp};
@@ -117,7 +117,6 @@ struct Shells {
     store: store::Handle,
     orders: orders::Handle,
     dhcp: Option<dhcp::Socket>,
-    server: Ipv4Addr,
     directory: Arc<Published<Directory>>,
 }
 
@@ -149,7 +148,9 @@ pub fn run(options: Options, started: impl FnOnce(Inbox)) -> Result<End, Error> 
         },
         sink(&inbox, Event::Net),
     )?;
-    let listen = config.network.address.address;
+    // An address that another server gives us comes later, and may change.
+    let can_move = !config.network.fixed && config.dhcp.mode != DhcpMode::Server;
+    let listen = if can_move { Ipv4Addr::UNSPECIFIED } else { config.network.address.address };
     let _tftp = tftp::start(tftp::Options { listen, port: 69 }, directory.clone(), sink(&inbox, Event::Tftp))?;
     let nfs_options = nfs::Options {
         listen,
@@ -171,7 +172,7 @@ pub fn run(options: Options, started: impl FnOnce(Inbox)) -> Result<End, Error> 
             store_bytes: config.store.size_gib.map(|gib| u64::from(gib) << 30),
             make_store: config.store.write,
             memory_bytes: None,
-            appliance: listen,
+            appliance: config.network.address.address,
             dns: config.network.dns.clone(),
             plain_writes: false,
         },
@@ -181,7 +182,7 @@ pub fn run(options: Options, started: impl FnOnce(Inbox)) -> Result<End, Error> 
     info!("serving as {}", config.network.address);
 
     let mut control = Control::new(config, &problems);
-    let mut shells = Shells { net, nfs, panel, store, orders, dhcp: None, server: listen, directory };
+    let mut shells = Shells { net, nfs, panel, store, orders, dhcp: None, directory };
     shells.panel.show(control.status(clock.elapsed()));
     let end = 'run: loop {
         let sleep = control.poll_timeout(clock.elapsed()).unwrap_or(LONGEST_SLEEP);
@@ -232,7 +233,7 @@ impl Shells {
     fn listen_for_dhcp(&mut self, name: &str, index: u32, inbox: &Inbox) {
         // The former socket first: it holds the port.
         self.dhcp = None;
-        match dhcp::Socket::open(name, index, self.server, sink(inbox, Event::Dhcp)) {
+        match dhcp::Socket::open(name, index, sink(inbox, Event::Dhcp)) {
             Ok(socket) => self.dhcp = Some(socket),
             Err(error) => inbox.send(Event::Net(net::Event::Failed(format!("dhcp: {error}")))),
         }
@@ -247,6 +248,10 @@ impl Shells {
                 None => warn!("dhcp: no interface to answer on"),
             },
             Action::Probe(address, owner) => self.net.probe(address, Some(owner)),
+            Action::Survey => self.net.survey(),
+            Action::Lease(wanted) => self.net.lease(wanted),
+            Action::Watch(macs) => self.net.watch(macs),
+            Action::LookForNeighbours => self.net.look_for_neighbours(),
             Action::Neighbour(mac, address) => self.net.neighbour(mac, address),
             Action::ForgetNeighbour(address) => self.net.forget_neighbour(address),
             Action::Publish(directory) => self.directory.set(directory),

@@ -66,6 +66,7 @@ fn stranger() -> Stranger {
         model: Model::Pi5,
         serial: Some(Serial(0x77c1)),
         memory_mib: Some(8192),
+        of: None,
     }
 }
 
@@ -103,6 +104,8 @@ fn gallery() -> Vec<(String, Screen)> {
     overview("ready", with_client(Stage::Up { after: Some(SECOND * 41) }, 900));
     overview("window", Status { enrolment: Enrolment::Open { left: SECOND * 107 }, ..ready() });
     overview("stranger", Status { strangers: vec![stranger()], ..ready() });
+    let of = Some([192, 168, 77, 2].into());
+    overview("stranger-of-another", Status { strangers: vec![Stranger { of, ..stranger() }], ..ready() });
     overview("client-asks", with_client(Stage::Discovered, 1));
     overview("client-leased", with_client(Stage::Leased, 2));
     overview("client-loading", with_client(loading, 8));
@@ -295,7 +298,7 @@ fn wide_table() -> Vec<Status> {
             table.push(Status { uptime, images, clients: vec![client; 250], enrolment, ..ready() });
         }
     }
-    let unknown = Stranger { mac: MacAddr([255; 6]), model: Model::Unknown, serial: None, memory_mib: None };
+    let unknown = Stranger { mac: MacAddr([255; 6]), model: Model::Unknown, serial: None, memory_mib: None, of: None };
     table.push(Status { strangers: vec![unknown, stranger()], ..ready() });
     table.push(Status { strangers: vec![stranger(); 8], ..ready() });
     table

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::problems::Topic;
 use super::{Action, Control, Member, Renewal, Trees};
 use crate::client::Role;
-use crate::stage::{Boot, Sign};
+use crate::stage::Sign;
 use crate::status::{Import, NewPlace, Stage, Stick};
 use crate::store;
 
@@ -48,6 +48,8 @@ impl Control {
                 self.readdress(now, actions);
                 self.renew_all(actions);
                 self.publish(actions);
+                self.watch(actions);
+                self.probe_ahead(now, actions);
                 self.answer_waiting(now, actions);
             }
             Store::Closed { name } => {
@@ -89,6 +91,7 @@ impl Control {
                 actions.push(Action::Log(format!("client {} ready", open.client.role)));
                 self.client_ready(open);
                 self.publish(actions);
+                self.watch(actions);
                 self.answer_waiting(now, actions);
             }
             Store::ClientFailed { role, message, action } => {
@@ -111,6 +114,7 @@ impl Control {
                 self.changed(clients, actions);
                 self.renew_all(actions);
                 self.publish(actions);
+                self.watch(actions);
                 self.answer_waiting(now, actions);
             }
             Store::Operated { ticket, result } => self.operated(now, ticket, result, actions),
@@ -131,22 +135,22 @@ impl Control {
         let mut before = std::mem::take(&mut self.members);
         for open in clients {
             let mut renewal = Renewal::of(&open);
-            let boot = match before.remove(&open.client.role) {
+            let (boot, at) = match before.remove(&open.client.role) {
                 Some(member) => {
                     // Its boot began while the store was away.
                     if matches!(member.renewal, Renewal::Due | Renewal::Asked) && renewal == Renewal::AtBoot {
                         renewal = Renewal::Due;
                     }
-                    member.boot
+                    (member.boot, member.at)
                 }
-                None => Boot::default(),
+                None => Default::default(),
             };
             // A store that was opened anew watches nobody.
             if matches!(boot.stage(), Stage::RootMounted | Stage::Stalled { .. }) {
                 actions.push(Action::Store(store::Command::WatchUp(open.client.role.clone(), true)));
             }
             let trees = Some(Trees { root: open.root, boot: open.boot, volume: open.volume });
-            self.members.insert(open.client.role.clone(), Member { client: open.client, trees, boot, renewal });
+            self.members.insert(open.client.role.clone(), Member { client: open.client, trees, boot, renewal, at });
         }
     }
 
@@ -179,7 +183,8 @@ impl Control {
         match self.members.get_mut(&open.client.role) {
             Some(member) => (member.trees, member.renewal) = (trees, renewal),
             None => {
-                let member = Member { client: open.client, trees, boot: Boot::default(), renewal };
+                let (boot, at) = Default::default();
+                let member = Member { client: open.client, trees, boot, renewal, at };
                 self.members.insert(member.client.role.clone(), member);
             }
         }

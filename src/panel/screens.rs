@@ -82,7 +82,10 @@ fn compose(status: &Status, view: &View, shown: Duration) -> (Screen, usize) {
                 || mac.to_string(),
                 |stranger| words::board(stranger.model, stranger.memory_mib, stranger.serial),
             );
-            says("A new Pi asks", &[&board, "", "Press ENROLL to", "let it in."])
+            match stranger.and_then(|stranger| stranger.of) {
+                Some(of) => says("Not our Pi", &[&board, "It belongs to the", "other Rootstock,", &format!("{of}.")]),
+                None => says("A new Pi asks", &[&board, "", "Press ENROLL to", "let it in."]),
+            }
         }
         View::NoCable => {
             let (screen, parts) =

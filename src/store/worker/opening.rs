@@ -138,7 +138,7 @@ impl Worker {
             library.broken.push(format!("store.toml: {error}"));
         }
         let site = self.site(&folder, "short");
-        let mut roots = Roots::new(&folder, &self.options.run);
+        let mut roots = Roots::new(&folder, &self.options.run, self.options.appliance);
         let mut broken = library.broken;
         let mut open = BTreeMap::new();
         for record in &mut library.clients {
