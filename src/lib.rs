@@ -24,7 +24,8 @@
 //! | [`config`] | `rootstock.toml`, its defaults, and what is wrong in it | yes |
 //! | [`control`] | events in, actions out: the one place that decides | yes |
 //! | [`enrol`] | the enrolment window, role names, export numbers | yes |
-//! | [`stage`] | how far a boot has come, deadlines and hints | yes |
+//! | [`stage`] | how far a boot has come, and its deadlines | yes |
+//! | [`diagnose`] | why a boot does not go on, and what to try: hints by rules | yes |
 //! | [`wire`] | what was seen on the wire, and its traffic light | yes |
 //! | [`status`] | the snapshot that all faces draw from | yes |
 //! | [`directory`] | what TFTP and NFS may serve, published by control | yes |
@@ -61,6 +62,7 @@ pub mod client;
 pub mod config;
 pub mod control;
 pub mod dhcp;
+pub mod diagnose;
 pub mod directory;
 pub mod eeprom;
 pub mod enrol;

@@ -1,5 +1,5 @@
 //! How far a client's boot has come, told from what passes through us, and
-//! what to try when it stops.
+//! when it has been silent for too long. Why, `diagnose` says.
 //!
 //! Pure. Time is the duration since the server's start. "Up" is not guessed
 //! from traffic: the client's own `rootstock-up.service` writes it at the end
@@ -7,6 +7,7 @@
 
 use std::time::Duration;
 
+use crate::diagnose::Hint;
 use crate::status::Stage;
 
 /// Something seen of a client.
@@ -30,11 +31,10 @@ pub enum Sign {
     Up,
 }
 
-/// How long a stage may last without any sign, and what a person can try then.
+/// How long a stage may last without any sign.
 struct Patience {
     at: &'static str,
     limit: Duration,
-    hint: &'static str,
 }
 
 /// One client's boot.
@@ -126,14 +126,14 @@ impl Boot {
 
     /// Why a stage may last only so long.
     fn patience(&self) -> Option<Patience> {
-        let patience = |at, seconds, hint| Some(Patience { at, limit: Duration::from_secs(seconds), hint });
+        let patience = |at, seconds| Some(Patience { at, limit: Duration::from_secs(seconds) });
         match self.stage {
             Stage::Off | Stage::Up { .. } | Stage::Stalled { .. } => None,
-            Stage::Discovered => patience("asking", 40, "Check its cable, then switch it off and on"),
-            Stage::Leased => patience("address", 40, "Another DHCP server on this switch?"),
-            Stage::Loading { .. } => patience("loading", 60, "Check its cable, then switch it off and on"),
-            Stage::Kernel => patience("kernel", 90, "Does the image suit this Pi? See its screen"),
-            Stage::RootMounted => patience("starting", 300, "See its screen, then switch it off and on"),
+            Stage::Discovered => patience("asking", 40),
+            Stage::Leased => patience("address", 40),
+            Stage::Loading { .. } => patience("loading", 60),
+            Stage::Kernel => patience("kernel", 90),
+            Stage::RootMounted => patience("starting", 300),
         }
     }
 
@@ -142,11 +142,18 @@ impl Boot {
         self.patience().map(|patience| self.heard + patience.limit)
     }
 
-    /// Lets time pass; true when it stalled just now.
+    /// Why it stalled, as `diagnose` found.
+    pub fn explain(&mut self, why: Hint) {
+        if let Stage::Stalled { hint, .. } = &mut self.stage {
+            *hint = why;
+        }
+    }
+
+    /// Lets time pass; true when it stalled just now, and is to be explained.
     pub fn poll(&mut self, now: Duration) -> bool {
         match self.patience() {
             Some(patience) if now >= self.heard + patience.limit => {
-                self.stage = Stage::Stalled { at: patience.at, hint: patience.hint };
+                self.stage = Stage::Stalled { at: patience.at, hint: Hint::Unknown };
                 self.entered = now;
                 true
             }

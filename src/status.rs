@@ -8,6 +8,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use crate::client::{ImageId, MacAddr, Model, Role, Serial};
+use crate::diagnose::Hint;
 use crate::wire::Finding;
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -90,6 +91,8 @@ pub struct Stranger {
     pub memory_mib: Option<u32>,
     /// The other appliance that serves it: it is not ours to take.
     pub of: Option<Ipv4Addr>,
+    /// What it needs beside ENROLL.
+    pub hint: Option<Hint>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -125,7 +128,7 @@ pub enum Stage {
     /// asked; `None` when it ran already before the server started.
     Up { after: Option<Duration> },
     /// Nothing came for too long: where, and what to try.
-    Stalled { at: &'static str, hint: &'static str },
+    Stalled { at: &'static str, hint: Hint },
 }
 
 /// One trouble in words, with what to do about it.

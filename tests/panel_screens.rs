@@ -13,6 +13,7 @@ use embedded_graphics::prelude::*;
 use embedded_graphics::primitives::{PrimitiveStyle, Rectangle, RoundedRectangle};
 use embedded_graphics_simulator::{OutputSettings, SimulatorDisplay};
 use rootstock::client::{MacAddr, Model, Role, Serial};
+use rootstock::diagnose::Hint;
 use rootstock::panel::draw;
 use rootstock::panel::frame::Frame;
 use rootstock::panel::pages::{self, View};
@@ -67,6 +68,7 @@ fn stranger() -> Stranger {
         serial: Some(Serial(0x77c1)),
         memory_mib: Some(8192),
         of: None,
+        hint: None,
     }
 }
 
@@ -87,7 +89,7 @@ fn gallery() -> Vec<(String, Screen)> {
     let offered =
         |place| Stick::NeedsConfirmation { name: "SanDisk Ultra Fit".to_owned(), free_bytes: 27_900_000_000, place };
     let loading = Stage::Loading { bytes: 12_400_000, file: "9ffefdef/kernel8.img".to_owned() };
-    let hint = "Take the SD card out of it, then switch it off and on.";
+    let hint = Hint::AsksNoFile;
     overview("starting", Status::default());
     overview("stick-none", stick(Stick::Absent));
     overview("stick-reading", stick(Stick::Reading));
@@ -273,8 +275,6 @@ fn wide_table() -> Vec<Status> {
             }
         }
     }
-    let hint =
-        "Is the cable in? Does the switch have power? Is there no SD card in it? Then press ENROLL and try again.";
     for time in times {
         let stages = [
             Stage::Off,
@@ -284,7 +284,7 @@ fn wide_table() -> Vec<Status> {
             Stage::Kernel,
             Stage::RootMounted,
             Stage::Up { after: Some(Duration::from_secs(time)) },
-            Stage::Stalled { at: "loading its files", hint },
+            Stage::Stalled { at: "loading its files", hint: Hint::Unknown },
         ];
         for stage in stages {
             let mut client = client(&long, stage, 0);
@@ -298,7 +298,14 @@ fn wide_table() -> Vec<Status> {
             table.push(Status { uptime, images, clients: vec![client; 250], enrolment, ..ready() });
         }
     }
-    let unknown = Stranger { mac: MacAddr([255; 6]), model: Model::Unknown, serial: None, memory_mib: None, of: None };
+    let unknown = Stranger {
+        mac: MacAddr([255; 6]),
+        model: Model::Unknown,
+        serial: None,
+        memory_mib: None,
+        hint: None,
+        of: None,
+    };
     table.push(Status { strangers: vec![unknown, stranger()], ..ready() });
     table.push(Status { strangers: vec![stranger(); 8], ..ready() });
     table

@@ -114,8 +114,9 @@ fn a_repeated_request_before_the_first_ack_is_answered_from_the_same_port() {
     assert_eq!((pi.receive(), pi.tid), first);
     pi.ack(0);
     assert!(pi.receive().starts_with(b"\0\x03\0\x01"));
-    // Only one transfer was started.
+    // Only one transfer was started, and that it asked twice is told.
     assert!(matches!(running.event(), Event::Started { .. }));
+    assert_eq!(running.event(), Event::Repeated { address: PI, path: "start4.elf".into() });
     assert!(running.events.try_recv().is_err());
 }
 

@@ -21,6 +21,9 @@ impl Control {
     }
 
     pub(super) fn sign_role(&mut self, now: Duration, role: &Role, sign: Sign, actions: &mut Vec<Action>) {
+        if sign == Sign::Up {
+            self.saw_up(now, role);
+        }
         let Some(member) = self.members.get_mut(role) else { return };
         let begins = sign == Sign::BootloaderAsks;
         if !member.boot.observe(now, sign) {

@@ -44,6 +44,7 @@ impl Control {
             actions.push(Action::Log("enrolment window closed by a press".to_owned()));
         } else if self.store_open && !self.images.is_empty() {
             self.window = Window::open(now, self.config.enrol.window, batch);
+            self.somebody_came();
             actions.push(Action::Log(format!("enrolment window open for {} s", self.config.enrol.window.as_secs())));
         } else {
             actions.push(Action::Log("ENROLL pressed, but there is no image yet".to_owned()));

@@ -5,11 +5,15 @@
 //! pass. Time is the duration since the server's start. Nothing here blocks,
 //! so an offer never waits for a slow stick, and a test runs a whole boot in
 //! microseconds. `wire`, `stick` and `buttons` take what the shells tell, `boots` follows
-//! clients' boots, `requests` decides about DHCP, `survey` and `beside` about other servers on the wire, `orders` about commands, `publish` says what is served.
+//! clients' boots, `evidence` keeps what they showed, `requests` decides about DHCP, `survey` and `beside` about other servers
+//! on the wire, `orders` about commands, `publish` says what is served.
 
 mod beside;
 mod boots;
 mod buttons;
+mod evidence;
+#[cfg(test)]
+mod hints;
 mod noise;
 mod orders;
 mod problems;
@@ -35,6 +39,7 @@ use crate::wire::Facts;
 use crate::{dhcp, net, nfs, orders as orders_shell, panel, store, tftp};
 
 use beside::{At, Beside};
+use evidence::Boards;
 use noise::Noise;
 use orders::Orders;
 use problems::{Problems, Topic};
@@ -159,6 +164,7 @@ pub struct Control {
     /// About unknown boards.
     arrivals: Noise,
     requests: Requests,
+    boards: Boards,
     orders: Orders,
     shown: Status,
     last_tick: Duration,
@@ -198,6 +204,7 @@ impl Control {
             refusals: Noise::default(),
             arrivals: Noise::default(),
             requests: Requests::default(),
+            boards: Boards::default(),
             orders: Orders::default(),
             shown: Status::default(),
             last_tick: Duration::ZERO,
@@ -230,13 +237,8 @@ impl Control {
         let moving = self.members.values().any(|member| member.boot.deadline().is_some());
         let strangers = self.strangers.iter().map(|(asked, _)| *asked + STRANGER_SHOWN);
         let tick = (self.window.is_open(now) || moving).then_some(self.last_tick + TICK);
-        let next = stages
-            .chain(strangers)
-            .chain(self.window.deadline())
-            .chain(tick)
-            .chain(self.orders.deadline())
-            .chain(self.delayed_at())
-            .min()?;
+        let others = [self.window.deadline(), tick, self.orders.deadline(), self.boards.deadline(), self.delayed_at()];
+        let next = stages.chain(strangers).chain(others.into_iter().flatten()).min()?;
         Some(next.saturating_sub(now))
     }
 
@@ -247,15 +249,12 @@ impl Control {
         if self.window.deadline().is_some_and(|deadline| now >= deadline) {
             (self.window, self.orders.swap) = (Window::Closed, None);
             actions.push(Action::Log("enrolment window closed".to_owned()));
+            self.window_ended(now, self.config.enrol.window, &mut actions);
         }
         self.strangers.retain(|(asked, _)| now < *asked + STRANGER_SHOWN);
         self.orders_due(now, &mut actions);
         self.send_delayed(now, &mut actions);
-        for member in self.members.values_mut() {
-            if member.boot.poll(now) {
-                actions.push(boots::stage_log(&member.client.role, &member.boot, now));
-            }
-        }
+        self.judge_boots(now, &mut actions);
         self.show(now, &mut actions);
         actions
     }
@@ -292,8 +291,8 @@ impl Control {
             serial: member.client.serial,
             memory_mib: member.client.revision.and_then(Revision::memory_mib),
             image: member.client.image.clone(),
-            stage: member.boot.stage().clone(),
-            since: whole(member.boot.since(now)),
+            stage: self.shown_stage(member),
+            since: whole(self.since(member, now)),
         };
         Status {
             uptime: whole(self.last_tick),
@@ -311,7 +310,7 @@ impl Control {
                 status::Enrolment::Closed => status::Enrolment::Closed,
             },
             clients: self.members.values().map(client).collect(),
-            strangers: self.strangers.iter().map(|(_, stranger)| stranger.clone()).collect(),
+            strangers: self.strangers.iter().map(|(_, stranger)| self.with_hint(stranger)).collect(),
             problems: self.problems.list(),
         }
     }

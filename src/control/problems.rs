@@ -18,6 +18,8 @@ pub enum Topic {
     /// By the image file's name.
     Import(String),
     Client(Role),
+    /// Nobody came while the window was open.
+    Enrolment,
     Config,
 }
 

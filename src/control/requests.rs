@@ -65,6 +65,7 @@ impl Control {
             return self.answer_appliance(&request, actions);
         }
         self.overhear(now, &request, actions);
+        self.saw_request(now, &request, actions);
         match self.members.values().find(|member| member.client.mac == request.mac) {
             Some(member) => {
                 let role = member.client.role.clone();
@@ -192,8 +193,9 @@ impl Control {
                 if bootloader {
                     actions.push(Action::Neighbour(client.mac, client.address));
                 }
-                let binds = reply.binds;
+                let (binds, answer) = (reply.binds, reply.answer);
                 actions.push(Action::Send(reply));
+                self.saw_answer(now, request, answer, binds);
                 if binds && bootloader {
                     self.sign_role(now, role, Sign::Leased, actions);
                 }
@@ -204,6 +206,7 @@ impl Control {
     }
 
     fn unknown(&mut self, now: Duration, request: Request, actions: &mut Vec<Action>) {
+        self.saw_stranger(now);
         let swapped = self
             .orders
             .swap
@@ -313,6 +316,7 @@ impl Control {
             serial: identity.serial,
             memory_mib: identity.memory_mib(),
             of,
+            hint: None,
         };
         self.strangers.push_front((now, stranger));
         self.strangers.truncate(MAX_STRANGERS);

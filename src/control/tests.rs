@@ -401,7 +401,7 @@ fn packets_of_anybody_cannot_flood_the_log() {
     for _ in 0..10_000 {
         bench.event(Event::Tftp(refused()));
         let path = "/etc".to_owned();
-        bench.event(Event::Nfs(nfs::Event::MountRefused { address, path, reason: "no such export" }));
+        bench.event(Event::Nfs(nfs::Event::MountRefused { address, path, reason: nfs::Refusal::NotAnExport }));
     }
     let told = bench.log.len() - before;
     assert!((10..=50).contains(&told), "{told} lines");

@@ -60,6 +60,7 @@ impl Control {
     }
 
     pub(super) fn tftp(&mut self, now: Duration, event: tftp::Event, actions: &mut Vec<Action>) {
+        self.saw_tftp(now, &event, actions);
         match event {
             tftp::Event::Started { address, path, folder, .. } => {
                 if let Some(serial) = folder {
@@ -93,11 +94,12 @@ impl Control {
                 actions.push(Action::Log(format!("tftp: cmdline.txt of {address} is too long by {left_out} words")));
             }
             // Firmware asks for files that no image has; that is a boot's normal course.
-            tftp::Event::Aborted { .. } | tftp::Event::Missing { .. } => {}
+            tftp::Event::Aborted { .. } | tftp::Event::Missing { .. } | tftp::Event::Repeated { .. } => {}
         }
     }
 
     pub(super) fn nfs(&mut self, now: Duration, event: nfs::Event, actions: &mut Vec<Action>) {
+        self.saw_nfs(now, &event);
         match event {
             nfs::Event::Mounted { address, tree: Tree::Root } => self.sign(now, address, Sign::RootMounted, actions),
             nfs::Event::Mounted { address, tree: Tree::Boot } if self.is_read_only(address) => {
@@ -111,6 +113,12 @@ impl Control {
                 self.look_for(now, actions);
                 self.refusals.log(now, format!("nfs: {address} may not mount {path:?}: {reason}"), actions);
             }
+            nfs::Event::VersionRefused { address, program, version } => {
+                let line = format!("nfs: {address} asked for version {version} of program {program}");
+                self.refusals.log(now, line, actions);
+            }
+            // A mount's normal course.
+            nfs::Event::PortAsked { .. } => {}
             nfs::Event::BadHandle { address, .. } => {
                 self.refusals.log(now, format!("nfs: {address} used a file handle that is not its own"), actions);
             }

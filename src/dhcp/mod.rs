@@ -49,4 +49,4 @@ pub use quirks::{Asker, Identity};
 pub use socket::{Counters, Error, Event, Socket};
 
 #[cfg(test)]
-mod packets;
+pub(crate) mod packets;

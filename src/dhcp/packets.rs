@@ -73,23 +73,31 @@ impl Packet {
 
 /// DISCOVER of a Pi 3B's mask ROM.
 pub fn pi3_rom() -> Vec<u8> {
-    Packet::new(1, PI3)
+    rom(1).bytes()
+}
+
+/// A message of a Pi 3B's mask ROM, to add to.
+pub fn rom(kind: u8) -> Packet {
+    Packet::new(kind, PI3)
         .xid(PI3_ROM_XID)
         .option(55, &[43, 60, 67, 128, 129, 130, 131, 132, 133, 134, 135, 66])
         .option(93, &[0, 0])
         .option(94, &[1, 2, 1])
         .option(97, &[&[0][..], &[0x44; 16]].concat())
         .option(60, CLASS)
-        .bytes()
 }
 
 fn eeprom(kind: u8, mac: MacAddr, fourcc: &[u8; 4], revision: u32, serial: u32) -> Packet {
     let guid = [&[0], &fourcc[..], &revision.to_le_bytes(), &mac.0[2..], &serial.to_le_bytes()].concat();
+    loader(kind, mac, &guid)
+}
+
+fn loader(kind: u8, mac: MacAddr, guid: &[u8]) -> Packet {
     Packet::new(kind, mac)
         .option(55, &[1, 3, 43, 60, 66, 67, 128, 129, 130, 131, 132, 133, 134, 135])
         .option(93, &[0, 0])
         .option(94, &[1, 2, 1])
-        .option(97, &guid)
+        .option(97, guid)
         .option(60, CLASS)
 }
 
@@ -105,10 +113,30 @@ pub fn pi4_eeprom() -> Vec<u8> {
 
 /// DISCOVER of a Pi 5's EEPROM loader.
 pub fn pi5_eeprom() -> Vec<u8> {
-    eeprom(1, PI5, b"RPi5", 0xd04170, 0x1234_abcd).bytes()
+    pi5(1).bytes()
+}
+
+/// The same with an EEPROM of before March 2020, which leaves its MAC address out.
+pub fn pi4_of_2019(kind: u8) -> Packet {
+    let guid = [&[0], &b"RPi4"[..], &0xc0_3111_u32.to_le_bytes(), &[0; 4], &0x9ffe_fdef_u32.to_le_bytes()].concat();
+    loader(kind, PI4, &guid)
+}
+
+/// A message of a Pi 5's EEPROM loader, to add to.
+pub fn pi5(kind: u8) -> Packet {
+    eeprom(kind, PI5, b"RPi5", 0xd04170, 0x1234_abcd)
+}
+
+/// What `bootcode.bin` asks on the board of [`rom`].
+pub fn bootcode(kind: u8) -> Packet {
+    loader(kind, PI3, &[&[0][..], &0xb66c_4c16_u32.to_le_bytes().repeat(4)].concat())
 }
 
 /// A message of Linux's `ip=dhcp` on the same board as [`pi4`].
 pub fn kernel(kind: u8) -> Packet {
-    Packet::new(kind, PI4).option(55, &[1, 3, 6, 12, 15, 17, 26, 40])
+    kernel_of(kind, PI4)
+}
+
+pub fn kernel_of(kind: u8, mac: MacAddr) -> Packet {
+    Packet::new(kind, mac).option(55, &[1, 3, 6, 12, 15, 17, 26, 40])
 }

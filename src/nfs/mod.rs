@@ -94,7 +94,9 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+pub use mount::{PROGRAM as MOUNT_PROGRAM, Refusal};
 pub use portmap::Ports;
+pub use procedures::PROGRAM;
 pub use server::Server;
 
 use crate::directory::{Directory, Published, Tree};
@@ -133,7 +135,19 @@ pub enum Event {
     MountRefused {
         address: Ipv4Addr,
         path: String,
-        reason: &'static str,
+        reason: Refusal,
+    },
+    /// GETPORT: where this version of this program listens.
+    PortAsked {
+        address: Ipv4Addr,
+        program: u32,
+        version: u32,
+    },
+    /// A version of NFS, MOUNT or portmap that is not served.
+    VersionRefused {
+        address: Ipv4Addr,
+        program: u32,
+        version: u32,
     },
     /// Of one client since the last one, at most once a second.
     Traffic {
@@ -148,6 +162,21 @@ pub enum Event {
         count: u64,
         reason: &'static str,
     },
+}
+
+impl Event {
+    /// Whose it is.
+    pub fn address(&self) -> Ipv4Addr {
+        match self {
+            Self::Mounted { address, .. }
+            | Self::Unmounted { address }
+            | Self::MountRefused { address, .. }
+            | Self::PortAsked { address, .. }
+            | Self::VersionRefused { address, .. }
+            | Self::Traffic { address, .. }
+            | Self::BadHandle { address, .. } => *address,
+        }
+    }
 }
 
 /// Why the server did not start.

@@ -32,6 +32,40 @@ enum MountStat {
     ServerFault = 10006,
 }
 
+/// Why MNT was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error("the path is too long")]
+    TooLong,
+    #[error("the call came from an unprivileged port")]
+    Unprivileged,
+    #[error("not an export of this client")]
+    NotAnExport,
+    #[error("its tree is not mounted now")]
+    NotMounted,
+    #[error("no such directory in the export")]
+    NoSuchFolder,
+    #[error("not a directory of the export")]
+    NotAFolder,
+    #[error("the path leads out of the export")]
+    LeadsOut,
+    #[error("its tree cannot be read")]
+    Unreadable,
+}
+
+impl Refusal {
+    fn stat(self) -> MountStat {
+        match self {
+            Self::TooLong => MountStat::NameTooLong,
+            Self::Unprivileged | Self::NotAnExport | Self::LeadsOut => MountStat::Acces,
+            Self::NotMounted => MountStat::ServerFault,
+            Self::NoSuchFolder => MountStat::NoEnt,
+            Self::NotAFolder => MountStat::NotDir,
+            Self::Unreadable => MountStat::Io,
+        }
+    }
+}
+
 pub struct Context<'a> {
     pub exports: &'a Exports,
     pub directory: &'a Directory,
@@ -57,8 +91,8 @@ pub fn handle(context: &Context<'_>, procedure: u32, args: &mut Cursor<'_>, repl
                     reply.u32(AUTH_SYS);
                     (context.sink)(Event::Mounted { address, tree: export.tree });
                 }
-                Err((stat, reason)) => {
-                    reply.u32(stat as u32);
+                Err(reason) => {
+                    reply.u32(reason.stat() as u32);
                     let shown = &path[..path.len().min(MAX_PATH)];
                     let path = String::from_utf8_lossy(shown).into_owned();
                     (context.sink)(Event::MountRefused { address, path, reason });
@@ -99,22 +133,21 @@ pub fn handle(context: &Context<'_>, procedure: u32, args: &mut Cursor<'_>, repl
     Accept::Success
 }
 
-fn mnt<'a>(context: &'a Context<'_>, path: &[u8]) -> Result<(&'a Export, Wire), (MountStat, &'static str)> {
+fn mnt<'a>(context: &'a Context<'_>, path: &[u8]) -> Result<(&'a Export, Wire), Refusal> {
     if path.len() > MAX_PATH {
-        return Err((MountStat::NameTooLong, "the path is too long"));
+        return Err(Refusal::TooLong);
     }
     if !context.privileged {
-        return Err((MountStat::Acces, "the call came from an unprivileged port"));
+        return Err(Refusal::Unprivileged);
     }
-    let (export, below) = find(context.directory.exports(context.peer.address), path)
-        .ok_or((MountStat::Acces, "not an export of this client"))?;
-    let open = context.exports.get(export).ok_or((MountStat::ServerFault, "its tree is not mounted now"))?;
+    let (export, below) = find(context.directory.exports(context.peer.address), path).ok_or(Refusal::NotAnExport)?;
+    let open = context.exports.get(export).ok_or(Refusal::NotMounted)?;
     let wrong = |errno| match errno {
-        Errno::NOENT => (MountStat::NoEnt, "no such directory in the export"),
-        Errno::NOTDIR | Errno::LOOP => (MountStat::NotDir, "not a directory of the export"),
-        Errno::NAMETOOLONG => (MountStat::NameTooLong, "the path is too long"),
-        Errno::ACCESS | Errno::XDEV => (MountStat::Acces, "the path leads out of the export"),
-        _ => (MountStat::Io, "its tree cannot be read"),
+        Errno::NOENT => Refusal::NoSuchFolder,
+        Errno::NOTDIR | Errno::LOOP => Refusal::NotAFolder,
+        Errno::NAMETOOLONG => Refusal::TooLong,
+        Errno::ACCESS | Errno::XDEV => Refusal::LeadsOut,
+        _ => Refusal::Unreadable,
     };
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_XDEV | ResolveFlags::NO_SYMLINKS;

@@ -7,6 +7,7 @@ use super::xdr::{Cursor, Encoder};
 
 pub const PROGRAM: u32 = 100_000;
 pub const VERSION: u32 = 2;
+const GETPORT: u32 = 3;
 const TCP: u32 = 6;
 const UDP: u32 = 17;
 
@@ -31,13 +32,21 @@ impl Ports {
     }
 }
 
+/// The program and version that a GETPORT is about.
+pub fn asked(procedure: u32, mut args: Cursor<'_>) -> Option<(u32, u32)> {
+    if procedure != GETPORT {
+        return None;
+    }
+    Some((args.u32().ok()?, args.u32().ok()?))
+}
+
 /// Answers one call: writes the results of a success, or says what was wrong.
 pub fn handle(ports: Ports, procedure: u32, args: &mut Cursor<'_>, reply: &mut Encoder) -> Accept {
     match procedure {
         0 => {}
         // SET and UNSET: refused.
         1 | 2 => reply.bool(false),
-        3 => {
+        GETPORT => {
             let (Ok(program), Ok(version), Ok(protocol), Ok(_port)) = (args.u32(), args.u32(), args.u32(), args.u32())
             else {
                 return Accept::GarbageArgs;

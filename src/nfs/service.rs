@@ -201,16 +201,28 @@ impl<W> Service<W> {
                 };
                 mount::handle(&context, call.procedure, &mut args, reply)
             }
-            (portmap::PROGRAM, portmap::VERSION) => portmap::handle(self.ports, call.procedure, &mut args, reply),
-            (procedures::PROGRAM, _) if source.tcp => mismatch(procedures::VERSION),
-            (mount::PROGRAM, _) => mismatch(mount::VERSION),
-            (portmap::PROGRAM, _) => mismatch(portmap::VERSION),
+            (portmap::PROGRAM, portmap::VERSION) => {
+                if let Some((program, version)) = portmap::asked(call.procedure, args) {
+                    (self.sink)(Event::PortAsked { address: source.peer.address, program, version });
+                }
+                portmap::handle(self.ports, call.procedure, &mut args, reply)
+            }
+            (procedures::PROGRAM, _) if source.tcp => self.mismatch(source, call, procedures::VERSION),
+            (mount::PROGRAM, _) => self.mismatch(source, call, mount::VERSION),
+            (portmap::PROGRAM, _) => self.mismatch(source, call, portmap::VERSION),
             _ => Accept::ProgUnavail,
         };
         if accept != Accept::Success {
             reply.truncate(start);
             rpc::accepted(reply, call.xid, accept);
         }
+    }
+
+    /// Another version than ours was called: what that tells of a boot is control's affair.
+    fn mismatch(&self, source: Source<'_>, call: &Call, ours: u32) -> Accept {
+        let (address, program, version) = (source.peer.address, call.program, call.version);
+        (self.sink)(Event::VersionRefused { address, program, version });
+        Accept::ProgMismatch { low: ours, high: ours }
     }
 
     fn privileged(&self, source: Source<'_>) -> bool {
@@ -220,10 +232,6 @@ impl<W> Service<W> {
     fn replies(&self) -> std::sync::MutexGuard<'_, ReplyCache<W>> {
         self.replies.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn mismatch(version: u32) -> Accept {
-    Accept::ProgMismatch { low: version, high: version }
 }
 
 /// Takes a call out of the reply cache that ended without an answer.

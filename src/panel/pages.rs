@@ -206,6 +206,7 @@ fn urgent(view: &View) -> bool {
 mod tests {
     use super::*;
     use crate::client::Model;
+    use crate::diagnose::Hint;
     use crate::status::{Import, Network, NewPlace, Stranger};
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -270,7 +271,8 @@ mod tests {
 
     #[test]
     fn a_stranger_is_shown_only_where_enroll_would_help() {
-        let stranger = Stranger { mac: MacAddr([1; 6]), model: Model::Pi5, serial: None, memory_mib: None, of: None };
+        let stranger =
+            Stranger { mac: MacAddr([1; 6]), model: Model::Pi5, serial: None, memory_mib: None, hint: None, of: None };
         let mut status = Status { strangers: vec![stranger], ..ready() };
         assert_eq!(views(&status), [View::Stranger(MacAddr([1; 6])), View::Ready]);
         status.enrolment = Enrolment::Open { left: SECOND };
@@ -282,7 +284,7 @@ mod tests {
     #[test]
     fn the_overview_is_bounded_however_much_goes_on() {
         let mut status = ready();
-        let stalled = Stage::Stalled { at: "kernel", hint: "Wait." };
+        let stalled = Stage::Stalled { at: "kernel", hint: Hint::KernelSilent };
         status.clients = (1..=200).map(|n| client(n, Stage::Kernel, u64::from(n))).collect();
         status.clients.extend((201..=400).map(|n| client(n, stalled.clone(), u64::from(n))));
         status.problems = (0..100).map(|n| problem(&n.to_string())).collect();

@@ -82,8 +82,14 @@ fn compose(status: &Status, view: &View, shown: Duration) -> (Screen, usize) {
                 || mac.to_string(),
                 |stranger| words::board(stranger.model, stranger.memory_mib, stranger.serial),
             );
-            match stranger.and_then(|stranger| stranger.of) {
-                Some(of) => says("Not our Pi", &[&board, "It belongs to the", "other Rootstock,", &format!("{of}.")]),
+            if let Some(of) = stranger.and_then(|stranger| stranger.of) {
+                return says("Not our Pi", &[&board, "It belongs to the", "other Rootstock,", &format!("{of}.")]);
+            }
+            match stranger.and_then(|stranger| stranger.hint) {
+                Some(hint) => {
+                    let lines = [board].into_iter().chain(wrap(hint.action(), COLUMNS)).map(line);
+                    (Screen::new("A new Pi asks", lines.collect()), 1)
+                }
                 None => says("A new Pi asks", &[&board, "", "Press ENROLL to", "let it in."]),
             }
         }
@@ -232,7 +238,7 @@ fn client_screen(client: &ClientStatus, shown: Duration) -> (Screen, usize) {
         }
         Stage::Stalled { at, hint } => {
             let headline = format!("{} is stuck", shorten(name, HEADLINE - 9));
-            told(&headline, &format!("Stopped at: {at}"), hint, shown)
+            told(&headline, &format!("Stopped at: {at}"), hint.action(), shown)
         }
     }
 }

@@ -66,8 +66,11 @@ pub enum Event {
     /// request from the same port, or by closing the port.
     Aborted { address: Ipv4Addr, path: String, bytes: u64 },
     /// The client fell silent after it acknowledged `bytes`. When `sent` is
-    /// `size`, perhaps only its last ACK was lost, and it has the file.
-    TimedOut { address: Ipv4Addr, path: String, bytes: u64, sent: u64, size: u64 },
+    /// `size`, perhaps only its last ACK was lost, and it has the file. `ahead`:
+    /// it acknowledged a block that was not sent yet.
+    TimedOut { address: Ipv4Addr, path: String, bytes: u64, sent: u64, size: u64, ahead: bool },
+    /// It asks the same again from the same port, before it acknowledged anything.
+    Repeated { address: Ipv4Addr, path: String },
     /// The file was there but could not be read: a pulled or broken stick.
     Failed { address: Ipv4Addr, path: String, error: String },
     /// No such file. Normal: a Pi asks for many that an image may lack.
@@ -76,6 +79,23 @@ pub enum Event {
     Refused { address: Ipv4Addr, path: String, reason: &'static str },
     /// The image's `cmdline.txt` is longer than a kernel takes: its last words were left out.
     CommandLineShortened { address: Ipv4Addr, left_out: usize },
+}
+
+impl Event {
+    /// Whose it is.
+    pub fn address(&self) -> Ipv4Addr {
+        match self {
+            Self::Started { address, .. }
+            | Self::Finished { address, .. }
+            | Self::Aborted { address, .. }
+            | Self::TimedOut { address, .. }
+            | Self::Repeated { address, .. }
+            | Self::Failed { address, .. }
+            | Self::Missing { address, .. }
+            | Self::Refused { address, .. }
+            | Self::CommandLineShortened { address, .. } => *address,
+        }
+    }
 }
 
 /// Takes events; called on the server's threads, so it must not block.

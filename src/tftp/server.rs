@@ -340,8 +340,8 @@ impl Drop for Report {
         (self.sink)(match self.ended.take() {
             Some(Ended::As(Outcome::Finished)) => Event::Finished { address, path, bytes, took: self.since.elapsed() },
             Some(Ended::As(Outcome::TimedOut)) => {
-                let (sent, size) = (self.transfer.sent_bytes(), self.transfer.size());
-                Event::TimedOut { address, path, bytes, sent, size }
+                let (sent, size, ahead) = (self.transfer.sent_bytes(), self.transfer.size(), self.transfer.ahead());
+                Event::TimedOut { address, path, bytes, sent, size, ahead }
             }
             Some(Ended::Unreadable(error)) => Event::Failed { address, path, error: error.to_string() },
             Some(Ended::As(Outcome::Aborted)) | None => Event::Aborted { address, path, bytes },
@@ -404,7 +404,11 @@ impl Service {
         let transfer = Transfer::new(&self.request.asked, file.size());
         let (sink, address) = (self.sink.clone(), self.address);
         let mut report = Report { sink, address, path, since, transfer, ended: None };
-        match exchange(&socket, &mut report.transfer, &mut file, since, &self.progress).await {
+        let repeated = || {
+            let path = path::display(&self.request.path);
+            (self.sink)(Event::Repeated { address: self.address, path });
+        };
+        match exchange(&socket, &mut report.transfer, &mut file, since, &self.progress, &repeated).await {
             Ok(Exchanged { outcome, again }) => {
                 report.ended = Some(Ended::As(outcome));
                 again
@@ -437,6 +441,7 @@ async fn exchange(
     file: &mut BootFile,
     since: Instant,
     progress: &Progress,
+    repeated: &(dyn Fn() + Sync),
 ) -> io::Result<Exchanged> {
     let mut window = Window::default();
     // One timer for the whole transfer: it is set anew when it rings too early, not for each block.
@@ -485,6 +490,9 @@ async fn exchange(
         }
         in_a_row = 0;
         if std::mem::take(&mut nudged) && progress.take_repeated() {
+            if !transfer.is_acknowledged() {
+                repeated();
+            }
             transfer.repeated();
             continue;
         }

@@ -80,6 +80,8 @@ pub struct Transfer {
     retransmits: u32,
     /// A gap behind `acked` was already answered (windows larger than 1 only).
     gap_answered: bool,
+    /// A block was acknowledged that was not sent yet.
+    ahead: bool,
     outcome: Option<Outcome>,
 }
 
@@ -101,6 +103,7 @@ impl Transfer {
             deadline: Duration::ZERO,
             retransmits: 0,
             gap_answered: false,
+            ahead: false,
             outcome: None,
         };
         let agreed: Vec<(&str, u64)> = asked.iter().filter_map(|&option| transfer.agree(option)).collect();
@@ -160,6 +163,11 @@ impl Transfer {
         (self.sent * u64::from(self.blksize)).min(self.size)
     }
 
+    /// Whether it acknowledged a block before that was sent: a packet came to it twice.
+    pub fn ahead(&self) -> bool {
+        self.ahead
+    }
+
     /// Whether the client has answered anything: it then knows our port.
     pub fn is_acknowledged(&self) -> bool {
         self.acked > 0 || self.oack_acked
@@ -204,6 +212,8 @@ impl Transfer {
             if self.acked == self.last() {
                 self.outcome = Some(Outcome::Finished);
             }
+        } else if distance == self.sent - self.acked + 1 {
+            self.ahead = true;
         }
     }
 
@@ -375,10 +385,12 @@ mod tests {
     fn acks_of_what_was_never_sent_are_ignored() {
         let mut transfer = Transfer::new(&[], 5000);
         drain(&mut transfer, SECOND);
+        assert!(!transfer.ahead());
         for number in [2, 3, 0x7fff, 0xffff] {
             transfer.ack(number);
             check(&mut transfer, SECOND, &[Output::Wait(2 * SECOND)]);
         }
+        assert!(transfer.ahead(), "the ACK of the next block is noted");
     }
 
     #[test]

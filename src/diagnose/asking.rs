@@ -1,0 +1,170 @@
+//! Rules for boards that ask for an address and get no further: DHCP of the
+//! loaders.
+//!
+//! Pure.
+
+use super::evidence::Reached;
+use super::rules::{Case, Rule};
+use super::{Dialogue, Hint};
+use crate::dhcp::Asker;
+
+fn is_rom(case: &Case) -> bool {
+    case.seen.asker == Some(Asker::PiRom)
+}
+
+fn is_eeprom(case: &Case) -> bool {
+    case.seen.asker == Some(Asker::PiEeprom)
+}
+
+/// Nothing but the board, us and one wire takes part.
+fn is_plain(dialogue: &Dialogue) -> bool {
+    dialogue.elsewhere == 0 && dialogue.relay.is_none() && dialogue.declines < 2
+}
+
+/// Whoever asked last asked another server for its address, and us for nothing.
+fn went_elsewhere(case: &Case) -> bool {
+    let seen = case.seen;
+    match seen.reached {
+        Reached::FirstStage => seen.second.elsewhere > 0,
+        Reached::System => seen.system.elsewhere > 0 && seen.system.acks == 0,
+        _ => case.before_files() && seen.loader.elsewhere > 0,
+    }
+}
+
+pub static RULES: &[Rule] = &[
+    Rule {
+        hint: Hint::OtherServer,
+        symptoms: &[10],
+        observed: "It asked another DHCP server for its address, and then nothing of us.",
+        cause: "A router or another DHCP server on this switch answers it too.",
+        action: "Another DHCP server answers it: turn that one off.",
+        applies: went_elsewhere,
+    },
+    Rule {
+        hint: Hint::StickAway,
+        symptoms: &[],
+        observed: "It asks for an address while no stick with its root is in.",
+        cause: "The stick was pulled or is still being read.",
+        action: "Its root is on the stick: put that in.",
+        applies: |case| {
+            let asks = &case.seen.loader;
+            case.before_files()
+                && !case.facts.store_open
+                && asks.discovers > 0
+                && asks.offers + asks.acks == 0
+                && is_plain(asks)
+        },
+    },
+    Rule {
+        hint: Hint::Relay,
+        symptoms: &[7],
+        observed: "It asks through a DHCP relay and does not take what we offer.",
+        cause: "Its loader does not boot through a relay: no Pi 2 or 3 does, a Pi 4 only with an EEPROM since 2020-06.",
+        action: "A relay is between: put it on the same switch as this Pi.",
+        applies: |case| {
+            let asks = &case.seen.loader;
+            case.before_files() && asks.relay.is_some() && asks.elsewhere == 0 && asks.acks == 0
+        },
+    },
+    Rule {
+        hint: Hint::AddressClaimed,
+        symptoms: &[],
+        observed: "It declines one address after the other, because each is in use.",
+        cause: "Another device answers for addresses that are not its own.",
+        action: "A device claims all addresses: unplug that one.",
+        applies: |case| {
+            let declines = case.seen.loader.declines.max(case.seen.system.declines);
+            declines >= 2 && case.seen.reached < Reached::Mounted && !went_elsewhere(case)
+        },
+    },
+    Rule {
+        hint: Hint::OldEeprom,
+        symptoms: &[9, 11],
+        observed: "A Pi 4 with an EEPROM of before March 2020 does not get beyond its address.",
+        cause: "Those loaders drop or misread replies that later ones take.",
+        action: "Its EEPROM is too old: update it. README, step 0.",
+        applies: |case| {
+            let asks = &case.seen.loader;
+            case.before_files() && is_eeprom(case) && case.seen.old_eeprom && asks.offers >= 2 && is_plain(asks)
+        },
+    },
+    Rule {
+        hint: Hint::OffersUnheard,
+        symptoms: &[],
+        observed: "It repeats its question, our offers go out, and it does not take one.",
+        cause: "What we send does not reach it: a cable or port that works in one direction only, or a filter.",
+        action: "It does not hear us: other cable, other switch port.",
+        applies: |case| {
+            let asks = &case.seen.loader;
+            case.before_files()
+                && is_eeprom(case)
+                && !case.seen.old_eeprom
+                && asks.offers >= 3
+                && asks.requests == 0
+                && is_plain(asks)
+        },
+    },
+    Rule {
+        hint: Hint::TwoServers,
+        symptoms: &[6],
+        observed: "A Pi 2 or 3 gets offers of two servers and goes on asking.",
+        cause: "Its ROM locks up when two replies come within two seconds.",
+        action: "Two DHCP servers on its wire: turn the other one off.",
+        applies: |case| {
+            let asks = &case.seen.loader;
+            case.before_files() && is_rom(case) && case.facts.other_dhcp.is_some() && asks.offers >= 2 && is_plain(asks)
+        },
+    },
+    Rule {
+        hint: Hint::RomDeaf,
+        symptoms: &[5, 6],
+        observed: "A Pi 2 or 3 repeats its question though our offers, with option 43, went out.",
+        cause: "Its ROM keeps received packets back; it cannot be updated, but a card with bootcode.bin goes round it.",
+        action: "It does not hear: SD card with only bootcode.bin in it.",
+        applies: |case| {
+            let asks = &case.seen.loader;
+            case.before_files() && is_rom(case) && case.facts.other_dhcp.is_none() && asks.offers >= 2 && is_plain(asks)
+        },
+    },
+    Rule {
+        hint: Hint::RomGaveUp,
+        symptoms: &[4],
+        observed: "A Pi 2 or 3 asked up to five times, got no answer in time, and fell silent.",
+        cause: "Its root was not ready while it asked, and its ROM asks for 25 seconds only.",
+        action: "It gave up asking: switch it off and on.",
+        applies: |case| {
+            let asks = &case.seen.loader;
+            case.before_files()
+                && is_rom(case)
+                && case.silent
+                && case.facts.store_open
+                && asks.discovers >= 2
+                && asks.offers == 0
+                && is_plain(asks)
+        },
+    },
+    Rule {
+        hint: Hint::AsksNoFile,
+        symptoms: &[13],
+        observed: "It took its address from us and then asked us for no file.",
+        cause: "Its EEPROM names another TFTP server (TFTP_IP), or it cannot reach ours.",
+        action: "Is TFTP_IP set in its EEPROM? See README, step 0.",
+        applies: |case| {
+            let asks = &case.seen.loader;
+            case.before_files() && is_eeprom(case) && !case.seen.old_eeprom && asks.acks > 0 && is_plain(asks)
+        },
+    },
+    Rule {
+        hint: Hint::SecondStageUnheard,
+        symptoms: &[15],
+        observed: "It has bootcode.bin, which asks for an address again and again and for no file.",
+        cause: "The second stage does not hear our answers.",
+        action: "Its 2nd stage hears nothing: switch it off and on.",
+        applies: |case| {
+            case.at(Reached::FirstStage)
+                && case.seen.second.discovers >= 2
+                && case.seen.second.elsewhere == 0
+                && !case.seen.files.any(|file| !file.is_first_stage())
+        },
+    },
+];

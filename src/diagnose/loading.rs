@@ -1,0 +1,233 @@
+//! Rules for boards that load their boot files: TFTP.
+//!
+//! Pure. A file that the image lacks is normal for most names (each model probes
+//! for dozens); what counts is which kind is lacking altogether.
+
+use super::evidence::Reached;
+use super::files::File;
+use super::rules::{Case, Rule};
+use super::{Files, Hint};
+use crate::client::Model;
+use crate::dhcp::Asker;
+
+/// Block sizes of the Pi's loaders: ROM, `start4.elf`, EEPROM since 2022-10.
+const BLOCK_SIZES: [u64; 3] = [512, 1024, 1468];
+
+fn is_pi5(case: &Case) -> bool {
+    let by_files = case.seen.files.any(|file| file.name.starts_with("bcm2712") || file.name == "kernel_2712.img");
+    matches!(case.seen.model, Model::Pi5 | Model::Cm5 | Model::Pi500) || by_files
+}
+
+fn is_eeprom(case: &Case) -> bool {
+    case.seen.asker == Some(Asker::PiEeprom)
+}
+
+fn unreadable(case: &Case) -> bool {
+    case.loads() && case.seen.files.last().is_some_and(|file| file.failed > 0)
+}
+
+/// Nothing of any file ever got there.
+fn unheard(case: &Case) -> bool {
+    let files = &case.seen.files;
+    let deaf = |file: &File| file.repeated >= 3 || file.stop.is_some_and(|stop| stop.at == 0);
+    let heard = |file: &File| file.sent > 0 || file.aborted > 0 || file.stop.is_some_and(|stop| stop.at > 0);
+    case.loads() && !unreadable(case) && files.any(deaf) && !files.any(heard)
+}
+
+/// The file under way when it ended.
+fn broken<'a>(case: &Case<'a>) -> Option<&'a File> {
+    let file = case.seen.files.last().filter(|_| case.loads() && !unreadable(case))?;
+    file.broke_off().then_some(file)
+}
+
+fn twice(file: &File) -> bool {
+    file.stop.is_some_and(|stop| stop.ahead)
+}
+
+/// It ended where block numbers of two bytes end.
+fn rolled_over(file: &File) -> bool {
+    let edge = |at: u64| BLOCK_SIZES.iter().any(|block| (65_534..=65_536).any(|last| at == last * block));
+    let stop = file.stop.map_or(0, |stop| stop.at);
+    edge(stop) || (file.sent == 0 && edge(file.aborted_at))
+}
+
+/// The last thing that it ended itself was ended at that edge.
+fn too_large(case: &Case) -> bool {
+    case.loads() && case.seen.files.last().is_some_and(rolled_over) && !unreadable(case)
+}
+
+fn signed(case: &Case) -> bool {
+    let image = case.seen.files.get("boot.img");
+    case.loads() && image.is_some_and(|image| image.aborted >= 2 && image.sent == 0 && !rolled_over(image))
+}
+
+/// Of what a model cannot begin without, nothing is there.
+fn lacks_all(case: &Case) -> bool {
+    let files = &case.seen.files;
+    let first = match (is_pi5(case), is_eeprom(case)) {
+        (true, _) => files.is_missing("config.txt"),
+        (false, true) => files.is_missing("start4.elf") && !files.any(|file| file.is_firmware() && file.found > 0),
+        (false, false) => {
+            files.is_missing("bootcode.bin")
+                || (files.is_missing("start.elf") && !files.any(|file| file.is_firmware() && file.found > 0))
+        }
+    };
+    case.loads() && first && !unreadable(case)
+}
+
+/// Descriptions of boards were asked for, and none is there.
+fn no_device_tree(case: &Case) -> bool {
+    case.loads() && case.ended() && !lacks_all(case) && case.seen.files.all_missing(File::is_device_tree)
+}
+
+fn no_kernel(files: &Files) -> bool {
+    files.all_missing(File::is_kernel)
+}
+
+/// One kernel did not come in time, and another one was loaded in its place.
+fn wrong_kernel(files: &Files) -> bool {
+    let late = |file: &File| file.is_kernel() && file.sent == 0 && (file.stops > 0 || file.failed > 0);
+    files.any(late) && files.any(|file| file.is_kernel() && file.sent > 0)
+}
+
+/// Its firmware is there and asked for nothing of the system.
+fn firmware_only(files: &Files) -> bool {
+    let last = files.last().is_some_and(|file| file.is_firmware() && file.sent > 0);
+    last && !files.any(|file| file.is_kernel() || file.is_device_tree() || file.name == "cmdline.txt")
+}
+
+pub static RULES: &[Rule] = &[
+    Rule {
+        hint: Hint::StickUnreadable,
+        symptoms: &[],
+        observed: "A boot file is there and could not be read.",
+        cause: "The stick was pulled or fails.",
+        action: "The stick cannot be read: put it in again.",
+        applies: unreadable,
+    },
+    Rule {
+        hint: Hint::FilesUnheard,
+        symptoms: &[17],
+        observed: "It asks for the same file again and again and acknowledges nothing of it.",
+        cause: "What we send does not reach it: a filter, or a cable that works in one direction only.",
+        action: "Files do not reach it: other cable, other switch port.",
+        applies: unheard,
+    },
+    Rule {
+        hint: Hint::BlockTwice,
+        symptoms: &[22],
+        observed: "It acknowledged a block that was never sent, and hung.",
+        cause: "The wire doubled a packet, which loaders before 2021-02 do not survive.",
+        action: "Packets come twice: is a cable looped? Update its EEPROM.",
+        applies: |case| broken(case).is_some_and(twice),
+    },
+    Rule {
+        hint: Hint::FileTooLarge,
+        symptoms: &[23],
+        observed: "A large file stopped at block 65535.",
+        cause: "Its loader cannot count further: 64 MB, or 92 MB with larger blocks, until 2025-09.",
+        action: "A file is too large: update its EEPROM, README step 0.",
+        applies: |case| too_large(case) && !broken(case).is_some_and(twice),
+    },
+    Rule {
+        hint: Hint::Pi5Hung,
+        symptoms: &[27],
+        observed: "A Pi 5 fell silent inside a file and did not ask for it again.",
+        cause: "Its loader does not try again after a timeout.",
+        action: "It hung on a slow file: switch it off and on.",
+        applies: |case| {
+            is_pi5(case) && case.silent && broken(case).is_some_and(|file| !twice(file)) && !too_large(case)
+        },
+    },
+    Rule {
+        hint: Hint::BrokeOff,
+        symptoms: &[16],
+        observed: "It fell silent inside a file.",
+        cause: "The link was lost, or the board lost its power.",
+        action: "Broke off in a file: other cable, other power supply.",
+        applies: |case| {
+            let hung = is_pi5(case) && case.silent;
+            !hung && broken(case).is_some_and(|file| !twice(file)) && !too_large(case)
+        },
+    },
+    Rule {
+        hint: Hint::SignedBoot,
+        symptoms: &[28],
+        observed: "It asks for boot.img, breaks it off at once, and asks again.",
+        cause: "Signed boot over TFTP fails in its loader.",
+        action: "Signed boot fails over the wire: turn it off.",
+        applies: signed,
+    },
+    Rule {
+        hint: Hint::NoBootFiles,
+        symptoms: &[18],
+        observed: "None of the files that its loader begins with is there.",
+        cause: "The image is for other boards, or its boot files were deleted.",
+        action: "The image lacks its boot files: use another image.",
+        applies: lacks_all,
+    },
+    Rule {
+        hint: Hint::NotForPi5,
+        symptoms: &[26],
+        observed: "A Pi 5 found no description of itself (bcm2712….dtb).",
+        cause: "The image is older than the Pi 5, so its loader refuses it.",
+        action: "The image is too old for a Pi 5: use a newer one.",
+        applies: |case| is_pi5(case) && no_device_tree(case),
+    },
+    Rule {
+        hint: Hint::NoDeviceTree,
+        symptoms: &[30],
+        observed: "It found no description of its board (a .dtb file).",
+        cause: "The image is older than this board.",
+        action: "The image does not know this Pi: use a newer one.",
+        applies: |case| !is_pi5(case) && no_device_tree(case),
+    },
+    Rule {
+        hint: Hint::NoKernel,
+        symptoms: &[24],
+        observed: "It found none of the kernels that it asked for.",
+        cause: "The image has no kernel for this board, or config.txt names one that is not there.",
+        action: "No kernel for this Pi in the image: use another image.",
+        applies: |case| {
+            case.loads() && case.ended() && no_kernel(&case.seen.files) && !no_device_tree(case) && !lacks_all(case)
+        },
+    },
+    Rule {
+        hint: Hint::WrongKernel,
+        symptoms: &[24],
+        observed: "A kernel did not come in time and it took another one.",
+        cause: "A slow stick or a lossy wire: its loader takes a timeout for a missing file.",
+        action: "It took a wrong kernel: switch it off and on.",
+        applies: |case| {
+            case.at(Reached::Kernel)
+                && case.ended()
+                && wrong_kernel(&case.seen.files)
+                && broken(case).is_none()
+                && !no_device_tree(case)
+        },
+    },
+    Rule {
+        hint: Hint::FirmwareStopped,
+        symptoms: &[20],
+        observed: "It has its firmware and asked for nothing after it.",
+        cause: "Start and fixup files that do not fit each other, or too little voltage.",
+        action: "Its firmware stops: good power supply? Newer image?",
+        applies: |case| case.loads() && case.ended() && firmware_only(&case.seen.files) && !lacks_all(case),
+    },
+    Rule {
+        hint: Hint::KernelSilent,
+        symptoms: &[30],
+        observed: "It has its kernel, and nothing was heard of that.",
+        cause: "The kernel does not start on this board, or lacks the driver of its network.",
+        action: "Kernel is silent: see its screen. Old image?",
+        applies: |case| {
+            case.at(Reached::Kernel)
+                && case.ended()
+                && !wrong_kernel(&case.seen.files)
+                && broken(case).is_none()
+                && !unreadable(case)
+                && !too_large(case)
+                && !no_device_tree(case)
+        },
+    },
+];
