@@ -318,7 +318,13 @@ impl Control {
             }
             return;
         }
-        actions.push(Action::Send(dhcp::offer_boot(&self.server, request)));
+        self.send_boot(now, request, actions);
+    }
+
+    fn send_boot(&mut self, now: Duration, request: &Request, actions: &mut Vec<Action>) {
+        let reply = dhcp::offer_boot(&self.server, request);
+        self.saw_answer(now, request, reply.answer, reply.binds);
+        actions.push(Action::Send(reply));
     }
 
     pub(super) fn delayed_at(&self) -> Option<Duration> {
@@ -333,7 +339,7 @@ impl Control {
         for (_, role, request) in due {
             let serves = self.members.get(&role).is_some_and(|member| member.trees.is_some());
             if serves && self.beside.serving == Serving::Beside {
-                actions.push(Action::Send(dhcp::offer_boot(&self.server, &request)));
+                self.send_boot(now, &request, actions);
             }
         }
     }
