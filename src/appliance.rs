@@ -9,13 +9,16 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tracing::{info, warn};
 
+use crate::blackbox::{self, Left, Why, tap};
 use crate::config::{self, Config, DhcpMode};
+use crate::control::Wanted;
 use crate::control::{Action, Control, Event};
 use crate::directory::{Directory, Published};
+use crate::self_test::{self, Plan};
 use crate::{dhcp, memory, net, nfs, orders, panel, store, tftp};
 
 /// Events of packets that may wait for control; more are dropped, as a full
@@ -118,6 +121,8 @@ struct Shells {
     orders: orders::Handle,
     dhcp: Option<dhcp::Socket>,
     directory: Arc<Published<Directory>>,
+    run: PathBuf,
+    inbox: Inbox,
 }
 
 /// Runs the server until `stop` is asked of the inbox that `started` gets.
@@ -149,9 +154,13 @@ pub fn run(options: Options, started: impl FnOnce(Inbox)) -> Result<End, Error> 
         sink(&inbox, Event::Net),
     )?;
     // An address that another server gives us comes later, and may change.
+    let own = config.network.address.address;
     let can_move = !config.network.fixed && config.dhcp.mode != DhcpMode::Server;
-    let listen = if can_move { Ipv4Addr::UNSPECIFIED } else { config.network.address.address };
+    let listen = if can_move { Ipv4Addr::UNSPECIFIED } else { own };
     let _tftp = tftp::start(tftp::Options { listen, port: 69 }, directory.clone(), sink(&inbox, Event::Tftp))?;
+    // Only now that the port is ours: another server's black box in this folder must not be begun anew.
+    let left = tap::install(&options.run, own);
+    let left = left.inspect_err(|error| warn!("no black box: {error}")).unwrap_or(Left::Nothing);
     let nfs_options = nfs::Options {
         listen,
         nfs_port: 2049,
@@ -172,7 +181,7 @@ pub fn run(options: Options, started: impl FnOnce(Inbox)) -> Result<End, Error> 
             store_bytes: config.store.size_gib.map(|gib| u64::from(gib) << 30),
             make_store: config.store.write,
             memory_bytes: None,
-            appliance: config.network.address.address,
+            appliance: own,
             dns: config.network.dns.clone(),
             plain_writes: false,
         },
@@ -182,7 +191,11 @@ pub fn run(options: Options, started: impl FnOnce(Inbox)) -> Result<End, Error> 
     info!("serving as {}", config.network.address);
 
     let mut control = Control::new(config, &problems);
-    let mut shells = Shells { net, nfs, panel, store, orders, dhcp: None, directory };
+    if left == Left::Crash {
+        control.found_crash();
+    }
+    let mut shells =
+        Shells { net, nfs, panel, store, orders, dhcp: None, directory, run: options.run, inbox: inbox.clone() };
     shells.panel.show(control.status(clock.elapsed()));
     let end = 'run: loop {
         let sleep = control.poll_timeout(clock.elapsed()).unwrap_or(LONGEST_SLEEP);
@@ -225,6 +238,7 @@ pub fn run(options: Options, started: impl FnOnce(Inbox)) -> Result<End, Error> 
     // Replies in flight end first; then nothing holds the trees.
     shells.nfs.stop();
     shells.store.stop();
+    tap::end();
     Ok(end)
 }
 
@@ -258,10 +272,44 @@ impl Shells {
             Action::ReleaseTrees => self.nfs.release_trees(),
             Action::Store(command) => self.store.send(command),
             Action::Answer(ticket, reply) => self.orders.answer(ticket, *reply),
+            Action::Report(wanted) => self.report(*wanted),
+            Action::SelfTest(plan) => self.self_test(*plan),
+            Action::Stage { mac, address, role, stage } => tap::stage(mac, address, role.as_str(), &stage),
             Action::Show(status) => self.panel.show(*status),
             Action::Log(line) => info!("{line}"),
             // The loop ends by it.
             Action::PowerOff => {}
+        }
+    }
+}
+
+impl Shells {
+    /// Boots the fake Pi, on a thread of its own.
+    fn self_test(&self, plan: Plan) {
+        let inbox = self.inbox.clone();
+        let run = move || inbox.send(Event::SelfTested(Box::new(self_test::run(&plan))));
+        if let Err(error) = std::thread::Builder::new().name("self-test".to_owned()).spawn(run) {
+            // Control gives it up by itself.
+            warn!("no self-test: {error}");
+        }
+    }
+
+    /// Reads the black box and writes the report's files, on a thread of its own: control must not wait.
+    fn report(&self, wanted: Wanted) {
+        let (run, save) = (self.run.clone(), self.store.sender());
+        let make = move || {
+            let crash = wanted.summary.why == Why::Crash;
+            let records = if crash { blackbox::ring::crashed(&run) } else { tap::records() };
+            let files = blackbox::files(&wanted.summary, &records);
+            let at = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+            let why = wanted.summary.why.word().to_owned();
+            save(store::Command::SaveReport(wanted.ticket, Box::new(store::reports::Report { why, at, files })));
+            if crash {
+                blackbox::ring::forget_crash(&run);
+            }
+        };
+        if let Err(error) = std::thread::Builder::new().name("report".to_owned()).spawn(make) {
+            warn!("no report: {error}");
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::init::{mbr, uevent};
 use crate::nfs::probe;
 use crate::store::{identify, manifest, packing, personalise, table};
 use crate::tftp::packet::Packet;
-use crate::{config, net, tftp};
+use crate::{blackbox, config, net, self_test, tftp};
 
 pub type Entry = fn(&[u8]);
 
@@ -34,6 +34,8 @@ pub const ENTRIES: &[(&str, Entry)] = &[
     ("stick", stick),
     ("manifest", manifest),
     ("uevent", uevent),
+    ("ring", ring),
+    ("elf", elf),
 ];
 
 /// A datagram to port 67, and the answer to a client that is known.
@@ -120,6 +122,22 @@ fn manifest(file: &[u8]) {
     if !name.is_empty() {
         let _ = manifest::image_id(name, &[7; 32]);
     }
+}
+
+/// A client's program, as the self-test reads it.
+fn elf(file: &[u8]) {
+    let _ = self_test::elf::needs(file);
+    for board in self_test::script::BOARDS {
+        let _ = self_test::script::config(file, board);
+    }
+}
+
+/// What a server that was killed left in the run folder, and the report of it.
+fn ring(segment: &[u8]) {
+    let records = blackbox::record::read(segment);
+    let (facts, clients) = (Vec::new(), Vec::new());
+    let summary = blackbox::Summary { why: blackbox::Why::Crash, reason: String::new(), facts, clients };
+    let _ = blackbox::files(&summary, &records);
 }
 
 fn uevent(datagram: &[u8]) {

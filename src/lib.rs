@@ -27,6 +27,7 @@
 //! | [`stage`] | how far a boot has come, and its deadlines | yes |
 //! | [`diagnose`] | why a boot does not go on, and what to try: hints by rules | yes |
 //! | [`wire`] | what was seen on the wire, and its traffic light | yes |
+//! | [`blackbox`] | the last packets and log lines, kept over a crash; the reports made of them | partly |
 //! | [`status`] | the snapshot that all faces draw from | yes |
 //! | [`directory`] | what TFTP and NFS may serve, published by control | yes |
 //! | [`appliance`] | the only wiring: shells, queue, actions carried out | I/O |
@@ -36,6 +37,7 @@
 //! | [`nfs`] | XDR, RPC, portmap, MOUNT, handles, the 22 procedures; the server | partly |
 //! | [`store`] | finding the stick, its store, import, clients' roots, adaptation | partly |
 //! | [`orders`] | what a person orders by a command: the control socket | partly |
+//! | [`self_test`] | a fake Pi that boots against ourselves | partly |
 //! | [`panel`] | gestures, pages, screens, drawing; GPIO, OLED, terminal | partly |
 //! | [`eeprom`] | a client's loader: its boot order, recovery cards, updates; no part of `serve` | mostly |
 //! | [`init`] | PID 1: plan, supervision, modules, boot configuration, power | partly |
@@ -58,6 +60,7 @@
 //! - Nothing is written to the SD card.
 
 pub mod appliance;
+pub mod blackbox;
 pub mod client;
 pub mod config;
 pub mod control;
@@ -74,6 +77,7 @@ pub mod net;
 pub mod nfs;
 pub mod orders;
 pub mod panel;
+pub mod self_test;
 pub mod size;
 pub mod stage;
 pub mod status;

@@ -30,6 +30,10 @@ enum Command {
     /// The stick itself: what lies on it, and whether it is sound
     #[command(subcommand)]
     Stick(commands::Stick),
+    /// Save what the server's black box holds as a report on the stick
+    Report(commands::Report),
+    /// Boot a fake Pi against the server that runs here, and say which step failed
+    SelfTest(commands::SelfTest),
     /// Teach a Pi 4 or 5 to try the network: show and set the boot order in its EEPROM's image
     #[command(subcommand)]
     Eeprom(eeprom::command::Command),
@@ -83,6 +87,8 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Client(client) => client.run(),
         Command::Image(image) => image.run(),
         Command::Stick(stick) => stick.run(),
+        Command::Report(report) => report.run(),
+        Command::SelfTest(test) => test.run(),
         Command::Serve(serve) => {
             memory::settle();
             log::start(level(std::env::var("ROOTSTOCK_LOG").ok().as_deref()));

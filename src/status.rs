@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::client::{ImageId, MacAddr, Model, Role, Serial};
 use crate::diagnose::Hint;
+use crate::self_test::{Step, Target};
 use crate::wire::Finding;
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -26,6 +27,23 @@ pub struct Status {
     pub strangers: Vec<Stranger>,
     /// What needs a person, most urgent first.
     pub problems: Vec<Problem>,
+    /// The last test of ourselves.
+    pub self_test: Option<SelfTest>,
+}
+
+/// A fake Pi that boots, or booted, from us.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SelfTest {
+    pub target: Target,
+    pub state: TestState,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TestState {
+    Runs,
+    Passed,
+    /// Where it stopped.
+    Failed(Step),
 }
 
 /// The wired side.

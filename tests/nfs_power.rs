@@ -18,7 +18,7 @@ mod random;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use nfs_lab::disk::Event;
+use nfs_lab::disk::after_cut;
 use nfs_lab::*;
 use nfs3_client::nfs3_types::nfs3::*;
 use random::Random;
@@ -26,7 +26,6 @@ use random::Random;
 const OPERATIONS: usize = 60;
 const CUTS: usize = 10;
 const DIRECTORIES: [&str; 2] = ["", "d"];
-const SECTOR: usize = 512;
 
 /// What must be at a path.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -180,26 +179,6 @@ impl Run {
     }
 }
 
-/// The disk after a cut behind event `cut`: whole up to the last flush, then any of the writes.
-fn image(base: &[u8], log: &[Event], cut: usize, random: &mut Random) -> Vec<u8> {
-    let mut disk = base.to_vec();
-    let flushed = log[..cut].iter().rposition(|event| matches!(event, Event::Flush)).unwrap_or(0);
-    // All, none or some of what was not flushed.
-    let chance = [0, 4, 8][random.below(3) as usize];
-    for (n, event) in log[..cut].iter().enumerate() {
-        let Event::Write(offset, data) = event else { continue };
-        let offset = *offset as usize;
-        // By sectors: a longer write may be torn.
-        for (sector, bytes) in data.chunks(SECTOR).enumerate() {
-            if n < flushed || random.below(8) < chance {
-                let at = offset + sector * SECTOR;
-                disk[at..at + bytes.len()].copy_from_slice(bytes);
-            }
-        }
-    }
-    disk
-}
-
 /// What is wrong in the tree at `top`, by the models before and after the operation that ran at the cut.
 fn differences(top: &Path, before: &Step, touched: &[String]) -> Vec<String> {
     let mut wrong = Vec::new();
@@ -271,7 +250,7 @@ fn run_seed(seed: u64) {
         let touched = steps.get(answered + 1).map_or(&[][..], |step| &step.touched);
         let folder = lab.folder().join("cut");
         std::fs::create_dir_all(&folder).unwrap();
-        std::fs::write(folder.join("disk"), image(&base, &log, cut, &mut random)).unwrap();
+        std::fs::write(folder.join("disk"), after_cut(&base, &log, cut, |bound| random.below(bound))).unwrap();
         run(&format!(
             "cd {}; mkdir -p upper merged; mount -o loop disk upper
              mount -t overlay cut -o lowerdir=../image,upperdir=upper/a,workdir=upper/a-work,index=on,nfs_export=on,xino=on merged",

@@ -4,7 +4,12 @@
 //!
 //! I/O: arguments in, words out. What is allowed lies in `store::operate`.
 
+mod report;
+mod self_test;
 mod show;
+
+pub use report::Report;
+pub use self_test::SelfTest;
 
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;

@@ -34,6 +34,12 @@ impl Control {
             member.renewal = Renewal::Due;
         }
         actions.push(stage_log(role, &member.boot, now));
+        actions.push(Action::Stage {
+            mac: member.client.mac,
+            address: member.client.address,
+            role: role.clone(),
+            stage: stage_words(member.boot.stage()),
+        });
         match member.boot.stage() {
             Stage::RootMounted => {
                 actions.push(Action::Store(store::Command::WatchUp(role.clone(), true)));
@@ -51,7 +57,13 @@ impl Control {
 
 pub(super) fn stage_log(role: &Role, boot: &Boot, now: Duration) -> Action {
     let after = boot.took(now).unwrap_or_default().as_secs_f32();
-    let stage = match boot.stage() {
+    let stage = stage_words(boot.stage());
+    Action::Log(format!("client {role}: {stage} ({after:.1} s)"))
+}
+
+/// The stage as logs and reports name it.
+pub(super) fn stage_words(stage: &Stage) -> String {
+    match stage {
         Stage::Off => "off".to_owned(),
         Stage::Discovered => "asks".to_owned(),
         Stage::Leased => "leased".to_owned(),
@@ -60,6 +72,5 @@ pub(super) fn stage_log(role: &Role, boot: &Boot, now: Duration) -> Action {
         Stage::RootMounted => "root mounted".to_owned(),
         Stage::Up { .. } => "up".to_owned(),
         Stage::Stalled { at, hint } => format!("stalled while {at}: {hint}"),
-    };
-    Action::Log(format!("client {role}: {stage} ({after:.1} s)"))
+    }
 }

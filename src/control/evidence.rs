@@ -95,7 +95,7 @@ impl Control {
             self.boards.other_server = Some((now, other));
             self.boards.of(now, request.mac).went_elsewhere(request.identity.asker.is_loader(), other);
         }
-        self.judged(request.mac, judged, actions);
+        self.judged(now, request.mac, judged, actions);
     }
 
     pub(super) fn saw_answer(&mut self, now: Duration, request: &Request, answer: Answer, binds: bool) {
@@ -106,7 +106,7 @@ impl Control {
         let Some(mac) = self.board_at(event.address()) else { return };
         let facts = self.facts_of(now, mac);
         let judged = self.boards.of(now, mac).tftp(now, event, &facts);
-        self.judged(mac, judged, actions);
+        self.judged(now, mac, judged, actions);
     }
 
     pub(super) fn saw_nfs(&mut self, now: Duration, event: &nfs::Event) {
@@ -140,10 +140,10 @@ impl Control {
                 if let Some(member) = self.members.get_mut(&role) {
                     member.boot.explain(hint);
                 }
-                self.judged(mac, news.then_some(hint), actions);
+                self.judged(now, mac, news.then_some(hint), actions);
             } else if let Some(watch) = self.boards.watches.get_mut(&mac) {
                 let judged = watch.poll(now, &facts);
-                self.judged(mac, judged, actions);
+                self.judged(now, mac, judged, actions);
             }
         }
     }
@@ -175,11 +175,19 @@ impl Control {
     }
 
     /// A boot counts as stuck from now on.
-    fn judged(&mut self, mac: MacAddr, hint: Option<Hint>, actions: &mut Vec<Action>) {
+    fn judged(&mut self, now: Duration, mac: MacAddr, hint: Option<Hint>, actions: &mut Vec<Action>) {
         let (Some(hint), Some(verdict)) = (hint, self.boards.get(mac).and_then(Watch::verdict)) else { return };
         let Some(member) = self.members.values().find(|member| member.client.mac == mac) else { return };
         let (role, at) = (&member.client.role, verdict.at());
         actions.push(Action::Log(format!("client {role} is stuck, {at}: {} {} {hint}", hint.observed(), hint.cause())));
+        let (address, stage) = (member.client.address, format!("stuck, {at}"));
+        actions.push(Action::Stage { mac, address, role: role.clone(), stage });
+        self.report_stall(now, mac, hint, actions);
+    }
+
+    /// Another DHCP server that a board has chosen of late.
+    pub(super) fn other_server(&self, now: Duration) -> Option<Ipv4Addr> {
+        self.wire_facts(now).other_dhcp
     }
 
     /// The judgement that is shown in place of the stage: it talks and gets nowhere.

@@ -18,7 +18,9 @@ mod noise;
 mod orders;
 mod problems;
 mod publish;
+mod reports;
 mod requests;
+mod self_test;
 mod stick;
 mod survey;
 #[cfg(test)]
@@ -44,7 +46,10 @@ use noise::Noise;
 use orders::Orders;
 use problems::{Problems, Topic};
 pub use publish::Trees;
+use reports::Reports;
+pub use reports::Wanted;
 use requests::Requests;
+use self_test::SelfTests;
 
 /// Strangers that are remembered, newest first.
 const MAX_STRANGERS: usize = 8;
@@ -65,6 +70,8 @@ pub enum Event {
     Store(store::Event),
     Panel(panel::Event),
     Orders(orders_shell::Event),
+    /// The fake Pi has ended.
+    SelfTested(Box<crate::self_test::Tested>),
 }
 
 /// What a shell must do.
@@ -90,6 +97,17 @@ pub enum Action {
     Store(store::Command),
     /// To the command that holds this ticket.
     Answer(u64, Box<orders_shell::Reply>),
+    /// Make a report of the black box and save it on the stick.
+    Report(Box<reports::Wanted>),
+    /// Boot a fake Pi against ourselves.
+    SelfTest(Box<crate::self_test::Plan>),
+    /// For the black box: a client is in this stage from now on.
+    Stage {
+        mac: MacAddr,
+        address: Ipv4Addr,
+        role: Role,
+        stage: String,
+    },
     Show(Box<Status>),
     /// Unmount the stick and switch this machine off.
     PowerOff,
@@ -165,6 +183,8 @@ pub struct Control {
     arrivals: Noise,
     requests: Requests,
     boards: Boards,
+    reports: Reports,
+    self_tests: SelfTests,
     orders: Orders,
     shown: Status,
     last_tick: Duration,
@@ -205,6 +225,8 @@ impl Control {
             arrivals: Noise::default(),
             requests: Requests::default(),
             boards: Boards::default(),
+            reports: Reports::default(),
+            self_tests: SelfTests::default(),
             orders: Orders::default(),
             shown: Status::default(),
             last_tick: Duration::ZERO,
@@ -222,6 +244,7 @@ impl Control {
             Event::Nfs(event) => self.nfs(now, event, &mut actions),
             Event::Store(event) => self.store(now, event, &mut actions),
             Event::Panel(event) => self.panel(now, event, &mut actions),
+            Event::SelfTested(tested) => self.self_tested(now, *tested, &mut actions),
             Event::Orders(orders_shell::Event::Ordered { ticket, order }) => {
                 self.order(now, ticket, order, &mut actions);
             }
@@ -237,7 +260,14 @@ impl Control {
         let moving = self.members.values().any(|member| member.boot.deadline().is_some());
         let strangers = self.strangers.iter().map(|(asked, _)| *asked + STRANGER_SHOWN);
         let tick = (self.window.is_open(now) || moving).then_some(self.last_tick + TICK);
-        let others = [self.window.deadline(), tick, self.orders.deadline(), self.boards.deadline(), self.delayed_at()];
+        let others = [
+            self.window.deadline(),
+            tick,
+            self.orders.deadline(),
+            self.boards.deadline(),
+            self.self_tests.deadline(),
+            self.delayed_at(),
+        ];
         let next = stages.chain(strangers).chain(others.into_iter().flatten()).min()?;
         Some(next.saturating_sub(now))
     }
@@ -255,6 +285,7 @@ impl Control {
         self.orders_due(now, &mut actions);
         self.send_delayed(now, &mut actions);
         self.judge_boots(now, &mut actions);
+        self.poll_self_test(now, &mut actions);
         self.show(now, &mut actions);
         actions
     }
@@ -268,7 +299,7 @@ impl Control {
             let is_others = member.at == At::Ours && elsewhere.contains(&address);
             (!is_others).then(|| publish::served(own, address, &member.client, trees))
         };
-        let clients = self.members.values().filter_map(ready).collect();
+        let clients = self.members.values().filter_map(ready).chain(self.self_test_served()).collect();
         actions.push(Action::Publish(Directory { clients, handle_key: self.handle_key.clone() }));
     }
 
@@ -312,6 +343,7 @@ impl Control {
             clients: self.members.values().map(client).collect(),
             strangers: self.strangers.iter().map(|(_, stranger)| self.with_hint(stranger)).collect(),
             problems: self.problems.list(),
+            self_test: self.last_self_test(),
         }
     }
 }

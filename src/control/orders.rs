@@ -74,18 +74,26 @@ fn is_booting(now: Duration, boot: &Boot) -> bool {
 impl Control {
     pub(super) fn order(&mut self, now: Duration, ticket: u64, order: Order, actions: &mut Vec<Action>) {
         let refuse = |message: &str| Action::Answer(ticket, Box::new(Reply::refused(message)));
+        match order.request {
+            Request::Report => return self.report_asked(now, Some(ticket), actions),
+            Request::SelfTest { target } => return self.self_test(now, Some(ticket), target, actions),
+            _ => {}
+        }
         if !self.store_open {
             return actions.push(refuse("there is no stick with a store"));
         }
         let role = match &order.request {
             Request::Operation(operation) => operation.stops(),
             Request::SwapNext { role } => Some(role),
+            Request::Report | Request::SelfTest { .. } => None,
         };
         let Some(role) = role.filter(|role| self.members.contains_key(role)).cloned() else {
             // Nothing runs that it could hurt; the store knows whether there is such a client.
             return match order.request {
                 Request::Operation(operation) => self.pass(ticket, operation, actions),
                 Request::SwapNext { role } => actions.push(refuse(&format!("there is no client {role}"))),
+                // Answered above.
+                Request::Report | Request::SelfTest { .. } => {}
             };
         };
         if self.orders.is_down(&role) || self.orders.asking.iter().any(|asking| asking.role == role) {
@@ -147,6 +155,8 @@ impl Control {
 
     fn go(&mut self, now: Duration, ticket: u64, request: Request, role: &Role, actions: &mut Vec<Action>) {
         match request {
+            // About no client's root: answered before.
+            Request::Report | Request::SelfTest { .. } => {}
             Request::Operation(operation) => {
                 self.take_down(ticket, role, actions);
                 self.pass(ticket, operation, actions);

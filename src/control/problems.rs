@@ -18,6 +18,8 @@ pub enum Topic {
     /// By the image file's name.
     Import(String),
     Client(Role),
+    /// By what was tested.
+    SelfTest(String),
     /// Nobody came while the window was open.
     Enrolment,
     Config,

@@ -10,7 +10,7 @@ use super::{Action, Control, Member, Renewal, Trees};
 use crate::client::Role;
 use crate::stage::Sign;
 use crate::status::{Import, NewPlace, Stage, Stick};
-use crate::store;
+use crate::{self_test, store};
 
 impl Control {
     pub(super) fn store(&mut self, now: Duration, event: store::Event, actions: &mut Vec<Action>) {
@@ -51,6 +51,15 @@ impl Control {
                 self.watch(actions);
                 self.probe_ahead(now, actions);
                 self.answer_waiting(now, actions);
+                self.report_crash(now, actions);
+            }
+            Store::ImageMounted { image, trees } => {
+                self.image_mounted(now, &image, trees, actions);
+                return;
+            }
+            Store::ReportSaved { ticket, saved } => {
+                self.reported(ticket, saved, actions);
+                return;
             }
             Store::Closed { name } => {
                 actions.push(Action::Log(format!("stick {name} was pulled")));
@@ -73,7 +82,8 @@ impl Control {
                 actions.push(Action::Log(format!("image {} imported", image.id)));
                 self.import = None;
                 self.images.retain(|id| *id != image.id);
-                self.images.push(image.id);
+                self.images.push(image.id.clone());
+                self.self_test(now, None, Some(self_test::Target::Image(image.id)), actions);
             }
             Store::AlreadyThere { file, image } => {
                 let message = format!("{file} is the image {image}, which is there already");

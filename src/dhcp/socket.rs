@@ -23,6 +23,8 @@ use super::decide::{How, Reply};
 use super::frame::udp_packet;
 use super::message::{self, Ignored, Request};
 use super::throttle::Throttle;
+use crate::blackbox::record::OURS;
+use crate::blackbox::tap;
 use crate::net::packet::{BROADCAST, IPV4, PacketSocket};
 
 /// What the receiving thread reports.
@@ -98,13 +100,20 @@ impl Socket {
     pub fn send(&self, reply: &Reply) -> Result<(), Error> {
         let to = reply.to;
         let sent = match to.how {
-            How::Relay => self.udp.send_to(&reply.bytes, SocketAddrV4::new(to.address, to.port)).map(|_| ()),
+            How::Relay => {
+                let ends = (SocketAddrV4::new(self.server, 67), SocketAddrV4::new(to.address, to.port));
+                tap::datagram(false, ends.0, ends.1, reply.bytes.len(), &reply.bytes);
+                self.udp.send_to(&reply.bytes, ends.1).map(|_| ())
+            }
             How::Unicast | How::Broadcast | How::Ciaddr => {
                 let mac = if to.how == How::Broadcast { BROADCAST } else { to.mac };
                 let from = SocketAddrV4::new(reply.from, 67);
                 udp_packet(from, SocketAddrV4::new(to.address, to.port), &reply.bytes)
                     .ok_or_else(|| io::ErrorKind::InvalidInput.into())
-                    .and_then(|packet| self.packets.send(mac, &packet))
+                    .and_then(|packet| {
+                        tap::frame(OURS, mac, IPV4, &packet);
+                        self.packets.send(mac, &packet)
+                    })
             }
         };
         sent.map_err(|source| Error::Send { to: to.address, source })
@@ -150,7 +159,12 @@ fn receive(udp: &UdpSocket, stop: &OwnedFd, sink: &dyn Fn(Event)) {
         }
         match udp.recv(&mut buffer) {
             Ok(length) => match message::parse(&buffer[..length]) {
-                Ok(request) if throttle.admit(now, request.mac) => sink(Event::Request(Box::new(request))),
+                Ok(request) if throttle.admit(now, request.mac) => {
+                    let (from, to) =
+                        (SocketAddrV4::new(request.ciaddr, 68), SocketAddrV4::new(Ipv4Addr::BROADCAST, 67));
+                    tap::datagram(false, from, to, length, &buffer[..length]);
+                    sink(Event::Request(Box::new(request)));
+                }
                 Ok(_) => counters.throttled = counters.throttled.saturating_add(1),
                 Err(reason) => {
                     counters.malformed = counters.malformed.saturating_add(1);

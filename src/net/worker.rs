@@ -20,10 +20,12 @@ use super::arp::{self, Arp};
 use super::bpdu::{self, Bpdu};
 use super::choose::{Link, choose};
 use super::neighbours::Neighbours;
-use super::packet::{ARP, BROADCAST, LLC, PacketSocket};
+use super::packet::{ARP, BROADCAST, IPV4, LLC, PacketSocket};
 use super::probe::{Guard, Probes, Purpose, Step};
 use super::survey::{self, Survey};
 use super::{Command, Error, Event, Options, Sink, kernel, link};
+use crate::blackbox::record::OURS;
+use crate::blackbox::tap;
 use crate::client::MacAddr;
 use crate::config::Subnet;
 use crate::dhcp::client as dhcp_client;
@@ -568,14 +570,18 @@ impl Worker {
         let Some(chosen) = &mut self.chosen else { return };
         let mut buffer = [0; MAX_BYTES + 28];
         for _ in 0..FRAMES_A_TURN {
-            let Some((length, _)) = chosen.llc.as_ref().and_then(|socket| take(socket, &mut buffer)) else { break };
+            let Some((length, from)) = chosen.llc.as_ref().and_then(|socket| take(socket, &mut buffer)) else { break };
             if let Some(bpdu) = Bpdu::parse(&buffer[..length]) {
+                // IEEE 802.3: a length stands in the EtherType's place.
+                let field = u16::try_from(length).unwrap_or(0);
+                tap::frame(from, MacAddr(bpdu::GROUPS[0]), field, &buffer[..length]);
                 chosen.survey.bpdu(now, bpdu);
             }
         }
         for _ in 0..FRAMES_A_TURN {
             let Some((length, from)) = chosen.dhcp.as_ref().and_then(|socket| take(socket, &mut buffer)) else { break };
             let Some((server, payload)) = udp_payload(&buffer[..length], CLIENT_PORT) else { continue };
+            tap::frame(from, OURS, IPV4, &buffer[..length]);
             let Some(reply) = dhcp_client::parse(payload).ok().filter(|_| server.port() == SERVER_PORT) else {
                 continue;
             };
@@ -619,6 +625,9 @@ impl Worker {
             let Some((received, from)) = take(&chosen.arp, &mut buffer) else { return };
             let mac = chosen.mac;
             let Some(arp) = Arp::parse(&buffer[..received]).filter(|arp| arp.sender_mac != mac) else { continue };
+            if arp.uses(own) || arp.sender_mac.is_raspberry_pi() {
+                tap::frame(arp.sender_mac, BROADCAST, ARP, &buffer[..received]);
+            }
             if arp.uses(own) && chosen.addressed && !self.probes.runs(Purpose::Own) && self.guard.admit(now) {
                 // RFC 5227 §2.4 (b): defend once, and keep it.
                 send(chosen, &arp::announcement(mac, own));

@@ -17,8 +17,9 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown};
 
 use super::peer::Peer;
+use super::pipe::Pipe;
 use super::procedures::MAX_IO;
-use super::queue::Queue;
+use super::queue::{Body, Offer, Queue};
 use super::record::{RecordError, RecordReader};
 use super::xdr::Encoder;
 
@@ -26,6 +27,10 @@ use super::xdr::Encoder;
 pub const MAX_RECORD: usize = MAX_IO + 4096;
 /// What is received at once, for all small calls together.
 pub const SCRATCH: usize = 64 << 10;
+
+/// What is received behind a record that was too long for the scratch: as a rule the head of another
+/// such, whose data are then received where they are needed (2026-11-29: another 64 KiB were copied for each WRITE).
+const HEAD: usize = 512;
 
 /// What an idle connection keeps.
 const MAX_IDLE_STASH: usize = 4096;
@@ -56,11 +61,13 @@ struct Reading {
     /// Received behind the last record, from `start` on.
     stash: Vec<u8>,
     start: usize,
+    /// The last record was too long for the scratch.
+    long: bool,
 }
 
 #[derive(Debug)]
 struct Writing {
-    queue: Queue,
+    queue: Queue<Pipe>,
     /// What to wait for when nothing is queued; `None` while a thread reads.
     interest: Option<EventFlags>,
     /// `wake` came while a thread had the right to read: it must look again.
@@ -123,7 +130,12 @@ impl Connection {
             pace: Pace::default(),
             socket,
             epoll,
-            reading: Mutex::new(Reading { records: RecordReader::new(MAX_RECORD), stash: Vec::new(), start: 0 }),
+            reading: Mutex::new(Reading {
+                records: RecordReader::new(MAX_RECORD),
+                stash: Vec::new(),
+                start: 0,
+                long: false,
+            }),
             writing: Mutex::new(Writing {
                 queue: Queue::default(),
                 interest: Some(interest),
@@ -218,31 +230,53 @@ impl Connection {
     /// Sends a reply that others need too, now or as soon as there is room.
     pub fn send_copy(&self, reply: &[u8]) {
         let mut writing = lock(&self.writing);
-        match self.send_now(&mut writing, reply) {
+        match self.send_now(&mut writing, reply, false) {
             Some(sent) if sent < reply.len() => writing.queue.push_copy(&reply[sent..]),
             _ => {}
         }
     }
 
-    /// Sends replies, now or as soon as there is room; leaves the encoder empty.
-    pub fn send(&self, replies: &mut Encoder) {
+    /// Sends replies, and the body of the last one, now or as soon as there is room; leaves the encoder empty.
+    pub fn send(&self, replies: &mut Encoder, body: Option<Pipe>) {
         let mut writing = lock(&self.writing);
-        match self.send_now(&mut writing, replies.bytes()) {
-            Some(sent) if sent < replies.len() => writing.queue.push(replies.buffer(), sent),
-            _ => {}
+        if let Some(sent) = self.send_now(&mut writing, replies.bytes(), body.is_some()) {
+            let whole = sent == replies.len();
+            if !whole {
+                writing.queue.push(replies.buffer(), sent);
+            }
+            if let Some(mut body) = body
+                && (!whole || self.send_body(&mut writing, &mut body))
+            {
+                writing.queue.push_body(body);
+            }
         }
         replies.clear();
     }
 
+    /// Whether there is something left to be queued.
+    fn send_body(&self, writing: &mut Writing, body: &mut Pipe) -> bool {
+        match body.send(&self.socket) {
+            Some(_) if body.left() == 0 => false,
+            Some(_) => {
+                self.wait_for(EventFlags::OUT);
+                true
+            }
+            None => {
+                self.shut(writing);
+                false
+            }
+        }
+    }
+
     /// How much of it the socket took; the rest is to be queued. `None` where the connection is at its end.
-    fn send_now(&self, writing: &mut Writing, reply: &[u8]) -> Option<usize> {
+    fn send_now(&self, writing: &mut Writing, reply: &[u8], more: bool) -> Option<usize> {
         if writing.closed || reply.is_empty() {
             return None;
         }
         if !writing.queue.is_empty() {
             return Some(0);
         }
-        match send_some(&self.socket, reply) {
+        match send_some(&self.socket, reply, more) {
             Some(sent) => {
                 if sent < reply.len() {
                     self.wait_for(EventFlags::OUT);
@@ -254,6 +288,12 @@ impl Connection {
                 None
             }
         }
+    }
+
+    /// Whether no reply waits for room: else nothing more is to be read.
+    pub fn is_clear(&self) -> bool {
+        let writing = lock(&self.writing);
+        writing.queue.is_empty() && !writing.closed
     }
 
     /// Whether all replies were given to the socket.
@@ -332,7 +372,10 @@ impl Reading {
                         let length = room.len() + count;
                         // SAFETY: `recv` made the first `count` bytes of the spare capacity valid.
                         unsafe { room.set_len(length) };
-                        self.records.received(count);
+                        if let Some(record) = self.records.received(count) {
+                            self.long = true;
+                            return Input::Record(Record::Owned(record));
+                        }
                     }
                     Err(Errno::AGAIN) => return Input::Empty,
                     Err(Errno::INTR) => {}
@@ -340,7 +383,9 @@ impl Reading {
                 }
                 continue;
             }
-            let count = match rustix::net::recv(socket, &mut *scratch, RecvFlags::DONTWAIT) {
+            let most = if self.long { HEAD } else { SCRATCH };
+            let place = scratch.get_mut(..most).unwrap_or_default();
+            let count = match rustix::net::recv(socket, place, RecvFlags::DONTWAIT) {
                 Ok((0, _)) => return Input::Closed,
                 Ok((count, _)) => count,
                 Err(Errno::AGAIN) => return Input::Empty,
@@ -352,6 +397,7 @@ impl Reading {
                 Ok(None) => continue,
                 Ok(Some(Cow::Owned(record))) => Record::Owned(record),
                 Ok(Some(Cow::Borrowed(record))) => {
+                    self.long = false;
                     let end = count - rest.len();
                     Record::Scratch(end - record.len()..end)
                 }
@@ -380,15 +426,27 @@ fn own(record: Cow<'_, [u8]>, scratch: &mut [u8]) -> Record {
 impl Writing {
     /// Sends what is queued, as far as there is room; `false` if the connection broke.
     fn flush(&mut self, socket: &OwnedFd) -> bool {
-        self.queue.flush(|bytes| send_some(socket, bytes))
+        self.queue.flush(|offer| match offer {
+            Offer::Bytes(bytes) => send_some(socket, bytes, false),
+            Offer::Body(body) => body.send(socket),
+        })
     }
 }
 
-/// Bytes that the socket took; `None` if the connection broke.
-fn send_some(socket: &OwnedFd, bytes: &[u8]) -> Option<usize> {
+impl Body for Pipe {
+    fn left(&self) -> usize {
+        self.len()
+    }
+}
+
+/// Bytes that the socket took; `None` if the connection broke. `more` says that others follow at once,
+/// with which they may share a segment.
+fn send_some(socket: &OwnedFd, bytes: &[u8], more: bool) -> Option<usize> {
+    let mut flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+    flags.set(SendFlags::MORE, more);
     let mut sent = 0;
     while sent < bytes.len() {
-        match rustix::net::send(socket, &bytes[sent..], SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
+        match rustix::net::send(socket, &bytes[sent..], flags) {
             Ok(count) => sent += count,
             Err(Errno::AGAIN) => break,
             Err(Errno::INTR) => {}

@@ -40,10 +40,26 @@ impl Probe {
     pub fn answer(&self, record: &[u8], tcp: bool) -> Option<Vec<u8>> {
         let peer = self.service.peers.get(self.address);
         let mut reply = Encoder::default();
-        match self.service.handle(Source { peer: &peer, port: 700, tcp }, record, &mut reply, || ()) {
+        match self.service.handle(Source { peer: &peer, port: 700, tcp, outlet: None }, record, &mut reply, || ()) {
             Outcome::Reply(_) => Some(reply.into_bytes()),
             Outcome::Later | Outcome::NotRpc => None,
         }
+    }
+}
+
+/// What a call asks, for people: as far as its header is whole.
+pub(crate) fn call_name(record: &[u8]) -> String {
+    match rpc::parse(&mut Cursor::new(record)) {
+        Ok(rpc::Parsed::Call(call)) => {
+            let program = match call.program {
+                super::procedures::PROGRAM => "NFS".to_owned(),
+                super::mount::PROGRAM => "MOUNT".to_owned(),
+                super::portmap::PROGRAM => "portmap".to_owned(),
+                other => format!("program {other}"),
+            };
+            format!("{program} version {}, procedure {}", call.version, call.procedure)
+        }
+        _ => "RPC".to_owned(),
     }
 }
 

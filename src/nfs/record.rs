@@ -74,17 +74,24 @@ impl RecordReader {
     /// must be told by `received`.
     pub fn room(&mut self, step: usize) -> Option<(&mut Vec<u8>, usize)> {
         let (missing, _) = self.fragment?;
-        // One byte less than the fragment: the last one goes through `next`, which completes the record.
-        let wanted = (missing - 1).min(step);
+        let wanted = missing.min(step);
         self.record.reserve(wanted);
         (wanted > 0).then_some((&mut self.record, wanted))
     }
 
-    /// `count` bytes were added to what `room` lent.
-    pub fn received(&mut self, count: usize) {
-        if let Some((missing, _)) = &mut self.fragment {
-            *missing -= count.min(*missing);
+    /// `count` bytes were added to what `room` lent: the record, if it is whole now.
+    pub fn received(&mut self, count: usize) -> Option<Vec<u8>> {
+        let (missing, last) = self.fragment.as_mut()?;
+        *missing -= count.min(*missing);
+        if *missing > 0 {
+            return None;
         }
+        let last = *last;
+        self.fragment = None;
+        last.then(|| {
+            self.fragments = 0;
+            std::mem::take(&mut self.record)
+        })
     }
 
     /// Bytes that are held for a record that is not complete.
@@ -172,11 +179,27 @@ mod tests {
         let stream = fragment(b"0123456789", true);
         assert_eq!(reader.next(&mut &stream[..6]), Ok(None));
         let (record, wanted) = reader.room(100).unwrap();
-        assert_eq!(wanted, 7);
+        assert_eq!(wanted, 8);
         record.extend_from_slice(b"2345678");
-        reader.received(7);
+        assert_eq!(reader.received(7), None);
+        let (record, wanted) = reader.room(100).unwrap();
+        assert_eq!(wanted, 1);
+        record.extend_from_slice(b"9");
+        assert_eq!(reader.received(1).unwrap(), b"0123456789");
         assert!(reader.room(100).is_none());
-        assert_eq!(reader.next(&mut &b"9"[..]).unwrap().unwrap(), &b"0123456789"[..]);
+        assert!(matches!(reader.next(&mut &fragment(b"more", true)[..]), Ok(Some(Cow::Borrowed(b"more")))));
+    }
+
+    #[test]
+    fn a_fragment_received_into_the_room_leaves_the_record_open_for_the_next() {
+        let mut reader = RecordReader::new(64);
+        assert_eq!(reader.next(&mut &fragment(b"0123", false)[..5]), Ok(None));
+        let (record, wanted) = reader.room(100).unwrap();
+        assert_eq!(wanted, 3);
+        record.extend_from_slice(b"123");
+        assert_eq!(reader.received(3), None);
+        assert!(reader.room(100).is_none());
+        assert_eq!(reader.next(&mut &fragment(b"4", true)[..]).unwrap().unwrap(), &b"01234"[..]);
     }
 
     proptest! {

@@ -33,6 +33,7 @@ use super::export::Exports;
 use super::file::Budget;
 use super::journal::{Journal, milliseconds_since_boot};
 use super::peer::{Peer, Peers};
+use super::pipe::{Outlet, Pipes};
 use super::portmap::Ports;
 use super::reply_cache::ReplyCache;
 use super::service::{self, Memory, Outcome, Service, Source};
@@ -109,6 +110,7 @@ struct Shared {
     /// Connections that are not read yet: see `settle`.
     held: Mutex<Vec<u64>>,
     load: Load,
+    pipes: Arc<Pipes>,
 }
 
 /// What the threads do, for `Shared::relieve`.
@@ -185,6 +187,7 @@ pub fn start(
         ended: Condvar::new(),
         held: Mutex::default(),
         load: Load::default(),
+        pipes: Arc::default(),
     });
     // From here on dropping the server stops the threads that run already.
     let mut server = Server { shared, threads: Vec::new() };
@@ -271,6 +274,8 @@ impl Drop for Server {
 struct Buffers {
     scratch: Vec<u8>,
     reply: Encoder,
+    /// The end of the last reply in `reply`.
+    outlet: Outlet,
 }
 
 impl Shared {
@@ -292,7 +297,8 @@ impl Shared {
 
     fn take_events(&self, patience: Option<Duration>) {
         let patience = patience.and_then(|patience| rustix::time::Timespec::try_from(patience).ok());
-        let mut buffers = Buffers { scratch: vec![0; SCRATCH], reply: Encoder::with_capacity(4096) };
+        let outlet = Outlet::new(self.pipes.clone());
+        let mut buffers = Buffers { scratch: vec![0; SCRATCH], reply: Encoder::with_capacity(4096), outlet };
         while !self.stopping.load(Ordering::Relaxed) {
             let mut events = [epoll::Event { flags: EventFlags::empty(), data: EventData::new_u64(WAKE) }];
             self.load.idle.fetch_add(1, Ordering::Relaxed);
@@ -318,6 +324,7 @@ impl Shared {
             if served.is_err() {
                 tracing::error!("a call panicked: its connection is closed");
                 self.forget(id);
+                drop(buffers.outlet.take());
             }
             self.load.ended.fetch_add(1, Ordering::Relaxed);
             // The allocator gives it to whoever reads next: as many large ones as calls run at
@@ -353,13 +360,13 @@ impl Shared {
             let record = match input {
                 Input::Record(record) => record,
                 Input::Empty => {
-                    connection.send(&mut buffers.reply);
+                    connection.send(&mut buffers.reply, None);
                     return connection.end(interest);
                 }
                 Input::Closed => return self.forget(id),
                 Input::Bad(error) => {
                     tracing::warn!(address = %connection.peer.address, %error, "the connection is closed");
-                    connection.send(&mut buffers.reply);
+                    connection.send(&mut buffers.reply, None);
                     return self.forget(id);
                 }
             };
@@ -371,11 +378,13 @@ impl Shared {
             let quick = question && connection.pace.is_calm();
             if !quick {
                 // The next thread may read on while this one works.
-                connection.send(&mut buffers.reply);
+                connection.send(&mut buffers.reply, None);
                 connection.end(interest);
             }
             let start = Instant::now();
-            if !self.call(&connection, bytes, &mut buffers.reply) {
+            let answered = self.call(&connection, bytes, &mut buffers.reply, &buffers.outlet);
+            let body = buffers.outlet.take();
+            if !answered {
                 return self.forget(id);
             }
             if question {
@@ -383,28 +392,30 @@ impl Shared {
             }
             // Also where the last of what came is done: the client may wait for it before it sends more.
             let last = interest == EventFlags::IN || served == MAX_BATCH;
-            if !quick || last || buffers.reply.len() >= SCRATCH {
-                connection.send(&mut buffers.reply);
+            if !quick || last || body.is_some() || buffers.reply.len() >= SCRATCH {
+                connection.send(&mut buffers.reply, body);
             }
             if !quick {
                 return;
             }
-            if last {
+            // Else it looks for more by itself: an event would often wake another thread, for more than a call costs.
+            if served == MAX_BATCH || !connection.is_clear() {
                 return connection.end(interest);
             }
         }
     }
 
-    /// Does one call, and puts its reply as a record behind those that wait to be sent.
-    /// `false` if what came is no call.
-    fn call(&self, connection: &Arc<Connection>, bytes: &[u8], reply: &mut Encoder) -> bool {
+    /// Does one call, and puts its reply as a record behind those that wait to be sent; what `outlet` holds then
+    /// belongs to its end. `false` if what came is no call.
+    fn call(&self, connection: &Arc<Connection>, bytes: &[u8], reply: &mut Encoder, outlet: &Outlet) -> bool {
         let start = reply.len();
         reply.u32(0);
-        let source = Source { peer: &connection.peer, port: connection.port, tcp: true };
+        let source = Source { peer: &connection.peer, port: connection.port, tcp: true, outlet: Some(outlet) };
         match self.service.handle(source, bytes, reply, || Arc::downgrade(connection)) {
             Outcome::Reply(waiters) => {
                 // The record mark: one last fragment.
-                reply.patch_u32(start, 0x8000_0000 | (reply.len() - start - 4) as u32);
+                let length = reply.len() - start - 4 + outlet.len();
+                reply.patch_u32(start, 0x8000_0000 | length as u32);
                 for waiter in waiters.iter().filter_map(Weak::upgrade) {
                     waiter.send_copy(&reply.bytes()[start..]);
                 }
@@ -443,7 +454,7 @@ impl Shared {
         let peer = self.service.peers.get(*from.ip());
         let reply = &mut buffers.reply;
         reply.clear();
-        let source = Source { peer: &peer, port: from.port(), tcp: false };
+        let source = Source { peer: &peer, port: from.port(), tcp: false, outlet: None };
         // Only over TCP calls wait for each other.
         if let Outcome::Reply(_) = self.service.handle(source, &buffers.scratch[..count], reply, Weak::new) {
             // A lost reply is asked for again.

@@ -1,7 +1,7 @@
 //! From one record to its reply: RPC header, program, reply cache. I/O, by
 //! the procedures that it calls; knows nothing of sockets.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -9,12 +9,14 @@ use super::export::Exports;
 use super::intent::{Intent, State};
 use super::journal::{Journal, milliseconds_since_boot};
 use super::peer::{Peer, Peers};
+use super::pipe::Outlet;
 use super::portmap::{self, Ports};
 use super::reply_cache::{Key, Lookup, ReplyCache, Turn};
 use super::rpc::{self, Accept, AuthStat, Call, Parsed};
 use super::settle::{Settle, Unsettled};
-use super::xdr::{Cursor, Encoder};
+use super::xdr::{Cursor, Encoder, Malformed};
 use super::{Event, mount, procedures};
+use crate::blackbox::tap;
 use crate::directory::{Directory, Published};
 
 /// Where a record came from.
@@ -24,6 +26,8 @@ pub struct Source<'a> {
     pub port: u16,
     /// NFS itself is served over TCP only: its replies are larger than datagrams should be.
     pub tcp: bool,
+    /// Where the end of a reply may be left that is not worth a copy, if the connection can send it from there.
+    pub outlet: Option<&'a Outlet>,
 }
 
 /// What becomes of a record. `W` is how a waiter for a running call is reached.
@@ -74,6 +78,9 @@ impl Attempt<'_> {
     }
 }
 
+/// Of a call to MOUNT or the portmapper: the header and a path of usual length.
+const MAX_SHOWN: usize = 256;
+
 /// RFC 6056's other end: ports that only root can bind.
 const RESERVED: u16 = 1024;
 
@@ -82,14 +89,25 @@ const JUKEBOX: [u8; 4] = 10008u32.to_be_bytes();
 /// An accepted reply's header in bytes.
 const HEADER_BYTES: usize = 24;
 
-/// Whether a call asks for what is in memory as a rule, so that it need not leave its
-/// connection to another thread first. Changes wait for the stick always.
+/// Whether a call asks for what is in memory as a rule, or leaves data there, so that it need not leave its
+/// connection to another thread first. Other changes wait for the stick always.
 pub fn is_quick(record: &[u8]) -> bool {
     let word = |index: usize| Some(u32::from_be_bytes(*record.get(4 * index..)?.first_chunk()?));
     match (word(3), word(5)) {
+        (Some(procedures::PROGRAM), Some(procedures::WRITE)) => is_unstable_write(record).unwrap_or_default(),
         (Some(procedures::PROGRAM), Some(procedure)) => procedures::is_quick(procedure),
         _ => false,
     }
+}
+
+fn is_unstable_write(record: &[u8]) -> Result<bool, Malformed> {
+    let mut cursor = Cursor::new(record);
+    cursor.take(24)?;
+    for _credentials_and_verifier in 0..2 {
+        cursor.u32()?;
+        cursor.opaque(usize::MAX)?;
+    }
+    procedures::is_unstable(&mut cursor)
 }
 
 impl<W> Service<W> {
@@ -115,6 +133,7 @@ impl<W> Service<W> {
             Ok(Parsed::Call(call)) => call,
         };
         source.peer.called();
+        show(source, self.ports, &call, record, cursor.rest().len());
         let address = source.peer.address;
         if call.program != procedures::PROGRAM || procedures::is_idempotent(call.procedure) || !source.tcp {
             self.answer(source, &call, Attempt::default(), cursor, reply);
@@ -186,6 +205,7 @@ impl<W> Service<W> {
                     privileged: self.privileged(source),
                     caller,
                     attempt,
+                    outlet: source.outlet,
                     changing: procedures::is_change(call.procedure),
                 };
                 procedures::handle(&context, call.procedure, &mut args, reply)
@@ -234,6 +254,22 @@ impl<W> Service<W> {
     }
 }
 
+/// Shows the black box a call's header, and the path of a MNT: every call to MOUNT and the portmapper, other
+/// versions than ours, and the first ones of NFS behind a mount. Handles and data never.
+fn show(source: Source<'_>, ports: Ports, call: &Call, record: &[u8], arguments: usize) {
+    if !tap::is_on() {
+        return;
+    }
+    let (port, shown) = match (call.program, call.version) {
+        (procedures::PROGRAM, procedures::VERSION) if !source.peer.is_fresh() => return,
+        (procedures::PROGRAM, _) => (ports.nfs, record.len() - arguments),
+        (mount::PROGRAM, _) => (ports.mount, record.len().min(MAX_SHOWN)),
+        _ => (ports.portmap, record.len().min(MAX_SHOWN)),
+    };
+    let from = SocketAddrV4::new(source.peer.address, source.port);
+    tap::datagram(source.tcp, from, SocketAddrV4::new(tap::ours(), port), record.len(), &record[..shown]);
+}
+
 /// Takes a call out of the reply cache that ended without an answer.
 struct Running<'a, W> {
     service: &'a Service<W>,
@@ -278,7 +314,7 @@ mod tests {
         let service = service();
         let peer = service.peers.get(Ipv4Addr::LOCALHOST);
         let mut reply = Encoder::default();
-        let source = Source { peer: &peer, port: 700, tcp };
+        let source = Source { peer: &peer, port: 700, tcp, outlet: None };
         assert!(matches!(service.handle(source, call.bytes(), &mut reply, || ()), Outcome::Reply(_)));
         let words: Vec<u32> =
             reply.bytes().chunks(4).map(|word| u32::from_be_bytes(word.try_into().unwrap())).collect();
@@ -315,6 +351,30 @@ mod tests {
     }
 
     #[test]
+    fn only_a_write_that_waits_for_no_stick_is_quick() {
+        let check = |stable: u32, cut: usize, expected: bool| {
+            let mut call = Encoder::default();
+            for item in [7, 0, 2, 100_003, 3, 7, 1] {
+                call.u32(item);
+            }
+            call.opaque(&[0; 21]);
+            call.u32(0);
+            call.opaque(&[]);
+            call.opaque(&[9; 30]);
+            call.u64(4096);
+            call.u32(4);
+            call.u32(stable);
+            call.opaque(b"data");
+            assert_eq!(is_quick(&call.bytes()[..call.len() - cut]), expected, "{stable} {cut}");
+        };
+        check(0, 0, true);
+        check(1, 0, false);
+        check(2, 0, false);
+        check(0, 9, false);
+        check(0, 60, false);
+    }
+
+    #[test]
     fn a_stranger_with_a_handle_of_ours_is_made_to_wait() {
         use super::super::handle::{Handle, encode};
         use crate::directory::HandleKey;
@@ -340,7 +400,7 @@ mod tests {
             }
             call.fixed(&args);
             let mut reply = Encoder::default();
-            let source = Source { peer: &peer, port: 700, tcp: true };
+            let source = Source { peer: &peer, port: 700, tcp: true, outlet: None };
             service.handle(source, call.bytes(), &mut reply, || ());
             prop_assert!(reply.len() < 4096);
             Ok(())

@@ -10,6 +10,7 @@ mod server;
 use serde::{Deserialize, Serialize};
 
 use crate::client::Role;
+use crate::self_test::Target;
 use crate::store::operate::{Operation, Outcome};
 
 pub use self::server::{Error, Event, Handle, Sink, start};
@@ -37,6 +38,12 @@ pub enum Request {
     /// The next unknown Pi that asks takes this client over.
     SwapNext {
         role: Role,
+    },
+    /// What the black box holds, as files on the stick.
+    Report,
+    /// Boot a fake Pi; without a name from the image for new clients.
+    SelfTest {
+        target: Option<Target>,
     },
 }
 

@@ -8,7 +8,9 @@ use std::time::Duration;
 use super::pages::View;
 use super::screen::{BIG, COLUMNS, Element, HEADLINE, LINES, Screen};
 use super::words::{self, shorten, wrap};
-use crate::status::{ClientStatus, Enrolment, Import, NewPlace, Problem, Stage, Status, Stick};
+use crate::client::ImageId;
+use crate::self_test::Target;
+use crate::status::{ClientStatus, Enrolment, Import, NewPlace, Problem, Stage, Status, Stick, TestState};
 use crate::wire::{Finding, Light};
 
 /// Each part of a longer text is shown for this long: four short lines are read in it.
@@ -252,12 +254,23 @@ fn images(status: &Status, shown: Duration) -> (Screen, usize) {
     let pages: Vec<_> = status.images.chunks(LINES).take(MAX_PARTS).collect();
     let (index, total) = part(pages.len(), shown);
     let body = match pages.get(index) {
-        Some(images) => images.iter().map(|image| line(image.as_str())).collect(),
+        Some(images) => images.iter().map(|image| line(with_test(status, image))).collect(),
         None => ["Copy one onto the", "stick: .img, .img.xz"].iter().map(line).collect(),
     };
     let mut screen = Screen::new(&headline, body);
     screen.place = (total > 1).then_some((index, total));
     (screen, total)
+}
+
+/// The image, with what the last test of it said.
+fn with_test(status: &Status, image: &ImageId) -> String {
+    let test = status.self_test.as_ref().filter(|test| test.target == Target::Image(image.clone()));
+    match test.map(|test| test.state) {
+        None => image.to_string(),
+        Some(TestState::Runs) => format!("{} ...", shorten(image.as_str(), COLUMNS - 4)),
+        Some(TestState::Passed) => format!("{} ok", shorten(image.as_str(), COLUMNS - 3)),
+        Some(TestState::Failed(_)) => format!("{} !", shorten(image.as_str(), COLUMNS - 2)),
+    }
 }
 
 fn stick(stick: &Stick) -> Screen {

@@ -13,6 +13,7 @@
 //! - `volume`: their block volumes
 //! - `trash`: what is not needed any more, deleted behind everybody's back
 //! - `operate`: what a person does with clients and images, step by step
+//! - `reports`: what the black box tells, a folder each
 //! - `offline`: the same for a command, with no server
 //! - `words`: what people are told
 //!
@@ -36,6 +37,7 @@ pub(crate) mod packing;
 pub mod personalise;
 mod place;
 mod prepare;
+pub mod reports;
 mod root;
 pub mod shop;
 mod sources;
@@ -130,6 +132,10 @@ pub enum Command {
     /// The client's boot begins and it must get what `renew_at_boot` tells of;
     /// its trees are served no more. Answered as `CreateClient`.
     RenewClient(Role),
+    /// Mount an image's root for a test of it. Answered by `ImageMounted`.
+    MountImage(ImageId),
+    /// Answered by `ReportSaved` with this ticket.
+    SaveReport(Option<u64>, Box<reports::Report>),
     /// Watch for this client's evidence that its start is complete, or stop.
     WatchUp(Role, bool),
 }
@@ -205,6 +211,16 @@ pub enum Event {
     /// A watched client wrote that its start is complete.
     Up {
         role: Role,
+    },
+    ImageMounted {
+        image: ImageId,
+        /// Its root and its boot files, both to be read only; the error is for people.
+        trees: Result<(PathBuf, PathBuf), String>,
+    },
+    ReportSaved {
+        ticket: Option<u64>,
+        /// The folder below the store's; the error is for people.
+        saved: Result<String, String>,
     },
     FreeSpace {
         free_bytes: u64,
@@ -304,6 +320,12 @@ impl Handle {
     pub fn send(&self, command: Command) {
         // Gone only after `stop`.
         let _ = self.messages.send(worker::Message::Command(command));
+    }
+
+    /// The same as `send`, for a thread that outlives a borrow.
+    pub fn sender(&self) -> impl Fn(Command) + Send + 'static {
+        let messages = self.messages.clone();
+        move |command| drop(messages.send(worker::Message::Command(command)))
     }
 
     /// Ends an import, syncs, unmounts everything. Returns after at most 25 s,

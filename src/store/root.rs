@@ -104,6 +104,12 @@ impl Roots {
         Ok(mounts::image_root(&paths.root(), &point)?)
     }
 
+    /// An image's own root and boot files, mounted or where they lie, for reading only.
+    pub fn image_trees(&mut self, id: &ImageId) -> Result<(PathBuf, PathBuf), RootError> {
+        self.mount_image(id)?;
+        Ok((self.image_point(id), ImagePaths::of(&self.store, id).boot()))
+    }
+
     fn image_point(&self, id: &ImageId) -> PathBuf {
         self.run.join(IMAGES).join(id.as_str()).join("root")
     }

@@ -30,6 +30,7 @@ use super::files::{BootFile, Files};
 use super::packet::{self, DATA_HEADER_BYTES, Packet, Request};
 use super::transfer::{MAX_BLKSIZE, Outcome, Output, Transfer, wire_number};
 use super::{Event, Options, Sink, path};
+use crate::blackbox::tap;
 use crate::directory::{Directory, Published};
 
 /// Transfers at once, of all clients.
@@ -228,6 +229,7 @@ impl Listener {
         if !self.files.serves(address) {
             if self.strangers.is_none_or(|last| last.elapsed() >= STRANGERS_PAUSE) {
                 self.strangers = Some(Instant::now());
+                self.show(peer, datagram);
                 let shown = match packet::parse(datagram) {
                     Ok(Packet::Rrq(request) | Packet::Wrq(request)) => path::display(&request.path),
                     _ => String::new(),
@@ -236,6 +238,7 @@ impl Listener {
             }
             return;
         }
+        self.show(peer, datagram);
         match packet::parse(datagram) {
             Ok(Packet::Rrq(request)) => self.request(address, peer, request).await,
             Ok(Packet::Wrq(request)) => {
@@ -299,6 +302,13 @@ impl Listener {
         }
     }
 
+    /// For the black box.
+    fn show(&self, peer: SocketAddr, datagram: &[u8]) {
+        if let SocketAddr::V4(peer) = peer {
+            tap::datagram(false, peer, SocketAddrV4::new(self.listen, 69), datagram.len(), datagram);
+        }
+    }
+
     fn refused(&self, address: Ipv4Addr, path: String, reason: &'static str) {
         (self.sink)(Event::Refused { address, path, reason });
     }
@@ -306,9 +316,19 @@ impl Listener {
     async fn deny(&self, peer: SocketAddr, code: u16, message: &str) {
         if let Ok(socket) = connect(self.listen, peer).await {
             // Lost ones are asked for again.
-            let _ = socket.send(&packet::error(code, message)).await;
+            let _ = send(&socket, &packet::error(code, message)).await;
         }
     }
+}
+
+/// Sends what is no DATA, and shows it to the black box.
+async fn send(socket: &UdpSocket, datagram: &[u8]) -> io::Result<usize> {
+    if tap::is_on()
+        && let (Ok(SocketAddr::V4(from)), Ok(SocketAddr::V4(to))) = (socket.local_addr(), socket.peer_addr())
+    {
+        tap::datagram(false, from, to, datagram.len(), datagram);
+    }
+    socket.send(datagram).await
 }
 
 /// A socket with a port of its own (the server's TID) that hears this client only.
@@ -416,7 +436,7 @@ impl Service {
             Err(error) => {
                 self.progress.set_phase(ENDED);
                 if !self.progress.is_superseded() {
-                    let _ = socket.send(&packet::error(0, "Cannot read the file")).await;
+                    let _ = send(&socket, &packet::error(0, "Cannot read the file")).await;
                 }
                 report.ended = Some(Ended::Unreadable(error));
                 false
@@ -459,7 +479,7 @@ async fn exchange(
             }
             Output::Oack => {
                 // What cannot be sent counts as lost: time repeats it.
-                let _ = socket.send(transfer.oack().unwrap_or_default()).await;
+                let _ = send(socket, transfer.oack().unwrap_or_default()).await;
                 progress.set_phase(OFFERED);
                 continue;
             }
@@ -526,7 +546,14 @@ fn hear(socket: &UdpSocket, transfer: &mut Transfer) -> bool {
     match rustix::net::recv(socket, &mut buffer[..], rustix::net::RecvFlags::DONTWAIT) {
         Ok((length, _)) => match packet::parse(&buffer[..length.min(512)]) {
             Ok(Packet::Ack(number)) => transfer.ack(number),
-            Ok(Packet::Error(_)) => transfer.error(),
+            Ok(Packet::Error(_)) => {
+                if let (true, Ok(SocketAddr::V4(to)), Ok(SocketAddr::V4(from))) =
+                    (tap::is_on(), socket.local_addr(), socket.peer_addr())
+                {
+                    tap::datagram(false, from, to, length, &buffer[..length.min(512)]);
+                }
+                transfer.error();
+            }
             _ => {}
         },
         // ICMP says that the client's port is closed: nobody waits for this file any more.

@@ -31,6 +31,10 @@ pub enum Ground {
     /// The two again, with the ext4 in memory, where a journal commit costs next to nothing.
     MemoryExt4,
     MemoryOverlay,
+    /// A tree on the two ext4 whose `work` has the attribute D (chattr(1)): the kernel makes each change of its
+    /// names durable by itself, whichever server makes it.
+    Synced,
+    MemorySynced,
 }
 
 pub struct Lab {
@@ -75,6 +79,7 @@ impl Lab {
                  mount -t overlay bench -o noatime,lowerdir=tree,upperdir=uppers/{id},workdir=works/{id},index=on,nfs_export=on,xino=on overlay/{id}\n"
             );
         }
+        script += "mkdir -p synced/1/work; chattr +D synced/1/work\n";
         // The ext4's own tree is changed by its clients only, never below an overlay that is used then.
         sh(&script);
         rustix::fs::sync();
@@ -87,6 +92,8 @@ impl Lab {
             Ground::Overlay => "disk/overlay",
             Ground::MemoryExt4 => "tmpfs/memory/ext4",
             Ground::MemoryOverlay => "tmpfs/memory/overlay",
+            Ground::Synced => "disk/synced",
+            Ground::MemorySynced => "tmpfs/memory/synced",
         })
     }
 

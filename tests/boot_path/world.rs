@@ -380,6 +380,8 @@ impl World {
                 }
                 Action::Survey | Action::Lease(_) | Action::Watch(_) | Action::LookForNeighbours => {}
                 Action::Neighbour(..) | Action::ForgetNeighbour(_) | Action::ReleaseTrees | Action::PowerOff => {}
+                // For the black box, and about the machine itself.
+                Action::Stage { .. } | Action::Report(_) | Action::SelfTest(_) => {}
                 Action::Answer(..) => panic!("nobody ordered anything"),
             }
         }
@@ -464,7 +466,11 @@ impl World {
                     self.watched.remove(&role);
                 }
             }
-            store::Command::WatchUp(..) | store::Command::Prepare | store::Command::Appliance(_) => {}
+            store::Command::WatchUp(..)
+            | store::Command::Prepare
+            | store::Command::Appliance(_)
+            | store::Command::SaveReport(..)
+            | store::Command::MountImage(_) => {}
         }
     }
 }

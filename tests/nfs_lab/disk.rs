@@ -17,6 +17,28 @@ pub enum Event {
     Flush,
 }
 
+/// A longer write may be torn.
+const SECTOR: usize = 512;
+
+/// The disk after a cut behind event `cut`: whole up to the last flush, then any of the writes. `below` is a die.
+pub fn after_cut(base: &[u8], log: &[Event], cut: usize, mut below: impl FnMut(u64) -> u64) -> Vec<u8> {
+    let mut disk = base.to_vec();
+    let flushed = log[..cut].iter().rposition(|event| matches!(event, Event::Flush)).unwrap_or(0);
+    // All, none or some of what was not flushed.
+    let chance = [0, 4, 8][below(3) as usize];
+    for (n, event) in log[..cut].iter().enumerate() {
+        let Event::Write(offset, data) = event else { continue };
+        let offset = *offset as usize;
+        for (sector, bytes) in data.chunks(SECTOR).enumerate() {
+            if n < flushed || below(8) < chance {
+                let at = offset + sector * SECTOR;
+                disk[at..at + bytes.len()].copy_from_slice(bytes);
+            }
+        }
+    }
+    disk
+}
+
 #[derive(Default)]
 struct State {
     content: Vec<u8>,

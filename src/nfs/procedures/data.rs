@@ -1,9 +1,11 @@
 //! READ, WRITE and COMMIT (RFC 1813 §3.3.6, §3.3.7, §3.3.21).
 //!
-//! By plain `pread` and `pwrite` on the thread that took the call off its
+//! By plain `pread`, `splice` and `pwrite` on the thread that took the call off its
 //! connection. Overlayfs files have no non-blocking reads (`RWF_NOWAIT` is
 //! EOPNOTSUPP, measured 2026-11-22 on Linux 6.18), so io_uring would hand every
 //! one of them to a kernel thread and back: more work, not less.
+
+use std::os::fd::BorrowedFd;
 
 use nfsserve::nfs::nfsstat3::{self, *};
 use rustix::fs::Stat;
@@ -12,9 +14,10 @@ use rustix::io::Errno;
 use super::attribute::may;
 use super::{Arguments, Context, MAX_IO, Object, fh};
 use crate::nfs::access::Rwx;
-use crate::nfs::xdr::{Encoder, Malformed};
+use crate::nfs::pipe;
+use crate::nfs::xdr::{Encoder, Malformed, padding};
 
-const UNSTABLE: u32 = 0;
+pub const UNSTABLE: u32 = 0;
 const DATA_SYNC: u32 = 1;
 const FILE_SYNC: u32 = 2;
 
@@ -40,7 +43,7 @@ pub fn read(context: &Context<'_>, args: Arguments<'_, '_>, reply: &mut Encoder)
     Ok(())
 }
 
-/// READ3resok with the data read straight into it.
+/// READ3resok, and how many bytes it carries.
 fn read_into(
     context: &Context<'_>,
     object: &Object,
@@ -54,6 +57,36 @@ fn read_into(
     }
     let reader = context.reader(object)?;
     let wanted = (count as usize).min(MAX_IO);
+    let outlet = context.outlet.filter(|_| wanted >= pipe::MIN_BYTES);
+    if let Some((outlet, mut pipe)) = outlet.and_then(|outlet| Some((outlet, outlet.pipe()?))) {
+        match pipe.fill(reader, offset, wanted) {
+            Ok(read) => {
+                let after = context.stat(object)?;
+                head(object, &after, offset, read, reply);
+                reply.u32(read as u32);
+                if !pipe.pad(padding(read)) {
+                    return Err(NFS3ERR_SERVERFAULT);
+                }
+                outlet.put(pipe);
+                return Ok(read);
+            }
+            // No file system of ours, but some cannot do that.
+            Err(Errno::INVAL) => {}
+            Err(errno) => return Err(context.fail(object, errno)),
+        }
+    }
+    copied(context, object, reader, offset, wanted, reply)
+}
+
+/// The same with the data read straight into it.
+fn copied(
+    context: &Context<'_>,
+    object: &Object,
+    reader: BorrowedFd<'_>,
+    offset: u64,
+    wanted: usize,
+    reply: &mut Encoder,
+) -> Result<usize, nfsstat3> {
     // Attributes, count and eof stand before the data: they are written once the data is known.
     const FATTR3: usize = 84;
     const HEAD: usize = 4 + 4 + FATTR3 + 4 + 4;
@@ -79,17 +112,21 @@ fn read_into(
     };
     let read = reply.opaque_from(wanted, fill).map_err(|errno| context.fail(object, errno))?;
     let after = context.stat(object)?;
-    let eof = offset.saturating_add(read as u64) >= after.st_size as u64;
-    let mut head = Encoder::with_capacity(HEAD);
-    head.value(&NFS3_OK);
-    head.value(&object.post_op(Some(&after)));
-    head.u32(read as u32);
-    head.bool(eof);
-    for (word, bytes) in head.bytes().chunks_exact(4).enumerate() {
+    let mut words = Encoder::with_capacity(HEAD);
+    head(object, &after, offset, read, &mut words);
+    for (word, bytes) in words.bytes().chunks_exact(4).enumerate() {
         let item = u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
         reply.patch_u32(start + 4 * word, item);
     }
     Ok(read)
+}
+
+/// What stands before the data.
+fn head(object: &Object, after: &Stat, offset: u64, read: usize, reply: &mut Encoder) {
+    reply.value(&NFS3_OK);
+    reply.value(&object.post_op(Some(after)));
+    reply.u32(read as u32);
+    reply.bool(offset.saturating_add(read as u64) >= after.st_size as u64);
 }
 
 fn regular(object: &Object) -> Result<(), nfsstat3> {

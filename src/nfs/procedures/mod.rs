@@ -38,6 +38,7 @@ use super::file::{File, handle_at};
 use super::handle::{self, Handle, HandleError, Wire};
 use super::intent::{Intent, Place};
 use super::peer::Peer;
+use super::pipe::Outlet;
 use super::rpc::{Accept, AuthSys, Credentials};
 use super::service::Attempt;
 use super::xdr::{Cursor, Encoder, Malformed};
@@ -45,6 +46,7 @@ use crate::directory::Directory;
 
 pub const PROGRAM: u32 = 100_003;
 pub const VERSION: u32 = 3;
+pub const WRITE: u32 = 7;
 
 /// The most that one READ or WRITE carries, in bytes: rtmax and wtmax. Larger ones were not
 /// faster here, and each open call costs as much memory as this.
@@ -65,6 +67,8 @@ pub struct Context<'a> {
     pub privileged: bool,
     pub caller: AuthSys,
     pub attempt: Attempt<'a>,
+    /// For data that goes behind the reply without a copy.
+    pub outlet: Option<&'a Outlet>,
     /// The procedure changes files: data, attributes or names.
     pub changing: bool,
 }
@@ -109,13 +113,20 @@ pub fn is_idempotent(procedure: u32) -> bool {
 
 /// Whether the procedure changes files: all that the reply cache keeps, and WRITE.
 pub fn is_change(procedure: u32) -> bool {
-    procedure == 7 || !is_idempotent(procedure)
+    procedure == WRITE || !is_idempotent(procedure)
 }
 
 /// Whether the procedure changes nothing, and so waits for the stick only where it reads what is not in
 /// memory. Whole file systems are asked by FSSTAT, which may take long.
 pub fn is_quick(procedure: u32) -> bool {
     matches!(procedure, 0 | 1 | 3..=6 | 16 | 17 | 19 | 20)
+}
+
+/// Whether the arguments of a WRITE leave it to COMMIT to reach the stick.
+pub fn is_unstable(args: &mut Cursor<'_>) -> Result<bool, Malformed> {
+    fh(args)?;
+    let (_offset, _count, stable) = (args.u64()?, args.u32()?, args.u32()?);
+    Ok(stable == data::UNSTABLE)
 }
 
 /// Who may make this call: `None` is AUTH_TOOWEAK. Without credentials a client gets

@@ -32,7 +32,7 @@ use crate::store::operate::perform::OperateError;
 use crate::store::operate::{Operation, Outcome};
 use crate::store::root::Roots;
 use crate::store::states::Record;
-use crate::store::{Command, Event, ImageInfo, OpenClient, Options, Sink, chain, mounts};
+use crate::store::{Command, Event, ImageInfo, OpenClient, Options, Sink, chain, mounts, reports};
 use clients::up_text;
 
 /// What the worker is told.
@@ -200,6 +200,20 @@ impl Worker {
                 }
             }
             Command::RenewClient(role) => self.renew(&role),
+            Command::MountImage(image) => {
+                let trees = match &mut self.store {
+                    Some(store) => store.roots.image_trees(&image).map_err(|error| chain(&error)),
+                    None => Err("there is no stick with a store".to_owned()),
+                };
+                self.tell(Event::ImageMounted { image, trees });
+            }
+            Command::SaveReport(ticket, report) => {
+                let saved = match &self.store {
+                    Some(store) => reports::save(&store.folder, &report).map_err(|error| chain(&error)),
+                    None => Err("there is no stick with a store".to_owned()),
+                };
+                self.tell(Event::ReportSaved { ticket, saved });
+            }
             Command::WatchUp(role, true) => {
                 if let Some(store) = &mut self.store {
                     let live = store.clients.iter().find(|record| record.client.role == role);
