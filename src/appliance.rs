@@ -4,7 +4,6 @@
 //! I/O, but no decisions. One thread runs the loop; each shell has threads of
 //! its own and reports through `Inbox`, which never makes it wait.
 
-use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 use tracing::{info, warn};
 
 use crate::blackbox::{self, Left, Why, tap};
-use crate::config::{self, Config, DhcpMode};
+use crate::config::{self, Config};
 use crate::control::Wanted;
 use crate::control::{Action, Control, Event};
 use crate::directory::{Directory, Published};
@@ -153,10 +152,7 @@ pub fn run(options: Options, started: impl FnOnce(Inbox)) -> Result<End, Error> 
         },
         sink(&inbox, Event::Net),
     )?;
-    // An address that another server gives us comes later, and may change.
-    let own = config.network.address.address;
-    let can_move = !config.network.fixed && config.dhcp.mode != DhcpMode::Server;
-    let listen = if can_move { Ipv4Addr::UNSPECIFIED } else { own };
+    let (own, listen) = (config.network.address.address, config.listen());
     let _tftp = tftp::start(tftp::Options { listen, port: 69 }, directory.clone(), sink(&inbox, Event::Tftp))?;
     // Only now that the port is ours: another server's black box in this folder must not be begun anew.
     let left = tap::install(&options.run, own);

@@ -29,6 +29,15 @@ pub struct Config {
     pub panel: Panel,
 }
 
+impl Config {
+    /// Where TFTP and NFS listen: our address, or every one that we have where
+    /// another server may give us one later.
+    pub fn listen(&self) -> Ipv4Addr {
+        let can_move = !self.network.fixed && self.dhcp.mode != DhcpMode::Server;
+        if can_move { Ipv4Addr::UNSPECIFIED } else { self.network.address.address }
+    }
+}
+
 /// `[network]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Network {

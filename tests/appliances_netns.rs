@@ -16,6 +16,8 @@ use support::virtual_pi::Board;
 fn two_appliances_with_one_address_do_not_fight_and_each_serves_its_own() {
     let mut first = Lab::ready();
     let (pi, _) = first.enrolled(Board::Pi4B, 4);
+    // Switched off: no kernel of it has the address any more.
+    pi.netns.ip("address flush dev eth0");
 
     // The same default address on the same switch: it waits, says so, and leads nobody away.
     let mut second = Lab::beside(&first, "port-2", [0xb8, 0x27, 0xeb, 0, 0, 2]);
@@ -39,6 +41,8 @@ fn two_appliances_with_one_address_do_not_fight_and_each_serves_its_own() {
 fn another_appliance_is_seen_and_its_pis_stay_its_own() {
     let mut first = Lab::ready();
     let (pi, _) = first.enrolled(Board::Pi4B, 4);
+    // Switched off: no kernel of it has the address any more.
+    pi.netns.ip("address flush dev eth0");
     let mut second = Lab::beside(&first, "port-2", [0xb8, 0x27, 0xeb, 0, 0, 2]);
     std::fs::write(second.config(), "[network]\naddress = '192.168.77.2/24'\n").unwrap();
     second.put_image();

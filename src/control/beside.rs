@@ -179,6 +179,8 @@ impl Control {
         actions.push(Action::Log(format!("{} is ours, from {}", lease.subnet, lease.server)));
         self.beside.lease = Some(lease);
         self.decide_serving(now, actions);
+        // Whom we served on this wire before a restart is known by the kernel's table.
+        actions.push(Action::LookForNeighbours);
         self.judge(actions);
     }
 

@@ -6,6 +6,7 @@
 //! ended nothing of it is left.
 
 use std::collections::VecDeque;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -189,6 +190,11 @@ impl Control {
         let Some(running) = &mut self.self_tests.running else { return };
         let plan = Plan {
             target: running.asked.target.clone(),
+            // A server that listens everywhere answers by TFTP from the address that is nearest.
+            reached_at: match self.config.listen() {
+                every if every.is_unspecified() => Ipv4Addr::LOCALHOST,
+                own => own,
+            },
             server: dhcp::Server { subnet: self.config.network.address, ..self.server.clone() },
             binding: Binding {
                 address: client.address,

@@ -101,7 +101,7 @@ impl Socket {
         let to = reply.to;
         let sent = match to.how {
             How::Relay => {
-                let ends = (SocketAddrV4::new(self.server, 67), SocketAddrV4::new(to.address, to.port));
+                let ends = (SocketAddrV4::new(reply.from, 67), SocketAddrV4::new(to.address, to.port));
                 tap::datagram(false, ends.0, ends.1, reply.bytes.len(), &reply.bytes);
                 self.udp.send_to(&reply.bytes, ends.1).map(|_| ())
             }

@@ -666,7 +666,11 @@ impl Worker {
                 self.watched = macs.into_iter().take(MAX_WATCHED).map(|mac| (mac, told(mac))).collect();
                 self.look_for_neighbours(netlink).await?;
             }
-            Command::LookForNeighbours => self.look_for_neighbours(netlink).await?,
+            Command::LookForNeighbours => {
+                // What could not be believed before may be by now.
+                self.watched.iter_mut().for_each(|(_, told)| *told = None);
+                self.look_for_neighbours(netlink).await?;
+            }
             Command::Probe { address, owner } => {
                 if !self.probes.start(self.now(), Purpose::Asked, address, owner) {
                     self.tell(Event::Probed { address, conflict: None });

@@ -114,6 +114,7 @@ impl Lab {
     }
 
     /// Another one on the same switch.
+    #[allow(dead_code)] // not every test has two
     pub fn beside(other: &Self, port: &str, mac: [u8; 6]) -> Self {
         Self::on(other.switch.clone(), port, mac)
     }
@@ -202,6 +203,7 @@ impl Lab {
     }
 
     /// Takes its cable out.
+    #[allow(dead_code)] // as above
     pub fn unplug(&self) {
         self.server.ip("link set eth0 down");
     }
