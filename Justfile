@@ -40,6 +40,12 @@ fuzz TARGET="all" SECONDS="60":
 bench *WORDS: (deps "build" "bench")
     cargo test --quiet --release --test bench -- "$@"
 
+# An import beside the decompressor alone plus writing, in turns; without IMAGE that of the demo
+[positional-arguments]
+bench-import IMAGE="" FOLDER="": (deps "build" "os")
+    BENCH_IMAGE="${1:-$(tests/os-image/build)}" BENCH_FOLDER="${2:-target}" \
+        cargo test --quiet --release --test bench_import -- --nocapture
+
 # The flashable image: target/image/rootstock.img.xz
 image: (deps "build" "image") cross
     board/image

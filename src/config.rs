@@ -66,7 +66,7 @@ impl Default for Network {
 }
 
 /// An address with its prefix length, 8 to 30.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Subnet {
     pub address: Ipv4Addr,
     pub prefix: u8,
@@ -184,11 +184,25 @@ pub struct Panel {
     pub i2c_bus: u8,
     /// `i2c_address`: 7 bits, 0x08 to 0x77; 0x3c and 0x3d are usual.
     pub i2c_address: u8,
+    /// `buttons`: 2, or 1 where there is only ENROLL.
+    pub buttons: u8,
+    /// `dim_after`: seconds at rest, 10 to 86,400.
+    pub dim_after: Duration,
+    /// `dark_after`: seconds at rest, up to 604,800; 0 is never.
+    pub dark_after: Duration,
 }
 
 impl Default for Panel {
     fn default() -> Self {
-        Self { enroll_gpio: 17, next_gpio: 27, i2c_bus: 1, i2c_address: 0x3c }
+        Self {
+            enroll_gpio: 17,
+            next_gpio: 27,
+            i2c_bus: 1,
+            i2c_address: 0x3c,
+            buttons: 2,
+            dim_after: Duration::from_secs(60),
+            dark_after: Duration::from_secs(3600),
+        }
     }
 }
 
@@ -289,6 +303,9 @@ impl Reader<'_> {
             "panel.next_gpio" => set(&mut config.panel.next_gpio, byte(value_of, 0..28)),
             "panel.i2c_bus" => set(&mut config.panel.i2c_bus, byte(value_of, 0..32)),
             "panel.i2c_address" => set(&mut config.panel.i2c_address, byte(value_of, 0x08..0x78)),
+            "panel.buttons" => set(&mut config.panel.buttons, byte(value_of, 1..3)),
+            "panel.dim_after" => set(&mut config.panel.dim_after, seconds(value_of, 10..86_401)),
+            "panel.dark_after" => set(&mut config.panel.dark_after, seconds(value_of, 0..604_801)),
             _ => return self.wrong(&name, &key.span(), "no such key, so ignored"),
         };
         if let Err(expected) = taken {
@@ -469,14 +486,24 @@ mod tests {
              [dhcp]\nmode = 'proxy'\nfirst = '10.0.1.1'\nlast = '10.0.1.99'\nlease = 600\n\
              [nfs]\nallow_unprivileged_ports = true\n[enrol]\nwindow = 60\nmode = 'ephemeral'\nvolume_size = '8G'\n\
              [store]\nwrite = false\nsize_gib = 16\n\
-             [panel]\nenroll_gpio = 5\nnext_gpio = 6\ni2c_bus = 3\ni2c_address = 0x3d\n",
+             [panel]\nenroll_gpio = 5\nnext_gpio = 6\ni2c_bus = 3\ni2c_address = 0x3d\nbuttons = 1\n\
+             dim_after = 30\ndark_after = 0\n",
             &[],
         );
         assert_eq!(config.network.interface.as_deref(), Some("eth1"));
         assert_eq!(config.network.address.to_string(), "10.0.0.1/16");
         assert_eq!((config.dhcp.mode, config.dhcp.last), (DhcpMode::Proxy, Ipv4Addr::new(10, 0, 1, 99)));
         assert!(config.network.fixed);
-        assert_eq!(config.panel, Panel { enroll_gpio: 5, next_gpio: 6, i2c_bus: 3, i2c_address: 0x3d });
+        let panel = Panel {
+            enroll_gpio: 5,
+            next_gpio: 6,
+            i2c_bus: 3,
+            i2c_address: 0x3d,
+            buttons: 1,
+            dim_after: Duration::from_secs(30),
+            dark_after: Duration::ZERO,
+        };
+        assert_eq!(config.panel, panel);
         assert!(config.nfs.allow_unprivileged_ports);
         assert_eq!((config.enrol.mode, config.enrol.volume_size), (Mode::Ephemeral, Some(Size::gib(8))));
         assert_eq!(config.store, Store { write: false, size_gib: Some(16) });

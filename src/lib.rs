@@ -24,11 +24,11 @@
 //! | [`config`] | `rootstock.toml`, its defaults, and what is wrong in it | yes |
 //! | [`control`] | events in, actions out: the one place that decides | yes |
 //! | [`enrol`] | the enrolment window, role names, export numbers | yes |
-//! | [`stage`] | how far a boot has come, and its deadlines | yes |
+//! | [`stage`] | how far a boot has come, by which evidence, and its deadlines | yes |
 //! | [`diagnose`] | why a boot does not go on, and what to try: hints by rules | yes |
 //! | [`wire`] | what was seen on the wire, and its traffic light | yes |
 //! | [`blackbox`] | the last packets and log lines, kept over a crash; the reports made of them | partly |
-//! | [`status`] | the snapshot that all faces draw from | yes |
+//! | [`status`] | the snapshot that all faces draw from, also as JSON | yes |
 //! | [`directory`] | what TFTP and NFS may serve, published by control | yes |
 //! | [`appliance`] | the only wiring: shells, queue, actions carried out | I/O |
 //! | [`dhcp`] | parse, decide, encode, allocate; the socket | mostly |

@@ -4,6 +4,8 @@ mod commands;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, bail};
 use clap::{Parser, Subcommand};
@@ -21,6 +23,16 @@ struct Arguments {
 enum Command {
     /// Serve DHCP, TFTP and NFS from a stick until told to stop
     Serve(Serve),
+    /// What is going on, as a table: clients and their stages, stick, images, problems
+    Status {
+        #[command(flatten)]
+        server: commands::Server,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// The same live, with the panel's picture; q or Ctrl-C ends it
+    Watch(commands::Server),
     /// Clients: list, reset, snapshot, restore, rename, move, swap, delete
     #[command(subcommand)]
     Client(commands::Client),
@@ -84,6 +96,15 @@ fn main() -> ExitCode {
 
 fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     match arguments.command {
+        Command::Status { server, json } => server.status(json),
+        Command::Watch(server) => {
+            // The terminal gets its mode back whatever ends it.
+            let signals = Signals::block().context("cannot take signals")?;
+            let stop = Arc::new(AtomicBool::new(false));
+            let ended = stop.clone();
+            signals.forward(move || ended.store(true, Ordering::Relaxed));
+            server.watch(&stop)
+        }
         Command::Client(client) => client.run(),
         Command::Image(image) => image.run(),
         Command::Stick(stick) => stick.run(),
@@ -95,7 +116,7 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             // Before any thread starts, since threads inherit what is blocked.
             let signals = Signals::block().context("cannot take signals")?;
             serve.check()?;
-            let end = appliance::run(serve.options(), |inbox| signals.forward(inbox))?;
+            let end = appliance::run(serve.options(), |inbox| signals.forward(move || inbox.stop()))?;
             Ok(match end {
                 End::Stopped => ExitCode::SUCCESS,
                 End::PowerOff => ExitCode::from(POWER_OFF),
@@ -187,12 +208,12 @@ impl Signals {
         }
     }
 
-    fn forward(self, inbox: appliance::Inbox) {
+    fn forward(self, stop: impl Fn() + Send + 'static) {
         std::thread::spawn(move || {
             let mut signal = 0;
             // SAFETY: the set is valid and blocked in every thread, and `signal` outlives the call.
             while unsafe { libc::sigwait(&raw const self.0, &raw mut signal) } == 0 {
-                inbox.stop();
+                stop();
             }
         });
     }

@@ -8,6 +8,8 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::client::MacAddr;
 use crate::config::Subnet;
 
@@ -32,14 +34,18 @@ pub struct Facts {
 }
 
 /// Somebody on the wire, with the maker's name if it is known.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct Station {
     pub mac: MacAddr,
+    /// Told, but not taken back: it follows from `mac`.
+    #[serde(skip_deserializing)]
     pub vendor: Option<&'static str>,
 }
 
 /// A DHCP server that offered an address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct OtherServer {
     pub address: Ipv4Addr,
     pub station: Station,
@@ -74,7 +80,8 @@ pub enum Light {
 }
 
 /// The one thing to tell of the wire.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(tag = "finding", rename_all = "kebab-case", rename_all_fields = "kebab-case")]
 pub enum Finding {
     #[default]
     NoLink,
@@ -95,6 +102,7 @@ pub enum Finding {
     Asking,
     SlowPort {
         /// A new port's whole wait.
+        #[serde(rename = "wait-seconds", with = "crate::status::seconds")]
         wait: Duration,
     },
     HalfDuplex,

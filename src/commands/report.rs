@@ -29,6 +29,7 @@ impl Report {
                 Ok(ExitCode::SUCCESS)
             }
             Some(Reply::Refused { message, .. }) => bail!("{message}"),
+            Some(Reply::Status(_)) => bail!("the server answered something else"),
             None => bail!("no server runs here"),
         }
     }

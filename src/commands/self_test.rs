@@ -44,6 +44,7 @@ impl SelfTest {
                 }
                 Some(Reply::Refused { message, .. }) if message.starts_with("there is no such") => refused = message,
                 Some(Reply::Refused { message, .. }) => bail!("{message}"),
+                Some(Reply::Status(_)) => bail!("the server answered something else"),
                 None => bail!("no server runs here"),
             }
         }

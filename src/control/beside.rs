@@ -59,7 +59,7 @@ impl Member {
     }
 
     fn runs(&self) -> bool {
-        matches!(self.boot.stage(), Stage::RootMounted | Stage::Up { .. })
+        matches!(self.boot.stage(), Stage::RootMounted | Stage::Up { .. } | Stage::Running { .. })
     }
 }
 

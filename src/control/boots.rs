@@ -5,6 +5,7 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use super::history::Before;
 use super::{Action, At, Control, Renewal};
 use crate::client::Role;
 use crate::stage::{Boot, Sign};
@@ -26,6 +27,7 @@ impl Control {
         }
         let Some(member) = self.members.get_mut(role) else { return };
         let begins = sign == Sign::BootloaderAsks;
+        let before = Before::of(&member.boot, now);
         if !member.boot.observe(now, sign) {
             return;
         }
@@ -36,7 +38,7 @@ impl Control {
         actions.push(stage_log(role, &member.boot, now));
         actions.push(Action::Stage {
             mac: member.client.mac,
-            address: member.client.address,
+            address: member.address().unwrap_or(member.client.address),
             role: role.clone(),
             stage: stage_words(member.boot.stage()),
         });
@@ -52,10 +54,11 @@ impl Control {
             Stage::Up { .. } => actions.push(Action::Store(store::Command::WatchUp(role.clone(), false))),
             _ => {}
         }
+        self.stage_changed(now, role, &before, actions);
     }
 }
 
-pub(super) fn stage_log(role: &Role, boot: &Boot, now: Duration) -> Action {
+fn stage_log(role: &Role, boot: &Boot, now: Duration) -> Action {
     let after = boot.took(now).unwrap_or_default().as_secs_f32();
     let stage = stage_words(boot.stage());
     Action::Log(format!("client {role}: {stage} ({after:.1} s)"))
@@ -64,13 +67,7 @@ pub(super) fn stage_log(role: &Role, boot: &Boot, now: Duration) -> Action {
 /// The stage as logs and reports name it.
 pub(super) fn stage_words(stage: &Stage) -> String {
     match stage {
-        Stage::Off => "off".to_owned(),
-        Stage::Discovered => "asks".to_owned(),
-        Stage::Leased => "leased".to_owned(),
-        Stage::Loading { .. } => "loading".to_owned(),
-        Stage::Kernel => "kernel".to_owned(),
-        Stage::RootMounted => "root mounted".to_owned(),
-        Stage::Up { .. } => "up".to_owned(),
         Stage::Stalled { at, hint } => format!("stalled while {at}: {hint}"),
+        stage => stage.name().to_owned(),
     }
 }

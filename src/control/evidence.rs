@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use super::history::Before;
 use super::problems::Topic;
 use super::{Action, Control, Member};
 use crate::client::{MacAddr, Role};
@@ -134,13 +135,16 @@ impl Control {
             self.members.values().map(|member| (member.client.role.clone(), member.client.mac)).collect();
         for (role, mac) in boards {
             let facts = self.facts_of(now, mac);
-            let stalled = self.members.get_mut(&role).is_some_and(|member| member.boot.poll(now));
-            if stalled {
+            let Some(member) = self.members.get_mut(&role) else { continue };
+            let before = Before::of(&member.boot, now);
+            // That it goes on running is no news.
+            if member.boot.poll(now) && !member.boot.stage().is_up() {
                 let (hint, news) = self.boards.of(now, mac).silent(now, &facts);
                 if let Some(member) = self.members.get_mut(&role) {
                     member.boot.explain(hint);
                 }
                 self.judged(now, mac, news.then_some(hint), actions);
+                self.stage_changed(now, &role, &before, actions);
             } else if let Some(watch) = self.boards.watches.get_mut(&mac) {
                 let judged = watch.poll(now, &facts);
                 self.judged(now, mac, judged, actions);
@@ -193,12 +197,13 @@ impl Control {
     /// The judgement that is shown in place of the stage: it talks and gets nowhere.
     fn stuck(&self, member: &Member) -> Option<&Verdict> {
         let verdict = self.boards.get(member.client.mac)?.verdict()?;
-        (!matches!(member.boot.stage(), Stage::Up { .. } | Stage::Stalled { .. })).then_some(verdict)
+        let stage = member.boot.stage();
+        (!stage.is_up() && !matches!(stage, Stage::Gone | Stage::Stalled { .. })).then_some(verdict)
     }
 
     pub(super) fn shown_stage(&self, member: &Member) -> Stage {
         match self.stuck(member) {
-            Some(verdict) => Stage::Stalled { at: verdict.at(), hint: verdict.hint },
+            Some(verdict) => Stage::Stalled { at: verdict.at().into(), hint: verdict.hint },
             None => member.boot.stage().clone(),
         }
     }

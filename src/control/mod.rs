@@ -4,18 +4,21 @@
 //! answers with `Action`s that the appliance carries out, and `poll` lets time
 //! pass. Time is the duration since the server's start. Nothing here blocks,
 //! so an offer never waits for a slow stick, and a test runs a whole boot in
-//! microseconds. `wire`, `stick` and `buttons` take what the shells tell, `boots` follows
-//! clients' boots, `evidence` keeps what they showed, `requests` decides about DHCP, `survey` and `beside` about other servers
-//! on the wire, `orders` about commands, `publish` says what is served.
+//! microseconds. `wire`, `stick`, `backup` and `buttons` take what the shells tell, `boots` follows
+//! clients' boots (`history` what they came to, `presence` whether they are still there, `evidence` what they
+//! showed), `requests` decides about DHCP, `survey` and `beside` about other servers on the wire, `orders` about commands, `publish` says what is served.
 
+mod backup;
 mod beside;
 mod boots;
 mod buttons;
 mod evidence;
 #[cfg(test)]
 mod hints;
+mod history;
 mod noise;
 mod orders;
+mod presence;
 mod problems;
 mod publish;
 mod reports;
@@ -37,6 +40,7 @@ use crate::directory::{Directory, HandleKey};
 use crate::enrol::Window;
 use crate::stage::Boot;
 use crate::status::{self, ClientStatus, Import, Stage, Status, Stick, Stranger};
+use crate::store::history::BootRecord;
 use crate::wire::Facts;
 use crate::{dhcp, net, nfs, orders as orders_shell, panel, store, tftp};
 
@@ -173,9 +177,16 @@ pub struct Control {
     /// Also of clients on the stick that could not be opened.
     taken_roles: Vec<Role>,
     window: Window,
+    /// Since the window was opened.
+    enrolled: u32,
+    /// Orders that the panel gave, for their tickets.
+    panel_orders: u64,
+    /// What became of a press, and until when that is shown.
+    notice: Option<(Duration, status::Notice)>,
     /// With the time of the last DISCOVER of each, newest first.
     strangers: VecDeque<(Duration, Stranger)>,
     import: Option<Import>,
+    backup: Option<backup::Second>,
     problems: Problems,
     /// About requests that were refused or failed.
     refusals: Noise,
@@ -186,8 +197,14 @@ pub struct Control {
     reports: Reports,
     self_tests: SelfTests,
     orders: Orders,
+    /// The last boots of each client on the stick.
+    histories: BTreeMap<Role, Vec<BootRecord>>,
+    /// Names and sizes of each image's boot files.
+    boot_files: BTreeMap<ImageId, Vec<(String, u64)>>,
     shown: Status,
     last_tick: Duration,
+    /// When clients were last asked whether they are there.
+    asked_presence: Duration,
 }
 
 impl Control {
@@ -218,8 +235,12 @@ impl Control {
             members: BTreeMap::new(),
             taken_roles: Vec::new(),
             window: Window::Closed,
+            enrolled: 0,
+            panel_orders: 0,
+            notice: None,
             strangers: VecDeque::new(),
             import: None,
+            backup: None,
             problems,
             refusals: Noise::default(),
             arrivals: Noise::default(),
@@ -228,8 +249,11 @@ impl Control {
             reports: Reports::default(),
             self_tests: SelfTests::default(),
             orders: Orders::default(),
+            histories: BTreeMap::new(),
+            boot_files: BTreeMap::new(),
             shown: Status::default(),
             last_tick: Duration::ZERO,
+            asked_presence: Duration::ZERO,
         }
     }
 
@@ -249,6 +273,7 @@ impl Control {
                 self.order(now, ticket, order, &mut actions);
             }
         }
+        self.notice_answers(now, &mut actions);
         self.show(now, &mut actions);
         actions
     }
@@ -257,18 +282,18 @@ impl Control {
     /// way there is no deadline at all.
     pub fn poll_timeout(&self, now: Duration) -> Option<Duration> {
         let stages = self.members.values().filter_map(|member| member.boot.deadline());
-        let moving = self.members.values().any(|member| member.boot.deadline().is_some());
+        let moving = self.members.values().any(|member| member.boot.stage().is_booting());
         let strangers = self.strangers.iter().map(|(asked, _)| *asked + STRANGER_SHOWN);
         let tick = (self.window.is_open(now) || moving).then_some(self.last_tick + TICK);
-        let others = [
-            self.window.deadline(),
-            tick,
-            self.orders.deadline(),
-            self.boards.deadline(),
+        let notice = self.notice.as_ref().map(|(until, _)| *until);
+        let others = [self.window.deadline(), tick, notice, self.orders.deadline(), self.boards.deadline()];
+        let others = others.into_iter().chain([
+            self.presence_deadline(),
             self.self_tests.deadline(),
+            self.backup_deadline(),
             self.delayed_at(),
-        ];
-        let next = stages.chain(strangers).chain(others.into_iter().flatten()).min()?;
+        ]);
+        let next = stages.chain(strangers).chain(others.flatten()).min()?;
         Some(next.saturating_sub(now))
     }
 
@@ -284,7 +309,11 @@ impl Control {
         self.strangers.retain(|(asked, _)| now < *asked + STRANGER_SHOWN);
         self.orders_due(now, &mut actions);
         self.send_delayed(now, &mut actions);
+        self.poll_backup(now);
+        self.notice_answers(now, &mut actions);
+        self.notice.take_if(|(until, _)| now >= *until);
         self.judge_boots(now, &mut actions);
+        self.ask_presence(now, &mut actions);
         self.poll_self_test(now, &mut actions);
         self.show(now, &mut actions);
         actions
@@ -324,6 +353,7 @@ impl Control {
             image: member.client.image.clone(),
             stage: self.shown_stage(member),
             since: whole(self.since(member, now)),
+            last_boot: self.last_boot(&member.client.role),
         };
         Status {
             uptime: whole(self.last_tick),
@@ -333,16 +363,19 @@ impl Control {
             },
             stick: self.stick.clone(),
             import: self.import.clone(),
+            backup: self.shown_backup(now),
             images: self.images.clone(),
-            enrolment: match self.window.status(now) {
-                status::Enrolment::Open { left } => {
-                    status::Enrolment::Open { left: whole(left + Duration::from_millis(999)) }
+            enrolment: match self.window.status(now, self.enrolled, self.orders.swap.clone()) {
+                status::Enrolment::Open { left, batch, enrolled, swap } => {
+                    let left = whole(left + Duration::from_millis(999));
+                    status::Enrolment::Open { left, batch, enrolled, swap }
                 }
                 status::Enrolment::Closed => status::Enrolment::Closed,
             },
             clients: self.members.values().map(client).collect(),
             strangers: self.strangers.iter().map(|(_, stranger)| self.with_hint(stranger)).collect(),
             problems: self.problems.list(),
+            notice: self.notice.as_ref().map(|(_, notice)| notice.clone()),
             self_test: self.last_self_test(),
         }
     }

@@ -15,7 +15,7 @@ use crate::dhcp;
 use crate::enrol::Window;
 use crate::orders::{Order, Reply, Request};
 use crate::stage::Boot;
-use crate::status::Stage;
+use crate::status::{Stage, Status};
 use crate::store;
 use crate::store::operate::{Board, Operation, Outcome};
 
@@ -67,7 +67,7 @@ const BOOT_QUIET: Duration = Duration::from_secs(15);
 
 /// Whether it is between power-on and a kernel that answers ARP.
 fn is_booting(now: Duration, boot: &Boot) -> bool {
-    let stage = matches!(boot.stage(), Stage::Discovered | Stage::Leased | Stage::Loading { .. } | Stage::Kernel);
+    let stage = boot.stage().is_booting() && *boot.stage() != Stage::RootMounted;
     stage && boot.quiet(now) < BOOT_QUIET
 }
 
@@ -75,6 +75,10 @@ impl Control {
     pub(super) fn order(&mut self, now: Duration, ticket: u64, order: Order, actions: &mut Vec<Action>) {
         let refuse = |message: &str| Action::Answer(ticket, Box::new(Reply::refused(message)));
         match order.request {
+            Request::Status => {
+                let status = Status { uptime: Duration::from_secs(now.as_secs()), ..self.status(now) };
+                return actions.push(Action::Answer(ticket, Box::new(Reply::Status(Box::new(status.into())))));
+            }
             Request::Report => return self.report_asked(now, Some(ticket), actions),
             Request::SelfTest { target } => return self.self_test(now, Some(ticket), target, actions),
             _ => {}
@@ -85,7 +89,7 @@ impl Control {
         let role = match &order.request {
             Request::Operation(operation) => operation.stops(),
             Request::SwapNext { role } => Some(role),
-            Request::Report | Request::SelfTest { .. } => None,
+            Request::Status | Request::Report | Request::SelfTest { .. } => None,
         };
         let Some(role) = role.filter(|role| self.members.contains_key(role)).cloned() else {
             // Nothing runs that it could hurt; the store knows whether there is such a client.
@@ -93,7 +97,7 @@ impl Control {
                 Request::Operation(operation) => self.pass(ticket, operation, actions),
                 Request::SwapNext { role } => actions.push(refuse(&format!("there is no client {role}"))),
                 // Answered above.
-                Request::Report | Request::SelfTest { .. } => {}
+                Request::Status | Request::Report | Request::SelfTest { .. } => {}
             };
         };
         if self.orders.is_down(&role) || self.orders.asking.iter().any(|asking| asking.role == role) {
@@ -156,7 +160,7 @@ impl Control {
     fn go(&mut self, now: Duration, ticket: u64, request: Request, role: &Role, actions: &mut Vec<Action>) {
         match request {
             // About no client's root: answered before.
-            Request::Report | Request::SelfTest { .. } => {}
+            Request::Status | Request::Report | Request::SelfTest { .. } => {}
             Request::Operation(operation) => {
                 self.take_down(ticket, role, actions);
                 self.pass(ticket, operation, actions);
@@ -173,6 +177,7 @@ impl Control {
     /// Opens the window for one board that takes this client over.
     pub(super) fn open_swap(&mut self, now: Duration, role: Role, actions: &mut Vec<Action>) {
         self.window = Window::open(now, self.config.enrol.window, false);
+        self.enrolled = 0;
         let seconds = self.config.enrol.window.as_secs();
         actions.push(Action::Log(format!("swap window of {role} open for {seconds} s")));
         self.orders.swap = Some(role);
@@ -245,16 +250,7 @@ impl Control {
         };
         for entry in entries {
             entry.stage = self.members.get(&entry.role).map(|member| {
-                let stage = match member.boot.stage() {
-                    Stage::Off => "not seen",
-                    Stage::Discovered => "asks",
-                    Stage::Leased => "leased",
-                    Stage::Loading { .. } => "loading",
-                    Stage::Kernel => "kernel",
-                    Stage::RootMounted => "root mounted",
-                    Stage::Up { .. } => "up",
-                    Stage::Stalled { .. } => "stalled",
-                };
+                let stage = member.boot.stage().name();
                 match (member.boot.stage(), member.boot.since(now).as_secs()) {
                     (Stage::Off, _) => stage.to_owned(),
                     (_, seconds) => format!("{stage}, {seconds} s"),

@@ -15,6 +15,8 @@ pub enum Topic {
     /// The traffic light is red.
     Wire,
     Stick,
+    /// The second stick.
+    Backup,
     /// By the image file's name.
     Import(String),
     Client(Role),

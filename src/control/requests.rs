@@ -80,7 +80,12 @@ impl Control {
 
     fn known(&mut self, now: Duration, role: &Role, request: Request, actions: &mut Vec<Action>) {
         if request.kind == Kind::Discover {
-            let sign = if request.identity.asker.is_loader() { Sign::BootloaderAsks } else { Sign::SystemAsks };
+            let sign = match request.program() {
+                _ if request.identity.asker.is_loader() => Sign::BootloaderAsks,
+                dhcp::Program::Kernel => Sign::KernelAsks,
+                dhcp::Program::Ipconfig => Sign::InitramfsAsks,
+                dhcp::Program::Other => Sign::SystemAsks,
+            };
             self.sign_role(now, role, sign, actions);
             self.renew_all(actions);
         }
@@ -234,6 +239,7 @@ impl Control {
             client.model, client.mac, client.role, client.address
         )));
         self.window = self.window.enrolled(now, self.config.enrol.window);
+        self.enrolled = self.enrolled.saturating_add(1);
         self.strangers.retain(|(_, stranger)| stranger.mac != request.mac);
         let (role, address) = (client.role.clone(), client.address);
         actions.push(Action::Store(store::Command::CreateClient(Box::new(client.clone()))));

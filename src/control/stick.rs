@@ -8,7 +8,8 @@ use std::time::Duration;
 use super::problems::Topic;
 use super::{Action, Control, Member, Renewal, Trees};
 use crate::client::Role;
-use crate::stage::Sign;
+use crate::enrol::Window;
+use crate::stage::{Boot, Sign};
 use crate::status::{Import, NewPlace, Stage, Stick};
 use crate::{self_test, store};
 
@@ -44,6 +45,9 @@ impl Control {
                 self.images = images.into_iter().map(|image| image.id).collect();
                 self.handle_key = handle_key;
                 self.taken_roles = taken_roles;
+                // Told next, as far as this store has them.
+                self.histories.clear();
+                self.boot_files.clear();
                 self.opened(clients, actions);
                 self.readdress(now, actions);
                 self.renew_all(actions);
@@ -61,12 +65,29 @@ impl Control {
                 self.reported(ticket, saved, actions);
                 return;
             }
+            Store::BackupOffered { .. }
+            | Store::BackupProgress { .. }
+            | Store::BackedUp { .. }
+            | Store::BackupFailed { .. }
+            | Store::BackupGone => self.second_stick(now, event, actions),
             Store::Closed { name } => {
+                self.backup = None;
                 actions.push(Action::Log(format!("stick {name} was pulled")));
                 self.stick = Stick::Absent;
                 self.store_open = false;
                 self.import = None;
                 actions.push(Action::ReleaseTrees);
+            }
+            Store::Releasing { name } => {
+                self.store_open = false;
+                self.import = None;
+                self.stick = Stick::Releasing { name };
+                (self.window, self.orders.swap) = (Window::Closed, None);
+                actions.push(Action::ReleaseTrees);
+            }
+            Store::Released { name } => {
+                actions.push(Action::Log(format!("stick {name} can be pulled")));
+                self.stick = Stick::Released { name };
             }
             Store::FreeSpace { free_bytes: now_free } => {
                 if let Stick::Ready { free_bytes, .. } = &mut self.stick {
@@ -126,6 +147,17 @@ impl Control {
                 self.publish(actions);
                 self.watch(actions);
                 self.answer_waiting(now, actions);
+            }
+            // Bounded by the clients and images that there are.
+            Store::Boots { role, boots } => {
+                if self.members.contains_key(&role) {
+                    self.histories.insert(role, boots);
+                }
+                self.histories.retain(|role, _| self.members.contains_key(role));
+            }
+            Store::BootFiles { image, files } => {
+                self.boot_files.insert(image, files);
+                self.boot_files.retain(|image, _| self.images.contains(image));
             }
             Store::Operated { ticket, result } => self.operated(now, ticket, result, actions),
             Store::Up { role } => self.sign_role(now, &role, Sign::Up, actions),

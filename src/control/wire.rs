@@ -51,7 +51,10 @@ impl Control {
             net::Event::Conflict { address, mac } => {
                 actions.push(Action::Log(format!("our address {address} is in use by {mac} too")));
             }
-            net::Event::Probed { address, conflict } => self.probed(now, address, conflict, actions),
+            net::Event::Probed { address, conflict } => {
+                self.presence_told(now, address, conflict, actions);
+                self.probed(now, address, conflict, actions);
+            }
             net::Event::Failed(message) => {
                 actions.push(Action::Log(format!("network: {message}")));
                 self.problems.set(Topic::Network, message, "Check the cable and the configuration".to_owned());
@@ -69,6 +72,7 @@ impl Control {
                 let path = path.rsplit('/').next().unwrap_or_default().to_owned();
                 self.sign(now, address, Sign::FileAsked { path }, actions);
             }
+            tftp::Event::Progress { address, bytes } => self.sign(now, address, Sign::FileProgress { bytes }, actions),
             tftp::Event::Finished { address, bytes, .. } => {
                 self.sign(now, address, Sign::FileSent { bytes }, actions);
             }
@@ -107,7 +111,8 @@ impl Control {
                 // mounts its boot tree, which no initramfs does, is what is seen of it.
                 self.sign(now, address, Sign::Up, actions);
             }
-            nfs::Event::Mounted { tree: Tree::Boot | Tree::Volume, .. } | nfs::Event::Unmounted { .. } => {}
+            nfs::Event::Mounted { tree: Tree::Boot | Tree::Volume, .. } => {}
+            nfs::Event::Unmounted { address } => self.sign(now, address, Sign::Unmounted, actions),
             nfs::Event::Traffic { address, .. } => self.sign(now, address, Sign::Traffic, actions),
             nfs::Event::MountRefused { address, path, reason } => {
                 self.look_for(now, actions);

@@ -45,7 +45,7 @@ pub use decide::{
     Answer, Binding, Decision, Destination, How, Reply, Server, Silence, State, decide, offer_boot, tell_presence,
 };
 pub use message::{Ignored, Kind, Request, parse};
-pub use quirks::{Asker, Identity};
+pub use quirks::{Asker, Identity, Program};
 pub use socket::{Counters, Error, Event, Socket};
 
 #[cfg(test)]

@@ -195,7 +195,7 @@ impl Attempt {
             Event::Failed { path, .. } => (path, Became::Failed),
             Event::Missing { path, .. } => (path, Became::Missing),
             Event::Repeated { path, .. } => (path, Became::Repeated),
-            Event::Refused { .. } | Event::CommandLineShortened { .. } => return,
+            Event::Progress { .. } | Event::Refused { .. } | Event::CommandLineShortened { .. } => return,
         };
         self.files.note(path, became);
         let heard = self.heard;

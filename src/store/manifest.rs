@@ -203,6 +203,12 @@ pub fn parse_image(bytes: &[u8]) -> Result<ImageManifest, ManifestError> {
 /// `store.toml`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoreManifest {
+    /// Which store it is: a copy has the same (`backup`). 32 hexadecimal digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// How often a copy of it stood in for it.
+    #[serde(default)]
+    pub turn: u32,
     /// What new clients get; none, or one that is not there: the newest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub default_image: Option<ImageId>,

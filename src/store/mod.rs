@@ -2,7 +2,7 @@
 //!
 //! A shell: it reports by `Event` and obeys by `Command`, and decides nothing
 //! about clients. Two threads stay: `worker` owns every mount, `hotplug` says when
-//! to look again. An import, operations and the trash have threads while they run.
+//! to look again. An import, operations, a backup and the trash have threads while they run.
 //!
 //! - `devices`, `hotplug`, `identify`, `table`: what is plugged in
 //! - `place`, `prepare`: where the store lies, opening and making it
@@ -11,8 +11,10 @@
 //! - `sources`, `packing`, `import`: image files on sticks, and making images of them
 //! - `root`, `mounts`, `personalise`: clients' trees
 //! - `volume`: their block volumes
+//! - `history`: how their last boots went
 //! - `trash`: what is not needed any more, deleted behind everybody's back
 //! - `operate`: what a person does with clients and images, step by step
+//! - `backup`: a second stick as a copy that can stand in
 //! - `reports`: what the black box tells, a folder each
 //! - `offline`: the same for a command, with no server
 //! - `words`: what people are told
@@ -22,8 +24,10 @@
 //! held press, or one more file in free clusters, which a laptop can delete.
 
 pub(crate) mod atomic;
+pub mod backup;
 mod crc32;
 mod devices;
+pub mod history;
 mod hotplug;
 pub(crate) mod identify;
 mod import;
@@ -119,6 +123,9 @@ pub enum Command {
     /// The person confirmed: make the store on the stick that the last
     /// `NeedsConfirmation` named.
     Prepare,
+    /// The person confirmed: make the stick that the last `BackupOffered` named
+    /// a copy of the store. Answered by `BackedUp` or `BackupFailed`.
+    Backup,
     /// Answered by `ClientReady` or `ClientFailed`.
     CreateClient(Box<Client>),
     /// Writes `client.toml` anew; only a failure is told.
@@ -132,6 +139,14 @@ pub enum Command {
     /// The client's boot begins and it must get what `renew_at_boot` tells of;
     /// its trees are served no more. Answered as `CreateClient`.
     RenewClient(Role),
+    /// Let go of the stick, so that it can be pulled: answered by `Releasing` and, when nothing of it
+    /// is in use any more, by `Released`.
+    Release,
+    /// Use it again, if it is still there.
+    Resume,
+    /// A client's boot has ended: into its history, stamped with the time. With `amends` it takes
+    /// the last record's place. Answered by `Boots`.
+    SaveBoot { role: Role, record: history::BootRecord, amends: bool },
     /// Mount an image's root for a test of it. Answered by `ImageMounted`.
     MountImage(ImageId),
     /// Answered by `ReportSaved` with this ticket.
@@ -212,6 +227,16 @@ pub enum Event {
     Up {
         role: Role,
     },
+    /// A client's last boots, oldest first: behind `Opened` for those that have any, and after each `SaveBoot`.
+    Boots {
+        role: Role,
+        boots: Vec<history::BootRecord>,
+    },
+    /// Names and sizes of an image's boot files: behind `Opened`, `Imported` and `Changed`.
+    BootFiles {
+        image: ImageId,
+        files: Vec<(String, u64)>,
+    },
     ImageMounted {
         image: ImageId,
         /// Its root and its boot files, both to be read only; the error is for people.
@@ -225,6 +250,40 @@ pub enum Event {
     FreeSpace {
         free_bytes: u64,
     },
+    /// Beside the open store: this stick can become its copy.
+    BackupOffered {
+        name: String,
+        offer: BackupOffer,
+    },
+    /// At most one a second.
+    BackupProgress {
+        name: String,
+        per_mille: u16,
+    },
+    /// The copy is complete.
+    BackedUp {
+        name: String,
+        /// Unix seconds.
+        taken: u64,
+        /// What was written for it.
+        bytes: u64,
+    },
+    BackupFailed {
+        name: String,
+        message: String,
+        action: String,
+    },
+    /// The stick that was offered, or held the copy, was pulled.
+    BackupGone,
+    /// The stick is being let go of: clients' trees are to be let go of. Comes twice, before and
+    /// after they are taken away.
+    Releasing {
+        name: String,
+    },
+    /// It can be pulled.
+    Released {
+        name: String,
+    },
     /// The stick with the store was pulled; its clients' trees are gone.
     Closed {
         name: String,
@@ -233,6 +292,17 @@ pub enum Event {
         message: String,
         action: String,
     },
+}
+
+/// What a second stick is before it becomes a copy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BackupOffer {
+    /// It has no store; one is made, by the rules for a store of its own.
+    New,
+    /// It is a copy, complete at that time (Unix seconds) or not.
+    Renew(Option<u64>),
+    /// The store that a copy stood in for; it is written over.
+    Former,
 }
 
 /// An image that clients can be made of.
@@ -295,6 +365,8 @@ pub fn start(mut options: Options, sink: Sink) -> Result<Handle, Error> {
     // The kernel lists mounts by their real paths.
     let made = std::fs::create_dir_all(&options.run).and_then(|()| std::fs::canonicalize(&options.run));
     options.run = made.map_err(|source| Error::MakeFolder { path: options.run.clone(), source })?;
+    // Of a run that was killed while it made a copy.
+    backup::thaw(&options.run.join("store"));
     mounts::unmount_below(&options.run, false)?;
 
     let (messages, queue) = channel();

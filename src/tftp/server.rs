@@ -46,6 +46,9 @@ const READ_THREADS: usize = 8;
 /// How long a flood of nonsense from strangers stays one event.
 const STRANGERS_PAUSE: Duration = Duration::from_secs(1);
 
+/// How often a transfer tells how far it is.
+const PROGRESS_PAUSE: Duration = Duration::from_millis(500);
+
 /// Longest datagram over IPv4: a request of 10,000 bytes is read whole, so
 /// that it can be told what it is.
 const MAX_DATAGRAM_BYTES: usize = 65_507;
@@ -423,12 +426,13 @@ impl Service {
         };
         let transfer = Transfer::new(&self.request.asked, file.size());
         let (sink, address) = (self.sink.clone(), self.address);
+        let tell = |bytes| (self.sink)(Event::Progress { address, bytes });
         let mut report = Report { sink, address, path, since, transfer, ended: None };
         let repeated = || {
             let path = path::display(&self.request.path);
             (self.sink)(Event::Repeated { address: self.address, path });
         };
-        match exchange(&socket, &mut report.transfer, &mut file, since, &self.progress, &repeated).await {
+        match exchange(&socket, &mut report.transfer, &mut file, since, &self.progress, &tell, &repeated).await {
             Ok(Exchanged { outcome, again }) => {
                 report.ended = Some(Ended::As(outcome));
                 again
@@ -454,16 +458,19 @@ fn denial_words(denial: &Denial) -> (u16, &str) {
     }
 }
 
-/// Runs the state machine against socket, clock and file. The error is the file's.
+/// Runs the state machine against socket, clock and file; `tell` hears what was
+/// acknowledged. The error is the file's.
 async fn exchange(
     socket: &UdpSocket,
     transfer: &mut Transfer,
     file: &mut BootFile,
     since: Instant,
     progress: &Progress,
+    tell: &(impl Fn(u64) + Sync),
     repeated: &(dyn Fn() + Sync),
 ) -> io::Result<Exchanged> {
     let mut window = Window::default();
+    let mut told = since;
     // One timer for the whole transfer: it is set anew when it rings too early, not for each block.
     let mut timer = pin!(tokio::time::sleep_until(since.into()));
     let (mut nudged, mut in_a_row) = (false, 0);
@@ -501,6 +508,10 @@ async fn exchange(
         if hear(socket, transfer) {
             if transfer.is_acknowledged() {
                 progress.set_phase(ACKNOWLEDGED);
+            }
+            if told.elapsed() >= PROGRESS_PAUSE {
+                told = Instant::now();
+                tell(transfer.acked_bytes());
             }
             in_a_row += 1;
             if in_a_row % MAX_IN_A_ROW == 0 {

@@ -97,6 +97,18 @@ fn board() -> Result<usize, String> {
     pi.wait_screen("next", &[images])?;
     ok("NEXT turns the page");
 
+    pi.press(NEXT, Duration::from_millis(300))?;
+    thread::sleep(Duration::from_secs(2));
+    pi.press(ENROLL, Duration::from_millis(4500))?;
+    pi.machine.wait_for("can be pulled", 0, LIMIT)?;
+    let released = Status { stick: Stick::Released { name: String::new() }, ..ready.clone() };
+    pi.wait_screen("released", &[screens::screen(&released, &View::ReleasedStick, Duration::ZERO)])?;
+    ok("a held ENROLL on the stick's page lets go of it, and the kernel holds it no more");
+    let again = pi.machine.console.text().len();
+    pi.press(ENROLL, Duration::from_millis(500))?;
+    pi.machine.wait_for("store open", again, LIMIT)?;
+    ok("ENROLL goes on with the stick that was not pulled");
+
     // It acts while the button is still held.
     pi.level(NEXT, false)?;
     pi.machine.wait_exit(LIMIT)?;

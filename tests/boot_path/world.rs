@@ -469,8 +469,11 @@ impl World {
             store::Command::WatchUp(..)
             | store::Command::Prepare
             | store::Command::Appliance(_)
+            | store::Command::Backup
+            | store::Command::SaveBoot { .. }
             | store::Command::SaveReport(..)
             | store::Command::MountImage(_) => {}
+            store::Command::Release | store::Command::Resume => panic!("nobody wants the stick out"),
         }
     }
 }

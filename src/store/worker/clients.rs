@@ -1,16 +1,17 @@
 //! Clients are made, renewed for a boot, and written down.
 
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use super::{MAX_UP_BYTES, Worker};
 use crate::client::{Client, Role};
+use crate::store::history::BootRecord;
 use crate::store::manifest::ClientPaths;
 use crate::store::personalise::Tree;
 use crate::store::root::Surroundings;
 use crate::store::states::Record;
 use crate::store::words::root_action;
-use crate::store::{Event, chain};
+use crate::store::{Event, chain, history};
 
 impl Worker {
     // Clients.
@@ -98,6 +99,45 @@ impl Worker {
         if let Err(message) = result {
             let action = "Check the stick".to_owned();
             self.tell(Event::ClientFailed { role: client.role.clone(), message, action });
+        }
+    }
+
+    /// One more boot of a client is over.
+    pub(super) fn save_boot(&mut self, role: &Role, mut record: BootRecord, amends: bool) {
+        // Its folder may just be on its way to another name, or to the trash.
+        if self.is_operated_on(role) {
+            return;
+        }
+        let Some(store) = &self.store else { return };
+        if !store.clients.iter().any(|known| known.client.role == *role) {
+            return;
+        }
+        record.when = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let mut boots = history::read(&store.folder, role);
+        history::add(&mut boots, record, amends);
+        // A full or dead stick is told by others; here only a note is lost.
+        if let Err(error) = history::write(&store.folder, role, &boots) {
+            tracing::warn!(%role, %error, "the history of boots was not written");
+        }
+        self.tell(Event::Boots { role: role.clone(), boots });
+    }
+
+    /// What is known of boots: of each client's own, and of each image's files.
+    pub(super) fn tell_boots(&self) {
+        let Some(store) = &self.store else { return };
+        for role in store.open.keys() {
+            let boots = history::read(&store.folder, role);
+            if !boots.is_empty() {
+                self.tell(Event::Boots { role: role.clone(), boots });
+            }
+        }
+        self.tell_boot_files();
+    }
+
+    pub(super) fn tell_boot_files(&self) {
+        let Some(store) = &self.store else { return };
+        for (image, _) in &store.images {
+            self.tell(Event::BootFiles { image: image.clone(), files: history::boot_files(&store.folder, image) });
         }
     }
 }

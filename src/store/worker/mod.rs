@@ -5,13 +5,15 @@
 //! not by edge: what is there is compared with what was known.
 //!
 //! This file is the loop and what the worker knows; what it does is in `disks`, `opening`,
-//! `clients`, `importing` and `operating`.
+//! `clients`, `importing`, `operating` and `backup`.
 
+mod backup;
 mod clients;
 mod disks;
 mod importing;
 mod opening;
 mod operating;
+mod releasing;
 
 pub(super) use disks::store_place;
 
@@ -24,6 +26,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::client::{ImageId, Role};
+use crate::store::backup::{Backup, BackupError, Known};
 use crate::store::devices::{Disk, Reading};
 use crate::store::import::{ImportError, Imported};
 use crate::store::lock::Lock;
@@ -34,6 +37,7 @@ use crate::store::root::Roots;
 use crate::store::states::Record;
 use crate::store::{Command, Event, ImageInfo, OpenClient, Options, Sink, chain, mounts, reports};
 use clients::up_text;
+use releasing::Releasing;
 
 /// What the worker is told.
 pub enum Message {
@@ -43,6 +47,9 @@ pub enum Message {
     ImportEnded {
         source: SourceFile,
         result: Result<Imported, ImportError>,
+    },
+    BackupEnded {
+        result: Result<Backup, BackupError>,
     },
     OperationEnded {
         ticket: u64,
@@ -76,6 +83,8 @@ pub struct Worker {
     operating: Vec<Operating>,
     waiting: VecDeque<(u64, Operation)>,
     emptying: Option<JoinHandle<()>>,
+    /// The copy that is being made.
+    backing: Option<backup::Backing>,
     /// A store waits to be opened until an operation on the former has ended.
     postponed: bool,
     /// Files that failed, until their stick is plugged in again.
@@ -85,6 +94,8 @@ pub struct Worker {
     seen: Vec<SourceFile>,
     /// What was last said while no store is open, so that it is said once.
     said: Option<Event>,
+    /// Let go of by a person, or on the way to it.
+    releasing: Option<Releasing>,
     /// The stick that `Prepare` would write to.
     candidate: Option<String>,
     ticks: u32,
@@ -99,6 +110,10 @@ struct Stick {
     sources: Vec<PathBuf>,
     /// Why its store could not be opened.
     unusable: Option<Event>,
+    /// What its store was found to be, where several sticks or a mark asked for a look.
+    copy: Option<Known>,
+    /// What it is beside the open store.
+    second: Option<backup::Second>,
 }
 
 /// The open store.
@@ -106,6 +121,8 @@ struct Store {
     name: String,
     /// The stick's disk; `None` for a folder.
     disk: Option<String>,
+    /// Neither a folder nor memory.
+    is_on_stick: bool,
     folder: PathBuf,
     roots: Roots,
     images: Vec<(ImageId, ImageManifest)>,
@@ -150,10 +167,12 @@ impl Worker {
             operating: Vec::new(),
             waiting: VecDeque::new(),
             emptying: None,
+            backing: None,
             postponed: false,
             refused: HashSet::new(),
             seen: Vec::new(),
             said: None,
+            releasing: None,
             candidate: None,
             ticks: 0,
         }
@@ -167,6 +186,7 @@ impl Worker {
                 Ok(Message::Command(command)) => self.obey(command),
                 Ok(Message::Look) => self.look(),
                 Ok(Message::ImportEnded { source, result }) => self.import_ended(source, result),
+                Ok(Message::BackupEnded { result }) => self.backup_ended(result),
                 Ok(Message::OperationEnded { ticket, result }) => self.operation_ended(ticket, result),
                 Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => {}
@@ -190,6 +210,7 @@ impl Worker {
     fn obey(&mut self, command: Command) {
         match command {
             Command::Prepare => self.prepare(),
+            Command::Backup => self.back_up(),
             Command::CreateClient(client) => self.create(&client),
             Command::SaveClient(client) => self.save(&client),
             Command::Operate(ticket, operation) => self.operate(ticket, *operation),
@@ -200,6 +221,9 @@ impl Worker {
                 }
             }
             Command::RenewClient(role) => self.renew(&role),
+            Command::Release => self.release(),
+            Command::Resume => self.resume(),
+            Command::SaveBoot { role, record, amends } => self.save_boot(&role, record, amends),
             Command::MountImage(image) => {
                 let trees = match &mut self.store {
                     Some(store) => store.roots.image_trees(&image).map_err(|error| chain(&error)),
@@ -261,6 +285,7 @@ impl Worker {
             self.tell(event);
         }
         self.empty_trash();
+        self.go_on_releasing();
         if self.options.folder.is_some() || self.postponed {
             self.look();
         }
@@ -278,10 +303,12 @@ impl Worker {
                 }
             }
         }
+        let backing = self.stop_backup();
         if let Some(store) = self.store.take() {
             self.end_operations(&store.stop);
             let deadline = Instant::now() + IMPORT_END_LIMIT;
-            let threads = self.operating.drain(..).map(|running| running.thread).chain(self.emptying.take());
+            let threads =
+                self.operating.drain(..).map(|running| running.thread).chain(self.emptying.take()).chain(backing);
             for thread in threads {
                 while !thread.is_finished() && Instant::now() < deadline {
                     std::thread::sleep(Duration::from_millis(10));

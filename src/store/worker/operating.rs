@@ -153,6 +153,7 @@ impl Worker {
             clients: store.open.values().cloned().collect(),
             taken_roles: store.taken.clone(),
         });
+        self.tell_boots();
     }
 
     /// Deletes what lies in the store's trash, behind everybody's back.
