@@ -9,7 +9,7 @@ use super::problems::Topic;
 use super::{Action, Control, Member, Renewal, Trees};
 use crate::client::Role;
 use crate::enrol::Window;
-use crate::stage::{Boot, Sign};
+use crate::stage::Sign;
 use crate::status::{Import, NewPlace, Stage, Stick};
 use crate::{self_test, store};
 
