@@ -1007,7 +1007,7 @@ mod beside {
         assert_eq!(at(&bench), Some(ITS));
         bench.asks(discover(known().mac, Asker::PiEeprom));
         fitted(&mut bench);
-        bench.probed(None);
+        bench.event(Event::Net(net::Event::Probed { address: known().address, conflict: None }));
         assert_eq!((bench.sent.as_slice(), at(&bench)), (&[Answer::Offer][..], Some(known().address)));
     }
 
