@@ -18,7 +18,7 @@ use crate::control::Wanted;
 use crate::control::{Action, Control, Event};
 use crate::directory::{Directory, Published};
 use crate::self_test::{self, Plan};
-use crate::{dhcp, memory, net, nfs, orders, panel, store, tftp};
+use crate::{dhcp, health, init, memory, net, nfs, orders, panel, store, tftp, update};
 
 /// Events of packets that may wait for control; more are dropped, as a full
 /// socket would drop them. Control handles about a million a second.
@@ -48,6 +48,8 @@ pub struct Options {
     pub run: PathBuf,
     /// Block devices that are never a stick.
     pub ignore_devices: Vec<String>,
+    /// Whether this is the appliance itself, which may be updated.
+    pub updates: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +64,10 @@ pub enum Error {
     Tftp(#[from] tftp::Error),
     #[error("orders")]
     Orders(#[from] orders::Error),
+    #[error("update")]
+    Update(#[source] std::io::Error),
+    #[error("health")]
+    Health(#[source] std::io::Error),
 }
 
 /// Why the server ended without an error.
@@ -71,6 +77,8 @@ pub enum End {
     Stopped,
     /// By a held NEXT: the machine is to be switched off.
     PowerOff,
+    /// The machine is to start its other slot once.
+    Try,
 }
 
 enum Message {
@@ -118,6 +126,7 @@ struct Shells {
     panel: panel::Handle,
     store: store::Handle,
     orders: orders::Handle,
+    update: Option<update::shell::Handle>,
     dhcp: Option<dhcp::Socket>,
     directory: Arc<Published<Directory>>,
     run: PathBuf,
@@ -177,6 +186,7 @@ pub fn run(options: Options, started: impl FnOnce(Inbox)) -> Result<End, Error> 
             store_bytes: config.store.size_gib.map(|gib| u64::from(gib) << 30),
             make_store: config.store.write,
             memory_bytes: None,
+            reserve_bytes: config.store.reserve.map(|size| size.0),
             appliance: own,
             dns: config.network.dns.clone(),
             plain_writes: false,
@@ -184,14 +194,33 @@ pub fn run(options: Options, started: impl FnOnce(Inbox)) -> Result<End, Error> 
         sink(&inbox, Event::Store),
     )?;
     let orders = orders::start(&options.run, sink(&inbox, Event::Orders))?;
+    let update = match options.updates {
+        true => {
+            let card = options.ignore_devices.first().map(|name| PathBuf::from("/dev").join(name));
+            let options = update::shell::Options { run: options.run.clone(), card, address: listen };
+            Some(update::shell::start(options, sink(&inbox, Event::Update)).map_err(Error::Update)?)
+        }
+        false => None,
+    };
+    health::start(sink(&inbox, Event::Health)).map_err(Error::Health)?;
     info!("serving as {}", config.network.address);
 
     let mut control = Control::new(config, &problems);
     if left == Left::Crash {
         control.found_crash();
     }
-    let mut shells =
-        Shells { net, nfs, panel, store, orders, dhcp: None, directory, run: options.run, inbox: inbox.clone() };
+    let mut shells = Shells {
+        net,
+        nfs,
+        panel,
+        store,
+        orders,
+        update,
+        dhcp: None,
+        directory,
+        run: options.run,
+        inbox: inbox.clone(),
+    };
     shells.panel.show(control.status(clock.elapsed()));
     let end = 'run: loop {
         let sleep = control.poll_timeout(clock.elapsed()).unwrap_or(LONGEST_SLEEP);
@@ -227,6 +256,9 @@ pub fn run(options: Options, started: impl FnOnce(Inbox)) -> Result<End, Error> 
             if matches!(action, Action::PowerOff) {
                 break 'run End::PowerOff;
             }
+            if matches!(action, Action::Try) {
+                break 'run End::Try;
+            }
             shells.carry_out(action);
         }
     };
@@ -244,7 +276,10 @@ impl Shells {
         // The former socket first: it holds the port.
         self.dhcp = None;
         match dhcp::Socket::open(name, index, sink(inbox, Event::Dhcp)) {
-            Ok(socket) => self.dhcp = Some(socket),
+            Ok(socket) => {
+                self.dhcp = Some(socket);
+                log_ready(name);
+            }
             Err(error) => inbox.send(Event::Net(net::Event::Failed(format!("dhcp: {error}")))),
         }
     }
@@ -267,6 +302,11 @@ impl Shells {
             Action::Publish(directory) => self.directory.set(directory),
             Action::ReleaseTrees => self.nfs.release_trees(),
             Action::Store(command) => self.store.send(command),
+            Action::Update(command) => {
+                if let Some(update) = &self.update {
+                    update.send(command);
+                }
+            }
             Action::Answer(ticket, reply) => self.orders.answer(ticket, *reply),
             Action::Report(wanted) => self.report(*wanted),
             Action::SelfTest(plan) => self.self_test(*plan),
@@ -274,9 +314,18 @@ impl Shells {
             Action::Show(status) => self.panel.show(*status),
             Action::Log(line) => info!("{line}"),
             // The loop ends by it.
-            Action::PowerOff => {}
+            Action::PowerOff | Action::Try => {}
         }
     }
+}
+
+/// From here on a Pi is answered: how long that took since the kernel and PID 1 began, where this is the appliance.
+fn log_ready(interface: &str) {
+    let began = std::env::var(init::BEGAN_VARIABLE).ok().and_then(|began| began.parse().ok());
+    let Some(began) = began.map(Duration::from_millis) else { return };
+    let now = init::log::now();
+    let since = now.saturating_sub(began).as_secs_f32();
+    info!("DHCP is answered on {interface}: {since:.2} s after PID 1, which began at {:.2} s", began.as_secs_f32());
 }
 
 impl Shells {

@@ -12,7 +12,7 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::client::{Mode, VOLUME_MAXIMUM, VOLUME_MINIMUM};
+use crate::client::{Mode, QUOTA_MINIMUM, VOLUME_MAXIMUM, VOLUME_MINIMUM};
 use crate::size::Size;
 
 /// Longest file that is read, in bytes.
@@ -150,11 +150,13 @@ pub struct Enrol {
     pub mode: Mode,
     /// `volume_size`: the block volume of new clients, 64M to 16T; `client.toml` says it for each.
     pub volume_size: Option<Size>,
+    /// `quota`: what a new client may occupy on the stick, 16M or more; `client.toml` says it for each.
+    pub quota: Option<Size>,
 }
 
 impl Default for Enrol {
     fn default() -> Self {
-        Self { window: Duration::from_secs(120), mode: Mode::Persistent, volume_size: None }
+        Self { window: Duration::from_secs(120), mode: Mode::Persistent, volume_size: None, quota: None }
     }
 }
 
@@ -166,11 +168,13 @@ pub struct Store {
     /// `size_gib`: of the file that is made on an exFAT or FAT32 stick, 1 to
     /// 2048; without it what fits.
     pub size_gib: Option<u16>,
+    /// `reserve`: free space on the stick that only the appliance uses; without it a part of the stick.
+    pub reserve: Option<Size>,
 }
 
 impl Default for Store {
     fn default() -> Self {
-        Self { write: true, size_gib: None }
+        Self { write: true, size_gib: None, reserve: None }
     }
 }
 
@@ -297,6 +301,8 @@ impl Reader<'_> {
             "enrol.window" => set(&mut config.enrol.window, seconds(value_of, 10..3601)),
             "enrol.mode" => set(&mut config.enrol.mode, mode(value_of)),
             "enrol.volume_size" => set(&mut config.enrol.volume_size, volume_size(value_of).map(Some)),
+            "enrol.quota" => set(&mut config.enrol.quota, quota(value_of).map(Some)),
+            "store.reserve" => set(&mut config.store.reserve, size(value_of).map(Some)),
             "store.write" => set(&mut config.store.write, boolean(value_of)),
             "store.size_gib" => set(&mut config.store.size_gib, gib(value_of).map(Some)),
             "panel.enroll_gpio" => set(&mut config.panel.enroll_gpio, byte(value_of, 0..28)),
@@ -410,6 +416,15 @@ fn volume_size(value: &DeValue<'_>) -> Result<Size, Expected> {
     text(value).and_then(|text| text.parse().ok()).filter(fits).ok_or("a size of 64M to 16T such as \"8G\"")
 }
 
+fn quota(value: &DeValue<'_>) -> Result<Size, Expected> {
+    size(value)
+        .and_then(|size| if size >= QUOTA_MINIMUM { Ok(size) } else { Err("a size of 16M or more such as \"8G\"") })
+}
+
+fn size(value: &DeValue<'_>) -> Result<Size, Expected> {
+    text(value).and_then(|text| text.parse().ok()).ok_or("a size such as \"512M\"")
+}
+
 fn address(value: &DeValue<'_>) -> Result<Ipv4Addr, Expected> {
     text(value).and_then(|text| text.parse().ok()).ok_or("an address such as \"192.168.77.1\"")
 }
@@ -484,8 +499,8 @@ mod tests {
         let config = check(
             "[network]\ninterface = 'eth1'\naddress = '10.0.0.1/16'\ngateway = '10.0.0.254'\ndns = ['9.9.9.9']\n\
              [dhcp]\nmode = 'proxy'\nfirst = '10.0.1.1'\nlast = '10.0.1.99'\nlease = 600\n\
-             [nfs]\nallow_unprivileged_ports = true\n[enrol]\nwindow = 60\nmode = 'ephemeral'\nvolume_size = '8G'\n\
-             [store]\nwrite = false\nsize_gib = 16\n\
+             [nfs]\nallow_unprivileged_ports = true\n[enrol]\nwindow = 60\nmode = 'ephemeral'\nvolume_size = '8G'\nquota = '12G'\n\
+             [store]\nwrite = false\nsize_gib = 16\nreserve = '1G'\n\
              [panel]\nenroll_gpio = 5\nnext_gpio = 6\ni2c_bus = 3\ni2c_address = 0x3d\nbuttons = 1\n\
              dim_after = 30\ndark_after = 0\n",
             &[],
@@ -506,7 +521,8 @@ mod tests {
         assert_eq!(config.panel, panel);
         assert!(config.nfs.allow_unprivileged_ports);
         assert_eq!((config.enrol.mode, config.enrol.volume_size), (Mode::Ephemeral, Some(Size::gib(8))));
-        assert_eq!(config.store, Store { write: false, size_gib: Some(16) });
+        assert_eq!(config.enrol.quota, Some(Size::gib(12)));
+        assert_eq!(config.store, Store { write: false, size_gib: Some(16), reserve: Some(Size::gib(1)) });
     }
 
     #[test]
@@ -524,8 +540,8 @@ mod tests {
             dns: vec![gateway],
             ..Network::default()
         };
-        let store = Store { size_gib: Some(16), ..Store::default() };
-        let enrol = Enrol { volume_size: Some(Size::gib(8)), ..Enrol::default() };
+        let store = Store { size_gib: Some(16), reserve: Some(Size(512 << 20)), ..Store::default() };
+        let enrol = Enrol { volume_size: Some(Size::gib(8)), quota: Some(Size::gib(8)), ..Enrol::default() };
         assert_eq!(check(&set, &[]), Config { network, enrol, store, ..Config::default() });
     }
 

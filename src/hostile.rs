@@ -34,6 +34,7 @@ pub const ENTRIES: &[(&str, Entry)] = &[
     ("stick", stick),
     ("manifest", manifest),
     ("uevent", uevent),
+    ("update", update),
     ("ring", ring),
     ("elf", elf),
 ];
@@ -84,6 +85,17 @@ fn cmdline(file: &[u8]) {
 fn config(file: &[u8]) {
     let _ = config::parse(file);
     let _ = personalise::reads_custom(&String::from_utf8_lossy(file));
+}
+
+/// The head of an update file, and the card's `autoboot.txt`.
+fn update(head: &[u8]) {
+    use crate::update::{autoboot::Autoboot, container::Header, keys};
+    let _ = Autoboot::parse(head);
+    if let Ok(header) = Header::parse(head) {
+        let _ = header.unverified();
+        let _ = keys::public(header.signed());
+        let _ = ssh_key::SshSig::from_pem(header.signature());
+    }
 }
 
 /// The first sectors of a stick: what it holds, its table, and where a partition would go.

@@ -57,6 +57,8 @@ pub struct Status {
     pub strangers: Vec<Stranger>,
     /// What needs a person, most urgent first.
     pub problems: Vec<Problem>,
+    /// The appliance's own update.
+    pub update: Option<Update>,
     pub notice: Option<Notice>,
     /// The last test of ourselves.
     pub self_test: Option<SelfTest>,
@@ -77,6 +79,32 @@ pub enum TestState {
     Passed,
     /// Where it stopped.
     Failed(Step),
+}
+
+/// What goes on with an update of the appliance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", rename_all_fields = "kebab-case")]
+pub enum Update {
+    /// Lies on the stick and asks for a held ENROLL.
+    Offered {
+        version: String,
+        /// Older than what runs: asks for a second hold, `again` after the first.
+        older: bool,
+        again: bool,
+        /// It was tried before and not kept.
+        tried: bool,
+    },
+    Writing {
+        version: String,
+        per_mille: u16,
+    },
+    Restarting {
+        version: String,
+    },
+    /// This system runs for the first time; it is kept once it serves.
+    OnTrial {
+        version: String,
+    },
 }
 
 /// The wired side.

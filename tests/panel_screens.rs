@@ -21,7 +21,7 @@ use rootstock::panel::presence::Look;
 use rootstock::panel::screen::Screen;
 use rootstock::panel::screens;
 use rootstock::status::{
-    ClientStatus, Enrolment, Import, Network, NewPlace, Notice, Problem, Stage, Status, Stick, Stranger,
+    ClientStatus, Enrolment, Import, Network, NewPlace, Notice, Problem, Stage, Status, Stick, Stranger, Update,
 };
 use rootstock::wire::{Finding, OtherServer, Station};
 
@@ -147,6 +147,17 @@ fn gallery() -> Vec<(String, Screen)> {
     overview("client-up", with_client(Stage::Up { after: Some(SECOND * 41) }, 3));
     overview("client-stalled", with_client(Stage::Stalled { at: "kernel".into(), hint }, 90));
     overview("problem", problem("The stick is full.", "Delete an image, or use a larger stick."));
+    // The appliance's own update.
+    let update = |update| Status { update: Some(update), ..ready() };
+    let version = || "0.2.0".to_owned();
+    let offered = |older, again, tried| update(Update::Offered { version: version(), older, again, tried });
+    overview("update", offered(false, false, false));
+    overview("update-tried", offered(false, false, true));
+    overview("update-older", offered(true, false, false));
+    overview("update-older-again", offered(true, true, false));
+    overview("update-writing", update(Update::Writing { version: version(), per_mille: 420 }));
+    overview("update-restarting", update(Update::Restarting { version: version() }));
+    overview("update-trial", update(Update::OnTrial { version: version() }));
     // What NEXT turns to.
     let mut page = |name: &str, status: &Status, view: View, index| {
         let mut screen = screens::screen(status, &view, Duration::ZERO);

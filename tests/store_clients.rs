@@ -128,7 +128,7 @@ fn a_broken_manifest_is_told_and_the_rest_serves() {
     assert_eq!(clients.iter().map(|open| open.client.role.clone()).collect::<Vec<_>>(), [Role::numbered(2)]);
     assert_eq!(taken, [Role::numbered(1), Role::numbered(2)]);
     let problem = running.wait("Problem", |event| match event {
-        Event::Problem { message, .. } => Some(message.clone()),
+        Event::Damaged { file, .. } => Some(file.clone()),
         _ => None,
     });
     assert!(problem.contains("clients/pi-1/client.toml"), "{problem}");

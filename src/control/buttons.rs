@@ -23,6 +23,9 @@ impl Control {
         match event {
             panel::Event::Pressed(gesture @ (Gesture::Short(Button::Enroll) | Gesture::Long(Button::Enroll))) => {
                 let held = gesture == Gesture::Long(Button::Enroll);
+                if held && self.confirm_update(now, actions) {
+                    return;
+                }
                 match &self.stick {
                     // A file can be deleted again; a partition is there for good.
                     Stick::NeedsConfirmation { name, place, .. } if held || *place == NewPlace::File => {

@@ -56,10 +56,11 @@ impl Script {
             image: "raspios-12345678".parse().unwrap(),
             mode: Mode::Persistent,
             volume_size: None,
+            quota: None,
             export_id: 1,
         };
         let (root, boot) = ("/r".into(), "/b".into());
-        let open = store::OpenClient { root, boot, volume: None, renew_at_boot: false, client };
+        let open = store::OpenClient { root, boot, volume: None, account: None, renew_at_boot: false, client };
         self.event(Event::Store(store::Event::Opened {
             name: "Stick".to_owned(),
             free_bytes: 1,

@@ -6,7 +6,8 @@
 //! so an offer never waits for a slow stick, and a test runs a whole boot in
 //! microseconds. `wire`, `stick`, `backup` and `buttons` take what the shells tell, `boots` follows
 //! clients' boots (`history` what they came to, `presence` whether they are still there, `evidence` what they
-//! showed), `requests` decides about DHCP, `survey` and `beside` about other servers on the wire, `orders` about commands, `publish` says what is served.
+//! showed), `requests` decides about DHCP, `survey` and `beside` about other servers on the wire, `orders` about commands, `publish` says what is served,
+//! `update` follows the appliance's own updates.
 
 mod backup;
 mod beside;
@@ -23,11 +24,13 @@ mod problems;
 mod publish;
 mod reports;
 mod requests;
+mod room;
 mod self_test;
 mod stick;
 mod survey;
 #[cfg(test)]
 mod tests;
+mod update;
 mod wire;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -38,11 +41,12 @@ use crate::client::{Client, ImageId, MacAddr, Revision, Role};
 use crate::config::{self, Config};
 use crate::directory::{Directory, HandleKey};
 use crate::enrol::Window;
+use crate::health::Health;
 use crate::stage::Boot;
 use crate::status::{self, ClientStatus, Import, Stage, Status, Stick, Stranger};
 use crate::store::history::BootRecord;
 use crate::wire::Facts;
-use crate::{dhcp, net, nfs, orders as orders_shell, panel, store, tftp};
+use crate::{dhcp, net, nfs, orders as orders_shell, panel, store, tftp, update as update_shell};
 
 use beside::{At, Beside};
 use evidence::Boards;
@@ -54,6 +58,7 @@ use reports::Reports;
 pub use reports::Wanted;
 use requests::Requests;
 use self_test::SelfTests;
+use update::Updating;
 
 /// Strangers that are remembered, newest first.
 const MAX_STRANGERS: usize = 8;
@@ -74,6 +79,8 @@ pub enum Event {
     Store(store::Event),
     Panel(panel::Event),
     Orders(orders_shell::Event),
+    Update(update_shell::shell::Event),
+    Health(Health),
     /// The fake Pi has ended.
     SelfTested(Box<crate::self_test::Tested>),
 }
@@ -115,6 +122,9 @@ pub enum Action {
     Show(Box<Status>),
     /// Unmount the stick and switch this machine off.
     PowerOff,
+    Update(update_shell::shell::Command),
+    /// Unmount the stick and restart, once from the other slot.
+    Try,
     Log(String),
 }
 
@@ -197,6 +207,7 @@ pub struct Control {
     reports: Reports,
     self_tests: SelfTests,
     orders: Orders,
+    updating: Updating,
     /// The last boots of each client on the stick.
     histories: BTreeMap<Role, Vec<BootRecord>>,
     /// Names and sizes of each image's boot files.
@@ -249,6 +260,7 @@ impl Control {
             reports: Reports::default(),
             self_tests: SelfTests::default(),
             orders: Orders::default(),
+            updating: Updating::default(),
             histories: BTreeMap::new(),
             boot_files: BTreeMap::new(),
             shown: Status::default(),
@@ -272,6 +284,8 @@ impl Control {
             Event::Orders(orders_shell::Event::Ordered { ticket, order }) => {
                 self.order(now, ticket, order, &mut actions);
             }
+            Event::Update(event) => self.update(now, event, &mut actions),
+            Event::Health(health) => self.health(health, &mut actions),
         }
         self.notice_answers(now, &mut actions);
         self.show(now, &mut actions);
@@ -292,6 +306,7 @@ impl Control {
             self.self_tests.deadline(),
             self.backup_deadline(),
             self.delayed_at(),
+            self.updating.poll_timeout(),
         ]);
         let next = stages.chain(strangers).chain(others.flatten()).min()?;
         Some(next.saturating_sub(now))
@@ -309,6 +324,7 @@ impl Control {
         self.strangers.retain(|(asked, _)| now < *asked + STRANGER_SHOWN);
         self.orders_due(now, &mut actions);
         self.send_delayed(now, &mut actions);
+        self.test_trial(now, &mut actions);
         self.poll_backup(now);
         self.notice_answers(now, &mut actions);
         self.notice.take_if(|(until, _)| now >= *until);
@@ -375,6 +391,7 @@ impl Control {
             clients: self.members.values().map(client).collect(),
             strangers: self.strangers.iter().map(|(_, stranger)| self.with_hint(stranger)).collect(),
             problems: self.problems.list(),
+            update: self.updating.status(now),
             notice: self.notice.as_ref().map(|(_, notice)| notice.clone()),
             self_test: self.last_self_test(),
         }

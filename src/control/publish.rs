@@ -4,9 +4,12 @@
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use crate::client::{Client, Mode};
 use crate::directory::{Export, Served, Tree};
+use crate::quota::Account;
+use crate::store;
 
 /// Where a client's two trees are mounted on this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,6 +17,18 @@ pub struct Trees {
     pub root: PathBuf,
     pub boot: PathBuf,
     pub volume: Option<PathBuf>,
+    pub account: Option<Arc<Account>>,
+}
+
+impl From<&store::OpenClient> for Trees {
+    fn from(open: &store::OpenClient) -> Self {
+        Self {
+            root: open.root.clone(),
+            boot: open.boot.clone(),
+            volume: open.volume.clone(),
+            account: open.account.clone(),
+        }
+    }
 }
 
 /// The entry of one client in the directory.
@@ -25,6 +40,7 @@ pub fn served(appliance: Ipv4Addr, address: Ipv4Addr, client: &Client, trees: &T
         tree,
         // The volume is what a read-only client may write.
         read_only: client.mode == Mode::ReadOnly && tree != Tree::Volume,
+        account: trees.account.clone(),
     };
     Served {
         role: client.role.clone(),
@@ -99,9 +115,10 @@ mod tests {
             image: "raspios-12345678".parse().unwrap(),
             mode: Mode::Persistent,
             volume_size: None,
+            quota: None,
             export_id: 0x7fff_ffff,
         };
-        let trees = Trees { root: "/r".into(), boot: "/b".into(), volume: Some("/v".into()) };
+        let trees = Trees { root: "/r".into(), boot: "/b".into(), volume: Some("/v".into()), account: None };
         let served = served(Ipv4Addr::new(10, 0, 0, 1), client.address, &client, &trees);
         assert_eq!((served.root.id, served.boot.id), (0xffff_fffe, 0xffff_ffff));
         let volume = served.volume.unwrap();

@@ -270,16 +270,18 @@ impl Control {
             image,
             mode: self.config.enrol.mode,
             volume_size: self.config.enrol.volume_size,
+            quota: self.config.enrol.quota,
             export_id,
         })
     }
 
-    /// Gives clients that this wire cannot reach another address: the appliance's
-    /// own network was changed since they were enrolled.
+    /// Gives clients that this wire cannot reach another address (the appliance's own network was changed since they
+    /// were enrolled), and those whose address was given away while their manifest was damaged.
     pub(super) fn readdress(&mut self, now: Duration, actions: &mut Vec<Action>) {
         let network = &self.config.network;
         let fits = |address| network.address.has_host(address) && address != network.address.address;
-        let lost = self.members.values().filter(|member| !fits(member.client.address));
+        let mut taken = std::collections::BTreeSet::new();
+        let lost = self.members.values().filter(|m| !fits(m.client.address) || !taken.insert(m.client.address));
         let roles: Vec<Role> = lost.map(|member| member.client.role.clone()).collect();
         for role in roles {
             let Some(mac) = self.members.get(&role).map(|member| member.client.mac) else { continue };

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::problems::Topic;
-use super::{Action, Control, Member, Renewal, Trees};
+use super::{Action, Control, Member, Renewal, Trees, room};
 use crate::client::Role;
 use crate::enrol::Window;
 use crate::stage::Sign;
@@ -42,6 +42,7 @@ impl Control {
                 )));
                 self.stick = Stick::Ready { name, free_bytes };
                 self.store_open = true;
+                self.problems.clear_damaged();
                 self.images = images.into_iter().map(|image| image.id).collect();
                 self.handle_key = handle_key;
                 self.taken_roles = taken_roles;
@@ -75,6 +76,7 @@ impl Control {
                 actions.push(Action::Log(format!("stick {name} was pulled")));
                 self.stick = Stick::Absent;
                 self.store_open = false;
+                self.problems.clear_damaged();
                 self.import = None;
                 actions.push(Action::ReleaseTrees);
             }
@@ -83,16 +85,21 @@ impl Control {
                 self.import = None;
                 self.stick = Stick::Releasing { name };
                 (self.window, self.orders.swap) = (Window::Closed, None);
+                self.problems.clear_damaged();
                 actions.push(Action::ReleaseTrees);
             }
             Store::Released { name } => {
                 actions.push(Action::Log(format!("stick {name} can be pulled")));
                 self.stick = Stick::Released { name };
             }
-            Store::FreeSpace { free_bytes: now_free } => {
+            Store::FreeSpace { free_bytes: now_free, level } => {
                 if let Stick::Ready { free_bytes, .. } = &mut self.stick {
                     *free_bytes = now_free;
                 }
+                room::stick(&mut self.problems, now_free, level);
+            }
+            Store::Quota { role, used_bytes, quota_bytes, level } => {
+                room::client(&mut self.problems, &role, used_bytes, quota_bytes, level);
             }
             Store::ImportProgress { file, per_mille, left } => {
                 // A file of that name is tried once more: what was wrong with the former is past.
@@ -101,6 +108,8 @@ impl Control {
             }
             Store::Imported { image } => {
                 actions.push(Action::Log(format!("image {} imported", image.id)));
+                self.problems.clear(&Topic::Damaged(format!("images/{}", image.id)));
+                self.problems.clear(&Topic::Damaged(format!("images/{}/image.toml", image.id)));
                 self.import = None;
                 self.images.retain(|id| *id != image.id);
                 self.images.push(image.id.clone());
@@ -119,6 +128,7 @@ impl Control {
                 self.problems.set(Topic::Import(file), message, action);
             }
             Store::ClientReady(open) => {
+                self.problems.clear(&Topic::Damaged(format!("clients/{}", open.client.role)));
                 actions.push(Action::Log(format!("client {} ready", open.client.role)));
                 self.client_ready(open);
                 self.publish(actions);
@@ -161,6 +171,12 @@ impl Control {
             }
             Store::Operated { ticket, result } => self.operated(now, ticket, result, actions),
             Store::Up { role } => self.sign_role(now, &role, Sign::Up, actions),
+            Store::UpdateFiles(files) => self.update_files(files, actions),
+            Store::Damaged { file, reason, action } => {
+                let message = format!("{file}: {reason}");
+                actions.push(Action::Log(format!("damaged: {message}. {action}")));
+                self.problems.set(Topic::Damaged(file), message, action);
+            }
             Store::Problem { message, action } => {
                 actions.push(Action::Log(format!("stick: {message}. {action}")));
                 self.problems.set(Topic::Stick, message, action);
@@ -191,7 +207,7 @@ impl Control {
             if matches!(boot.stage(), Stage::RootMounted | Stage::Stalled { .. }) {
                 actions.push(Action::Store(store::Command::WatchUp(open.client.role.clone(), true)));
             }
-            let trees = Some(Trees { root: open.root, boot: open.boot, volume: open.volume });
+            let trees = Some(Trees::from(&open));
             self.members.insert(open.client.role.clone(), Member { client: open.client, trees, boot, renewal, at });
         }
     }
@@ -221,7 +237,7 @@ impl Control {
         let renewal = Renewal::of(&open);
         // An order may have come meanwhile that takes its trees away again.
         let is_down = self.orders.is_down(&open.client.role);
-        let trees = (!is_down).then_some(Trees { root: open.root, boot: open.boot, volume: open.volume });
+        let trees = (!is_down).then(|| Trees::from(&open));
         match self.members.get_mut(&open.client.role) {
             Some(member) => (member.trees, member.renewal) = (trees, renewal),
             None => {

@@ -112,6 +112,7 @@ fn open(client: Client) -> store::OpenClient {
         root: "/r".into(),
         boot: "/b".into(),
         volume: None,
+        account: None,
         renew_at_boot: client.mode == Mode::Ephemeral,
         client,
     }

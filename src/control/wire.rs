@@ -10,10 +10,28 @@ use super::problems::Topic;
 use super::{Action, Control};
 use crate::client::{Mode, Serial};
 use crate::directory::Tree;
+use crate::health::Health;
 use crate::stage::Sign;
 use crate::{net, nfs, store, tftp};
 
 impl Control {
+    /// The board's own trouble, in words.
+    pub(super) fn health(&mut self, health: Health, actions: &mut Vec<Action>) {
+        let (message, action) = match health {
+            Health { undervoltage: true, .. } => {
+                ("Too little voltage from the supply", "Use a stronger supply or a shorter cable")
+            }
+            Health { hot: Some(_), .. } => ("This Pi is too hot and runs slower", "Give it air, or a heat sink"),
+            Health { .. } => {
+                actions.push(Action::Log("board: supply and heat are well again".to_owned()));
+                return self.problems.clear(&Topic::Board);
+            }
+        };
+        let figure = health.hot.map(|degrees| format!(" ({degrees} degrees)")).unwrap_or_default();
+        actions.push(Action::Log(format!("board: {message}{figure}. {action}")));
+        self.problems.set(Topic::Board, message.to_owned(), action.to_owned());
+    }
+
     pub(super) fn net(&mut self, now: Duration, event: net::Event, actions: &mut Vec<Action>) {
         match event {
             net::Event::Interface { name, mac, .. } => actions.push(Action::Log(format!("interface {name} ({mac})"))),

@@ -41,6 +41,8 @@ pub enum View {
     /// The stick may be prepared, if a person agrees.
     ConfirmStick,
     UnusableStick,
+    /// The appliance's own update: offered, written, on trial.
+    Update,
     Problem(Problem),
     /// The enrolment window is open.
     Window,
@@ -79,6 +81,8 @@ pub fn views(status: &Status) -> Vec<View> {
         return vec![rest];
     }
     let mut views: Vec<View> = status.notice.iter().cloned().map(View::Notice).collect();
+    // Before the stick's own question, for a held ENROLL means the update.
+    views.extend(status.update.is_some().then_some(View::Update));
     if matches!(rest, View::ConfirmStick | View::UnusableStick) {
         views.push(rest.clone());
     }
@@ -275,7 +279,7 @@ fn may_be_dead(status: &Status, role: &Role) -> bool {
 
 /// Worth taking a person away from the page they turned to.
 fn urgent(view: &View) -> bool {
-    matches!(view, View::ConfirmStick | View::UnusableStick | View::Problem(_) | View::Window)
+    matches!(view, View::Update | View::ConfirmStick | View::UnusableStick | View::Problem(_) | View::Window)
         || matches!(view, View::Notice(_) | View::ReleasingStick | View::ReleasedStick | View::Backup)
 }
 

@@ -10,7 +10,9 @@ use super::screen::{BIG, COLUMNS, Element, HEADLINE, LINES, Screen};
 use super::words::{self, shorten, wrap};
 use crate::client::{ImageId, Role};
 use crate::self_test::Target;
-use crate::status::{Backup, ClientStatus, Enrolment, Import, NewPlace, Problem, Stage, Status, Stick, TestState};
+use crate::status::{
+    Backup, ClientStatus, Enrolment, Import, NewPlace, Problem, Stage, Status, Stick, TestState, Update,
+};
 use crate::wire::{Finding, Light};
 
 /// Each part of a longer text is shown for this long: four short lines are read in it.
@@ -81,6 +83,7 @@ fn compose(status: &Status, view: &View, shown: Duration) -> (Screen, usize) {
         View::AskReset(role) => ask(role, "Reset", ["All that it changed", "since then goes."], "ENROLL: swap board"),
         View::AskSwap(role) => ask(role, "Swap", ["A new Pi takes its", "name and its files."], "ENROLL: reset it"),
         View::ConfirmStick => (alarm(confirm(&status.stick)), 1),
+        View::Update => update(status),
         View::UnusableStick => match &status.stick {
             Stick::Unusable { message } => told("Stick: problem", message, "", shown),
             _ => says("Stick: problem", &[]),
@@ -241,6 +244,45 @@ fn import(status: &Status) -> Screen {
     let name = file.rsplit('/').next().unwrap_or(file);
     let body = vec![line(name), Element::Bar(per_mille), line(words::time_left(*left)), line("Leave the stick in.")];
     Screen::new(&format!("Importing {} %", per_mille / 10), body)
+}
+
+/// The appliance's own update.
+fn update(status: &Status) -> (Screen, usize) {
+    let says = |headline: String, lines: [&str; 4]| (Screen::new(&headline, lines.iter().map(line).collect()), 1);
+    let (screen, parts) = match &status.update {
+        None => says("No update".to_owned(), ["", "", "", ""]),
+        Some(Update::Offered { version, older: false, tried: false, .. }) => {
+            says(format!("Update {version}"), ["It is on the stick.", "Hold ENROLL for", "3 seconds to", "install it."])
+        }
+        Some(Update::Offered { version, older: false, tried: true, .. }) => says(
+            format!("Update {version}"),
+            ["It did not pass its", "test: the former", "version runs. Hold", "ENROLL: try again."],
+        ),
+        Some(Update::Offered { version, older: true, again: false, .. }) => says(
+            format!("Go back to {version}?"),
+            ["This is an OLDER", "version. Hold ENROLL", "for 3 seconds if you", "mean it."],
+        ),
+        Some(Update::Offered { version, older: true, again: true, .. }) => {
+            says(format!("Go back to {version}?"), ["Sure? Hold ENROLL", "once more, for", "3 seconds.", ""])
+        }
+        Some(Update::Writing { version, per_mille }) => {
+            let body = vec![
+                line("Writing and checking"),
+                Element::Bar((*per_mille).min(1000)),
+                line("Your Pis go on."),
+                line("Leave the stick in."),
+            ];
+            return (Screen::new(&format!("Update {version}"), body), 1);
+        }
+        Some(Update::Restarting { version }) => {
+            says(format!("Trying {version}"), ["Restarting. Your Pis", "wait for a minute", "and go on.", ""])
+        }
+        Some(Update::OnTrial { version }) => says(
+            format!("Trying {version}"),
+            ["It is kept when it", "serves. If not, the", "former version comes", "back by itself."],
+        ),
+    };
+    (alarm(screen), parts)
 }
 
 fn ready(status: &Status) -> Screen {

@@ -25,6 +25,8 @@ pub const HANDLE_KEY: &str = "handle.key";
 pub const STORE_MANIFEST: &str = "store.toml";
 /// What nobody needs any more, until it is deleted.
 pub const TRASH: &str = "trash";
+/// What was damaged and had to be made anew.
+pub const DAMAGED: &str = "damaged";
 /// What is not finished carries this in front and is removed at the next opening.
 pub const UNFINISHED: &str = ".importing-";
 /// A client being made.

@@ -8,9 +8,11 @@
 //! - `place`, `prepare`: where the store lies, opening and making it
 //! - [`shop`]: the store as a file of an exFAT or FAT32 file system
 //! - `library`, `manifest`, `states`, `atomic`, `lock`: what it holds, as small text files
+//! - `aside`: what of it is damaged
 //! - `sources`, `packing`, `import`: image files on sticks, and making images of them
 //! - `root`, `mounts`, `personalise`: clients' trees
 //! - `volume`: their block volumes
+//! - `usage`, `idle`: what they occupy, counted at the lowest priority
 //! - `history`: how their last boots went
 //! - `trash`: what is not needed any more, deleted behind everybody's back
 //! - `operate`: what a person does with clients and images, step by step
@@ -23,6 +25,7 @@
 //! ENROLL, and only where nothing is: a partition in unpartitioned space after a
 //! held press, or one more file in free clusters, which a laptop can delete.
 
+mod aside;
 pub(crate) mod atomic;
 pub mod backup;
 mod crc32;
@@ -30,6 +33,7 @@ mod devices;
 pub mod history;
 mod hotplug;
 pub(crate) mod identify;
+mod idle;
 mod import;
 mod library;
 mod lock;
@@ -49,6 +53,7 @@ pub mod states;
 pub(crate) mod table;
 mod tools;
 pub mod trash;
+mod usage;
 mod volume;
 mod words;
 mod worker;
@@ -64,6 +69,7 @@ use std::time::{Duration, Instant};
 
 use crate::client::{Client, ImageId, Role};
 use crate::directory::HandleKey;
+use crate::quota::{Account, Level};
 use crate::status::NewPlace;
 
 pub use self::personalise::RULES;
@@ -91,6 +97,8 @@ pub struct Options {
     pub make_store: bool,
     /// Size of a store in memory; without it half of the machine's.
     pub memory_bytes: Option<u64>,
+    /// Free space that clients do not get; without it a part of the store.
+    pub reserve_bytes: Option<u64>,
     /// Where clients mount from.
     pub appliance: Ipv4Addr,
     /// Name servers for new clients.
@@ -110,6 +118,7 @@ impl Default for Options {
             store_bytes: None,
             make_store: true,
             memory_bytes: None,
+            reserve_bytes: None,
             appliance: Ipv4Addr::new(192, 168, 77, 1),
             dns: Vec::new(),
             plain_writes: false,
@@ -247,8 +256,17 @@ pub enum Event {
         /// The folder below the store's; the error is for people.
         saved: Result<String, String>,
     },
+    /// What clients may still write, and how near that is to nothing.
     FreeSpace {
         free_bytes: u64,
+        level: Level,
+    },
+    /// How much of its quota a client has used: told when it comes near or away from it.
+    Quota {
+        role: Role,
+        used_bytes: u64,
+        quota_bytes: u64,
+        level: Level,
     },
     /// Beside the open store: this stick can become its copy.
     BackupOffered {
@@ -288,8 +306,16 @@ pub enum Event {
     Closed {
         name: String,
     },
+    /// The update files on all sticks are these now.
+    UpdateFiles(Vec<PathBuf>),
     Problem {
         message: String,
+        action: String,
+    },
+    /// Something in the store is damaged and passed over: which file, and why. The rest serves.
+    Damaged {
+        file: String,
+        reason: String,
         action: String,
     },
 }
@@ -316,8 +342,8 @@ pub struct ImageInfo {
     pub root_bytes: u64,
 }
 
-/// A client whose trees are mounted.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A client whose trees are mounted. Two are equal whatever was charged to them.
+#[derive(Debug, Clone)]
 pub struct OpenClient {
     pub client: Client,
     /// `/` of the client.
@@ -326,9 +352,21 @@ pub struct OpenClient {
     pub boot: PathBuf,
     /// The folder of its block volume.
     pub volume: Option<PathBuf>,
+    /// What its changes are charged to.
+    pub account: Option<Arc<Account>>,
     /// Its next boot must begin with `RenewClient`.
     pub renew_at_boot: bool,
 }
+
+impl PartialEq for OpenClient {
+    fn eq(&self, other: &Self) -> bool {
+        let Self { client, root, boot, volume, account: _, renew_at_boot } = self;
+        (client, root, boot, volume, renew_at_boot)
+            == (&other.client, &other.root, &other.boot, &other.volume, &other.renew_at_boot)
+    }
+}
+
+impl Eq for OpenClient {}
 
 /// Why the store cannot be started.
 #[derive(Debug, thiserror::Error)]

@@ -18,6 +18,7 @@
 //! the image were one file. A hard link of the image that was changed then by
 //! one of its names shows the image's content by the others (2026-11-22).
 
+use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::net::Ipv4Addr;
@@ -33,7 +34,8 @@ use super::operate::site;
 use super::personalise::{self, Context, Profile, Tree, TreeError};
 use super::states::{Books, ChainError, Record};
 use super::{OpenClient, atomic, sources, trash, volume};
-use crate::client::{Client, ImageId, Mode, Role};
+use crate::client::{Client, ImageId, Mode, QUOTA_MINIMUM, Role};
+use crate::quota::{Account, Space};
 
 /// Why a client could not be made or mounted.
 #[derive(Debug, thiserror::Error)]
@@ -72,6 +74,9 @@ pub struct Roots {
     pub appliance: Ipv4Addr,
     /// Until when an opening waits for layers in use: once for all clients.
     busy_until: Instant,
+    space: Arc<Space>,
+    /// One for each client, for as long as the store is open.
+    accounts: BTreeMap<Role, Arc<Account>>,
 }
 
 /// A client's trees below its mount point.
@@ -85,9 +90,18 @@ const BUSY_LIMIT: Duration = Duration::from_secs(3);
 const BUSY_PAUSE: Duration = Duration::from_millis(20);
 
 impl Roots {
-    pub fn new(store: &Path, run: &Path, appliance: Ipv4Addr) -> Self {
+    pub fn new(store: &Path, run: &Path, appliance: Ipv4Addr, space: Arc<Space>) -> Self {
         let (store, run) = (store.to_owned(), run.to_owned());
-        Self { store, run, appliance, busy_until: Instant::now() + BUSY_LIMIT }
+        Self { store, run, appliance, busy_until: Instant::now() + BUSY_LIMIT, space, accounts: BTreeMap::new() }
+    }
+
+    /// The client's account, with the quota that its manifest says now.
+    pub fn account(&mut self, client: &Client) -> Arc<Account> {
+        let quota = client.quota.map(|quota| quota.max(QUOTA_MINIMUM).0);
+        let account = self.accounts.entry(client.role.clone());
+        let account = account.or_insert_with(|| Arc::new(Account::new(self.space.clone(), quota)));
+        account.set_quota(quota);
+        account.clone()
     }
 
     /// Mounts an image's root, unless it is mounted.
@@ -216,7 +230,7 @@ impl Roots {
     }
 
     /// The client as it is mounted.
-    fn opened(&self, client: &Client, paths: &ClientPaths) -> Result<OpenClient, RootError> {
+    fn opened(&mut self, client: &Client, paths: &ClientPaths) -> Result<OpenClient, RootError> {
         let volume = self.point(client, VOLUME);
         let ephemeral = client.mode == Mode::Ephemeral || paths.ephemeral().folder.is_dir();
         let root = self.point(client, ROOT);
@@ -226,6 +240,7 @@ impl Roots {
             root,
             boot: self.point(client, BOOT),
             volume: mounts::is_mounted(&volume)?.then_some(volume),
+            account: Some(self.account(client)),
             renew_at_boot: ephemeral || !is_fit || client.volume_size.is_some() || paths.volume_file().is_file(),
         })
     }

@@ -212,6 +212,7 @@ fn some_client(rng: &mut Random) -> Client {
         image: world::image().id,
         mode: if n.is_multiple_of(4) { Mode::Ephemeral } else { Mode::Persistent },
         volume_size: None,
+        quota: None,
         export_id: n,
     }
 }

@@ -380,6 +380,7 @@ impl World {
                 }
                 Action::Survey | Action::Lease(_) | Action::Watch(_) | Action::LookForNeighbours => {}
                 Action::Neighbour(..) | Action::ForgetNeighbour(_) | Action::ReleaseTrees | Action::PowerOff => {}
+                Action::Update(_) | Action::Try => {}
                 // For the black box, and about the machine itself.
                 Action::Stage { .. } | Action::Report(_) | Action::SelfTest(_) => {}
                 Action::Answer(..) => panic!("nobody ordered anything"),
@@ -490,5 +491,12 @@ pub fn image() -> store::ImageInfo {
 pub fn open(client: Client) -> store::OpenClient {
     let folder = std::path::PathBuf::from(format!("/run/rootstock/clients/{}", client.role));
     let renew_at_boot = client.mode == rootstock::client::Mode::Ephemeral;
-    store::OpenClient { root: folder.join("root"), boot: folder.join("boot"), volume: None, client, renew_at_boot }
+    store::OpenClient {
+        root: folder.join("root"),
+        boot: folder.join("boot"),
+        volume: None,
+        account: None,
+        client,
+        renew_at_boot,
+    }
 }

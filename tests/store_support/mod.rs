@@ -180,6 +180,7 @@ pub fn client(n: u8, image: &ImageId) -> Client {
         image: image.clone(),
         mode: Mode::Persistent,
         volume_size: None,
+        quota: None,
         export_id: n.into(),
     }
 }

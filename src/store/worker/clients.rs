@@ -3,8 +3,9 @@
 use std::path::Path;
 use std::time::{Instant, SystemTime};
 
+use super::opening::mount;
 use super::{MAX_UP_BYTES, Worker};
-use crate::client::{Client, Role};
+use crate::client::{Client, ImageId, Role};
 use crate::store::history::BootRecord;
 use crate::store::manifest::ClientPaths;
 use crate::store::personalise::Tree;
@@ -70,6 +71,31 @@ impl Worker {
                 self.tell(Event::ClientFailed { role: role.clone(), message, action });
             }
         }
+    }
+
+    /// Clients whose image was damaged, now that it was imported once more.
+    pub(super) fn mount_those_of(&mut self, image: &ImageId) {
+        let Some(store) = &self.store else { return };
+        let site = self.site(&store.folder, "short");
+        let busy: Vec<Role> = self.operating.iter().filter_map(|running| running.operation.stops().cloned()).collect();
+        let Some(store) = &mut self.store else { return };
+        let mut mounted = Vec::new();
+        for record in store.clients.iter_mut().filter(|record| record.client.image == *image) {
+            let role = record.client.role.clone();
+            if store.open.contains_key(&role) || busy.contains(&role) {
+                continue;
+            }
+            match mount(&site, &mut store.roots, record, &self.stop) {
+                Ok(open) => mounted.push(Ok(open)),
+                Err(error) => mounted.push(Err(format!("clients/{role}: {error}"))),
+            }
+        }
+        let (open, broken): (Vec<_>, Vec<_>) = mounted.into_iter().partition(Result::is_ok);
+        for open in open.into_iter().flatten() {
+            store.open.insert(open.client.role.clone(), open.clone());
+            (self.sink)(Event::ClientReady(open));
+        }
+        self.tell_damaged(broken.into_iter().filter_map(Result::err).collect());
     }
 
     /// What could not be given to a client beside its root.

@@ -67,6 +67,7 @@ impl Worker {
                     let chosen = library::read_choice(&store.folder).unwrap_or_default().default_image;
                     library::sort_images(&mut store.images, chosen.as_ref());
                     self.tell(Event::Imported { image: info(&id, &manifest) });
+                    self.mount_those_of(&id);
                     self.tell_boot_files();
                     // A person's choice goes before the newest.
                     if chosen.is_some() {

@@ -5,7 +5,7 @@
 //! not by edge: what is there is compared with what was known.
 //!
 //! This file is the loop and what the worker knows; what it does is in `disks`, `opening`,
-//! `clients`, `importing`, `operating` and `backup`.
+//! `clients`, `importing`, `operating`, `room` and `backup`.
 
 mod backup;
 mod clients;
@@ -14,6 +14,7 @@ mod importing;
 mod opening;
 mod operating;
 mod releasing;
+mod room;
 
 pub(super) use disks::store_place;
 
@@ -38,6 +39,7 @@ use crate::store::states::Record;
 use crate::store::{Command, Event, ImageInfo, OpenClient, Options, Sink, chain, mounts, reports};
 use clients::up_text;
 use releasing::Releasing;
+use room::Room;
 
 /// What the worker is told.
 pub enum Message {
@@ -61,8 +63,6 @@ pub enum Message {
 /// How often watched clients are looked at; the free space every fifth time.
 const TICK: Duration = Duration::from_secs(1);
 const TICKS_PER_SPACE: u32 = 5;
-/// Free space is told when it changed by this much.
-const SPACE_STEP_BYTES: u64 = 16 << 20;
 /// How long `Stop` waits for the import and for the last sync.
 const IMPORT_END_LIMIT: Duration = Duration::from_secs(8);
 const SYNC_LIMIT: Duration = Duration::from_secs(12);
@@ -83,12 +83,15 @@ pub struct Worker {
     operating: Vec<Operating>,
     waiting: VecDeque<(u64, Operation)>,
     emptying: Option<JoinHandle<()>>,
+    measuring: Option<JoinHandle<()>>,
     /// The copy that is being made.
     backing: Option<backup::Backing>,
     /// A store waits to be opened until an operation on the former has ended.
     postponed: bool,
     /// Files that failed, until their stick is plugged in again.
     refused: HashSet<SourceFile>,
+    /// The update files that were told last.
+    updates: Vec<PathBuf>,
     /// Folder mode: files as the last look saw them, since one that still
     /// grows is being copied.
     seen: Vec<SourceFile>,
@@ -135,7 +138,7 @@ struct Store {
     stop: Arc<AtomicBool>,
     /// Watched clients with the text last seen.
     watched: BTreeMap<Role, Option<String>>,
-    told_free_bytes: u64,
+    room: Room,
     told_read_only: bool,
 }
 
@@ -167,9 +170,11 @@ impl Worker {
             operating: Vec::new(),
             waiting: VecDeque::new(),
             emptying: None,
+            measuring: None,
             backing: None,
             postponed: false,
             refused: HashSet::new(),
+            updates: Vec::new(),
             seen: Vec::new(),
             said: None,
             releasing: None,
@@ -205,6 +210,16 @@ impl Worker {
 
     fn problem(&self, message: String, action: &str) {
         self.tell(Event::Problem { message, action: action.to_owned() });
+    }
+
+    /// Each is `file: reason`.
+    fn tell_damaged(&self, broken: Vec<String>) {
+        for words in broken {
+            let (file, reason) = words.split_once(": ").unwrap_or((&words, "is damaged"));
+            let (file, reason) = (file.to_owned(), reason.to_owned());
+            let action = "Repair it on a computer, or leave it: the rest serves".to_owned();
+            self.tell(Event::Damaged { file, reason, action });
+        }
     }
 
     fn obey(&mut self, command: Command) {
@@ -267,12 +282,9 @@ impl Worker {
                 }
             }
             self.ticks = self.ticks.wrapping_add(1);
+            store.room.look(&store.folder);
             if self.ticks.is_multiple_of(TICKS_PER_SPACE) {
-                let free_bytes = free_bytes(&store.folder);
-                if free_bytes.abs_diff(store.told_free_bytes) >= SPACE_STEP_BYTES {
-                    store.told_free_bytes = free_bytes;
-                    events.push(Event::FreeSpace { free_bytes });
-                }
+                events.extend(store.tell_room());
                 // ext4 does that to itself after a write error.
                 if is_read_only(&store.folder) && !store.told_read_only {
                     store.told_read_only = true;
@@ -285,6 +297,7 @@ impl Worker {
             self.tell(event);
         }
         self.empty_trash();
+        self.measure();
         self.go_on_releasing();
         if self.options.folder.is_some() || self.postponed {
             self.look();
@@ -307,8 +320,13 @@ impl Worker {
         if let Some(store) = self.store.take() {
             self.end_operations(&store.stop);
             let deadline = Instant::now() + IMPORT_END_LIMIT;
-            let threads =
-                self.operating.drain(..).map(|running| running.thread).chain(self.emptying.take()).chain(backing);
+            let threads = self
+                .operating
+                .drain(..)
+                .map(|running| running.thread)
+                .chain(self.emptying.take())
+                .chain(self.measuring.take())
+                .chain(backing);
             for thread in threads {
                 while !thread.is_finished() && Instant::now() < deadline {
                     std::thread::sleep(Duration::from_millis(10));
@@ -343,11 +361,6 @@ fn info(id: &ImageId, manifest: &ImageManifest) -> ImageInfo {
         imported: manifest.imported,
         root_bytes: manifest.root_bytes,
     }
-}
-
-/// What clients may still write; 0 when the stick does not answer.
-fn free_bytes(folder: &Path) -> u64 {
-    rustix::fs::statvfs(folder).map_or(0, |vfs| vfs.f_bavail.saturating_mul(vfs.f_frsize))
 }
 
 fn is_read_only(folder: &Path) -> bool {

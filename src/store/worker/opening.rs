@@ -6,7 +6,9 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use super::disks::{holds_files, parts, store_place};
-use super::{Stick, Store, Worker, free_bytes, info};
+use super::room::{Room, figures};
+use super::{Stick, Store, Worker, info};
+use crate::quota::Space;
 use crate::store::backup::{self, Known};
 use crate::store::operate::site::Site;
 use crate::store::operate::{perform, recover};
@@ -166,7 +168,8 @@ impl Worker {
             library.broken.push(format!("store.toml: {error}"));
         }
         let site = self.site(&folder, "short");
-        let mut roots = Roots::new(&folder, &self.options.run, self.options.appliance);
+        let space = Arc::new(Space::new(self.options.reserve_bytes));
+        let mut roots = Roots::new(&folder, &self.options.run, self.options.appliance, space.clone());
         let mut broken = library.broken;
         let mut open = BTreeMap::new();
         for record in &mut library.clients {
@@ -176,7 +179,9 @@ impl Worker {
                 Err(error) => broken.push(format!("clients/{role}: {error}")),
             }
         }
-        let free_bytes = free_bytes(&folder);
+        let figures = figures(&folder);
+        space.tell(&figures);
+        let free_bytes = space.left_bytes(&figures);
         let images = library.images.iter().map(|(id, manifest)| info(id, manifest)).collect();
         tracing::info!(name, clients = open.len(), ms = started.elapsed().as_millis() as u64, "store open");
         self.store = Some(Store {
@@ -192,7 +197,7 @@ impl Worker {
             _locks: [Some(lock), held],
             stop: Arc::default(),
             watched: BTreeMap::new(),
-            told_free_bytes: free_bytes,
+            room: Room::new(space, free_bytes),
             told_read_only: false,
         });
         self.said = None;
@@ -206,9 +211,7 @@ impl Worker {
             handle_key: library.handle_key,
         });
         self.tell_boots();
-        for message in broken {
-            self.problem(message, "Correct the file on a computer");
-        }
+        self.tell_damaged(broken);
         Ok(())
     }
 

@@ -81,6 +81,7 @@ impl Worker {
         let changed = !operation.looks() && self.store.is_some();
         if changed {
             self.refresh(&operation);
+            self.doubt(&operation);
         }
         let result = result.map(Box::new).map_err(|error| chain(&error));
         self.tell(Event::Operated { ticket, result });
@@ -138,9 +139,7 @@ impl Worker {
         store.images = library.images;
         store.clients = library.clients;
         store.taken = library.taken;
-        for message in broken {
-            self.problem(message, "Correct the file on a computer");
-        }
+        self.tell_damaged(broken);
         for (role, warnings) in warned {
             self.warn(&role, warnings);
         }
