@@ -352,6 +352,9 @@ impl Shells {
             if crash {
                 blackbox::ring::forget_crash(&run);
             }
+            // Some megabytes, which nobody needs until the next one.
+            drop(records);
+            memory::give_back();
         };
         if let Err(error) = std::thread::Builder::new().name("report".to_owned()).spawn(make) {
             warn!("no report: {error}");

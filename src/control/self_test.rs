@@ -250,6 +250,9 @@ impl Control {
         if running.served.is_some() {
             self.publish(actions);
         }
+        if let Target::Image(image) = &target {
+            actions.push(Action::Store(store::Command::ReleaseImage(image.clone())));
+        }
         let tested = Tested { target, result, millis };
         let line = tested.line();
         actions.push(Action::Log(format!("self-test: {line}")));

@@ -158,6 +158,8 @@ pub enum Command {
     SaveBoot { role: Role, record: history::BootRecord, amends: bool },
     /// Mount an image's root for a test of it. Answered by `ImageMounted`.
     MountImage(ImageId),
+    /// That test has ended: the image is let go where no client needs it.
+    ReleaseImage(ImageId),
     /// Answered by `ReportSaved` with this ticket.
     SaveReport(Option<u64>, Box<reports::Report>),
     /// Watch for this client's evidence that its start is complete, or stop.

@@ -124,6 +124,15 @@ impl Roots {
         Ok((self.image_point(id), ImagePaths::of(&self.store, id).boot()))
     }
 
+    /// Unmounts an image that no client has as its lower layer.
+    pub fn release_image(&mut self, id: &ImageId) -> Result<(), RootError> {
+        let point = self.image_point(id);
+        if mounts::is_mounted(&point)? {
+            mounts::unmount(&point)?;
+        }
+        Ok(())
+    }
+
     fn image_point(&self, id: &ImageId) -> PathBuf {
         self.run.join(IMAGES).join(id.as_str()).join("root")
     }

@@ -473,7 +473,8 @@ impl World {
             | store::Command::Backup
             | store::Command::SaveBoot { .. }
             | store::Command::SaveReport(..)
-            | store::Command::MountImage(_) => {}
+            | store::Command::MountImage(_)
+            | store::Command::ReleaseImage(_) => {}
             store::Command::Release | store::Command::Resume => panic!("nobody wants the stick out"),
         }
     }

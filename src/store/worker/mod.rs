@@ -246,6 +246,16 @@ impl Worker {
                 };
                 self.tell(Event::ImageMounted { image, trees });
             }
+            Command::ReleaseImage(image) => {
+                // What an operation works with stays; so does a client's.
+                let busy = !self.operating.is_empty();
+                if let Some(store) = self.store.as_mut().filter(|_| !busy)
+                    && !store.open.values().any(|open| open.client.image == image)
+                    && let Err(error) = store.roots.release_image(&image)
+                {
+                    tracing::warn!(%image, error = chain(&error), "an image stays mounted");
+                }
+            }
             Command::SaveReport(ticket, report) => {
                 let saved = match &self.store {
                     Some(store) => reports::save(&store.folder, &report).map_err(|error| chain(&error)),
