@@ -52,6 +52,8 @@ fn dhcp(datagram: &[u8]) {
     };
     let _ = dhcp::decide(&server, Some(&binding), &request);
     let _ = dhcp::decide(&server, None, &request);
+    let _ = dhcp::offer_boot(&server, &request);
+    let _ = dhcp::tell_presence(&server, &request);
 }
 
 /// A frame of spanning tree's group, and a packet that may be a DHCP server's answer to us.

@@ -105,6 +105,9 @@ fn compose(status: &Status, view: &View, shown: Duration) -> (Screen, usize) {
                 || mac.to_string(),
                 |stranger| words::board(stranger.model, stranger.memory_mib, stranger.serial),
             );
+            if let Some(of) = stranger.and_then(|stranger| stranger.of) {
+                return says("Not our Pi", &[&board, "It belongs to the", "other Rootstock,", &format!("{of}.")]);
+            }
             match stranger.and_then(|stranger| stranger.hint) {
                 Some(hint) => {
                     let lines = [board].into_iter().chain(wrap(hint.action(), COLUMNS)).map(line);

@@ -143,6 +143,9 @@ pub enum Command {
     /// Answered by `Operated` with this ticket, and by `Changed` behind that
     /// unless it only looked.
     Operate(u64, Box<operate::Operation>),
+    /// The appliance's own address is another one: roots that name the former
+    /// are fitted by `RenewClient`.
+    Appliance(Ipv4Addr),
     /// The client's boot begins and it must get what `renew_at_boot` tells of;
     /// its trees are served no more. Answered as `CreateClient`.
     RenewClient(Role),
