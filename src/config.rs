@@ -29,6 +29,15 @@ pub struct Config {
     pub panel: Panel,
 }
 
+impl Config {
+    /// Where TFTP and NFS listen: our address, or every one that we have where
+    /// another server may give us one later.
+    pub fn listen(&self) -> Ipv4Addr {
+        let can_move = !self.network.fixed && self.dhcp.mode != DhcpMode::Server;
+        if can_move { Ipv4Addr::UNSPECIFIED } else { self.network.address.address }
+    }
+}
+
 /// `[network]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Network {
@@ -89,9 +98,23 @@ impl fmt::Display for Subnet {
     }
 }
 
+/// `dhcp.mode`: who leases addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DhcpMode {
+    /// `auto`: we do, unless another server on the wire does.
+    #[default]
+    Auto,
+    /// `server`: we do, whoever else does.
+    Server,
+    /// `proxy`: another one does; we add the boot.
+    Proxy,
+}
+
 /// `[dhcp]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dhcp {
+    /// `mode`: who leases addresses.
+    pub mode: DhcpMode,
     /// `first` and `last`: the addresses that new clients get, both included.
     /// Must lie in the network's subnet.
     pub first: Ipv4Addr,
@@ -103,6 +126,7 @@ pub struct Dhcp {
 impl Default for Dhcp {
     fn default() -> Self {
         Self {
+            mode: DhcpMode::Auto,
             first: Ipv4Addr::new(192, 168, 77, 10),
             last: Ipv4Addr::new(192, 168, 77, 209),
             lease: Duration::from_secs(86_400),
@@ -313,6 +337,7 @@ impl Reader<'_> {
             }
             "network.gateway" => set(&mut config.network.gateway, address(value_of).map(Some)),
             "network.dns" => set(&mut config.network.dns, addresses(value_of)),
+            "dhcp.mode" => set(&mut config.dhcp.mode, dhcp_mode(value_of)),
             "dhcp.first" => set(&mut config.dhcp.first, address(value_of)),
             "dhcp.last" => set(&mut config.dhcp.last, address(value_of)),
             "dhcp.lease" => set(&mut config.dhcp.lease, seconds(value_of, 120..31_536_001)),
@@ -449,6 +474,15 @@ fn mode(value: &DeValue<'_>) -> Result<Mode, Expected> {
     }
 }
 
+fn dhcp_mode(value: &DeValue<'_>) -> Result<DhcpMode, Expected> {
+    match text(value) {
+        Some("auto") => Ok(DhcpMode::Auto),
+        Some("server") => Ok(DhcpMode::Server),
+        Some("proxy") => Ok(DhcpMode::Proxy),
+        _ => Err("\"auto\", \"server\" or \"proxy\""),
+    }
+}
+
 fn volume_size(value: &DeValue<'_>) -> Result<Size, Expected> {
     let fits = |size: &Size| (VOLUME_MINIMUM..=VOLUME_MAXIMUM).contains(size);
     text(value).and_then(|text| text.parse().ok()).filter(fits).ok_or("a size of 64M to 16T such as \"8G\"")
@@ -536,7 +570,7 @@ mod tests {
     fn every_key_is_taken() {
         let config = check(
             "[network]\ninterface = 'eth1'\naddress = '10.0.0.1/16'\ngateway = '10.0.0.254'\ndns = ['9.9.9.9']\n\
-             [dhcp]\nfirst = '10.0.1.1'\nlast = '10.0.1.99'\nlease = 600\n\
+             [dhcp]\nmode = 'proxy'\nfirst = '10.0.1.1'\nlast = '10.0.1.99'\nlease = 600\n\
              [nfs]\nallow_unprivileged_ports = true\n[enrol]\nwindow = 60\nmode = 'ephemeral'\nvolume_size = '8G'\nquota = '12G'\n\
              [store]\nwrite = false\nsize_gib = 16\nreserve = '1G'\n\
              [panel]\nenroll_gpio = 5\nnext_gpio = 6\ni2c_bus = 3\ni2c_address = 0x3d\nbuttons = 1\n\
@@ -545,7 +579,8 @@ mod tests {
         );
         assert_eq!(config.network.interface.as_deref(), Some("eth1"));
         assert_eq!(config.network.address.to_string(), "10.0.0.1/16");
-        assert_eq!(config.dhcp.last, Ipv4Addr::new(10, 0, 1, 99));
+        assert_eq!((config.dhcp.mode, config.dhcp.last), (DhcpMode::Proxy, Ipv4Addr::new(10, 0, 1, 99)));
+        assert!(config.network.fixed);
         let panel = Panel {
             enroll_gpio: 5,
             next_gpio: 6,

@@ -79,6 +79,7 @@ fn stranger() -> Stranger {
         model: Model::Pi5,
         serial: Some(Serial(0x77c1)),
         memory_mib: Some(8192),
+        of: None,
         hint: None,
     }
 }
@@ -134,6 +135,8 @@ fn gallery() -> Vec<(String, Screen)> {
     overview("notice-done", notice("pi-1 has a fresh root", false));
     overview("notice-failed", notice("It runs. Switch that Pi off first", true));
     overview("stranger", Status { strangers: vec![stranger()], ..ready() });
+    let of = Some([192, 168, 77, 2].into());
+    overview("stranger-of-another", Status { strangers: vec![Stranger { of, ..stranger() }], ..ready() });
     overview("client-asks", with_client(Stage::Discovered, 1));
     overview("client-leased", with_client(Stage::Leased, 2));
     overview("client-loading", with_client(loading(Some(24_800_000)), 8));
@@ -426,8 +429,14 @@ fn wide_table() -> Vec<Status> {
             table.push(Status { uptime, images, clients: vec![client; 250], enrolment, notice, ..ready() });
         }
     }
-    let unknown =
-        Stranger { mac: MacAddr([255; 6]), model: Model::Unknown, serial: None, memory_mib: None, hint: None };
+    let unknown = Stranger {
+        mac: MacAddr([255; 6]),
+        model: Model::Unknown,
+        serial: None,
+        memory_mib: None,
+        hint: None,
+        of: None,
+    };
     table.push(Status { strangers: vec![unknown, stranger()], ..ready() });
     table.push(Status { strangers: vec![stranger(); 8], ..ready() });
     table

@@ -70,6 +70,10 @@ pub enum Wish {
     Reset(Role),
     /// New clients get this one.
     ImageDefault(ImageId),
+    /// What the black box holds, as files on the stick.
+    Report,
+    /// A fake Pi boots from the image for new clients.
+    SelfTest,
     /// Let go of the stick, so that it can be pulled.
     Release,
     /// Use the stick that was let go of.
@@ -82,6 +86,8 @@ impl fmt::Display for Wish {
             Self::Swap(role) => write!(f, "another board for {role}"),
             Self::Reset(role) => write!(f, "reset {role}"),
             Self::ImageDefault(image) => write!(f, "{image} for new clients"),
+            Self::Report => f.write_str("save a report"),
+            Self::SelfTest => f.write_str("self-test"),
             Self::Release => f.write_str("let go of the stick"),
             Self::Resume => f.write_str("use the stick again"),
         }

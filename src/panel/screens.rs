@@ -9,6 +9,7 @@ use super::pages::View;
 use super::screen::{BIG, COLUMNS, Element, HEADLINE, LINES, Screen};
 use super::words::{self, shorten, wrap};
 use crate::client::{ImageId, Role};
+use crate::diagnose::Hint;
 use crate::self_test::Target;
 use crate::status::{
     Backup, ClientStatus, Enrolment, Import, NewPlace, Problem, Stage, Status, Stick, TestState, Update,
@@ -19,6 +20,8 @@ use crate::wire::{Finding, Light};
 pub const PART: Duration = Duration::from_secs(4);
 /// The enrolment window gets twice that of its neighbours: somebody waits for it.
 const WINDOW: Duration = Duration::from_secs(8);
+/// A client that was not heard of for so long since our start needs more advice than to be switched on.
+const UNHEARD: Duration = Duration::from_secs(600);
 /// Parts of one text.
 const MAX_PARTS: usize = 12;
 /// Stages of a boot as drawn: asked, address, files, kernel, initramfs, root, up.
@@ -102,6 +105,9 @@ fn compose(status: &Status, view: &View, shown: Duration) -> (Screen, usize) {
                 || mac.to_string(),
                 |stranger| words::board(stranger.model, stranger.memory_mib, stranger.serial),
             );
+            if let Some(of) = stranger.and_then(|stranger| stranger.of) {
+                return says("Not our Pi", &[&board, "It belongs to the", "other Rootstock,", &format!("{of}.")]);
+            }
             match stranger.and_then(|stranger| stranger.hint) {
                 Some(hint) => {
                     let lines = [board].into_iter().chain(wrap(hint.action(), COLUMNS)).map(line);
@@ -128,8 +134,8 @@ fn compose(status: &Status, view: &View, shown: Duration) -> (Screen, usize) {
             &[
                 concat!("Version ", env!("CARGO_PKG_VERSION")),
                 &format!("On for {}", words::duration(status.uptime)),
-                "",
-                "NEXT: back to start",
+                "ENROLL: self-test",
+                "Held: saves a report",
             ],
         ),
     }
@@ -319,6 +325,10 @@ fn client_screen(client: &ClientStatus, shown: Duration) -> (Screen, usize) {
     };
     let address = client.address.to_string();
     match &client.stage {
+        Stage::Off if client.since >= UNHEARD => {
+            let advice = wrap(Hint::NeverHeard.action(), COLUMNS);
+            (Screen::new(name, [board].into_iter().chain(advice).map(line).collect()), 1)
+        }
         Stage::Off => {
             let body = vec![line(&board), line(&address), line("Not heard of yet."), line("Switch it on.")];
             (Screen::new(name, body), 1)

@@ -229,6 +229,12 @@ impl Worker {
             Command::CreateClient(client) => self.create(&client),
             Command::SaveClient(client) => self.save(&client),
             Command::Operate(ticket, operation) => self.operate(ticket, *operation),
+            Command::Appliance(address) => {
+                self.options.appliance = address;
+                if let Some(store) = &mut self.store {
+                    store.roots.appliance = address;
+                }
+            }
             Command::RenewClient(role) => self.renew(&role),
             Command::Release => self.release(),
             Command::Resume => self.resume(),
@@ -239,6 +245,16 @@ impl Worker {
                     None => Err("there is no stick with a store".to_owned()),
                 };
                 self.tell(Event::ImageMounted { image, trees });
+            }
+            Command::ReleaseImage(image) => {
+                // What an operation works with stays; so does a client's.
+                let busy = !self.operating.is_empty();
+                if let Some(store) = self.store.as_mut().filter(|_| !busy)
+                    && !store.open.values().any(|open| open.client.image == image)
+                    && let Err(error) = store.roots.release_image(&image)
+                {
+                    tracing::warn!(%image, error = chain(&error), "an image stays mounted");
+                }
             }
             Command::SaveReport(ticket, report) => {
                 let saved = match &self.store {
