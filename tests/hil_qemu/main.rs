@@ -285,7 +285,14 @@ impl Pi {
         let read = |name| {
             let path = self.folder.join(name);
             let (fat, from) = (format!("{}@@{}M", card.display(), sd_image::SETTINGS_MIB), format!("::{name}"));
-            run("mcopy", &["-n", "-o", "-i", &fat, &from].map(OsStr::new).into_iter().chain([path.as_os_str()]).collect::<Vec<_>>())?;
+            run(
+                "mcopy",
+                &["-n", "-o", "-i", &fat, &from]
+                    .map(OsStr::new)
+                    .into_iter()
+                    .chain([path.as_os_str()])
+                    .collect::<Vec<_>>(),
+            )?;
             fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))
         };
         let page = read("rootstock-hil.html")?;
