@@ -74,7 +74,7 @@ fn compose(status: &Status, view: &View, shown: Duration) -> (Screen, usize) {
         View::ReleasingStick => waits("Closing stick", &["The last writes.", "Leave it in."]),
         View::ReleasedStick => says(
             "Stick is closed",
-            &["You can pull it now.", "Your Pis wait for it.", "Or press ENROLL to", "go on with it."],
+            &["You can pull it now.", "Your Pis wait for it", "Or press ENROLL to", "go on with it."],
         ),
         View::Notice(notice) => match notice.failed {
             true => told("Not done", &notice.message, "", shown),
