@@ -33,6 +33,8 @@ fn unlink(
             return Ok(());
         }
     };
+    // Closed behind the lock on the directory: to free a file's room takes its time.
+    let mut gone = None;
     let (result, wcc) = {
         let _order = directory.export.lock(directory.handle);
         let before = context.stat(&directory);
@@ -44,7 +46,7 @@ fn unlink(
                 b".." => return Err(NFS3ERR_EXIST),
                 _ => context.writable(&directory)?,
             }
-            let gone = Leaving::new(&directory, name);
+            let gone = gone.insert(Leaving::new(&directory, name));
             let intent = || gone.handle.map(|file| Intent::Vanish { at: Place::new(directory.handle, name), file });
             context.once(intent, || {
                 let _caller = context.assume()?;
@@ -53,6 +55,7 @@ fn unlink(
         });
         (result, directory.wcc(before.ok().as_ref()))
     };
+    drop(gone);
     let result = result.and_then(|()| context.sync(&directory));
     reply.value(&result.err().unwrap_or(NFS3_OK));
     reply.value(&wcc);
@@ -93,6 +96,7 @@ pub fn rename(context: &Context<'_>, args: Arguments<'_, '_>, reply: &mut Encode
             return Ok(());
         }
     };
+    let mut gone = None;
     let (result, from_wcc, to_wcc) = {
         let _order = from.export.lock_two(from.handle, to.handle);
         let (from_before, to_before) = (context.stat(&from), context.stat(&to));
@@ -108,7 +112,7 @@ pub fn rename(context: &Context<'_>, args: Arguments<'_, '_>, reply: &mut Encode
                 return Err(NFS3ERR_INVAL);
             }
             context.writable(&from)?;
-            let _gone = Leaving::new(&to, to_name);
+            gone = Some(Leaving::new(&to, to_name));
             let intent = || {
                 let (old, new) = (Place::new(from.handle, from_name), Place::new(to.handle, to_name));
                 Some(Intent::Move { from: old, to: new, file: file_at(&from, from_name).ok()? })
@@ -121,6 +125,7 @@ pub fn rename(context: &Context<'_>, args: Arguments<'_, '_>, reply: &mut Encode
         });
         (result, from.wcc(from_before.ok().as_ref()), to.wcc(to_before.ok().as_ref()))
     };
+    drop(gone);
     let result = result.and_then(|()| {
         context.sync(&to)?;
         if from.handle == to.handle { Ok(()) } else { context.sync(&from) }
