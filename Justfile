@@ -23,13 +23,16 @@ nfs-whole: (deps "build" "image" "qemu" "net")
 check:
     cargo fmt --check
     cargo clippy --quiet --all-targets -- -D warnings
-    cargo clippy --quiet --test bench --test demo --test modes --test board --test stick --test shop_qemu --test nfs_linux -- -D warnings
+    cargo clippy --quiet --test bench --test demo --test modes --test board --test stick --test shop_qemu --test nfs_linux --test sd_image --test update_qemu --test uboot -- -D warnings
     cargo metadata --quiet --locked --format-version 1 --manifest-path tests/fuzz/Cargo.toml >/dev/null
+    board/budget
     cargo test --quiet --lib --bins
 
-# Kill the server and cut the power under writing clients, for SEEDS seeds each (about 8 s a seed)
-soak SEEDS="200":
+# Kill the server and cut the power, under writing clients and each operation on the store, for SEEDS seeds each (about 40 s a seed); then U-Boot, and 100 cut updates
+soak SEEDS="200": (deps "build" "image" "qemu" "os" "net") image
     tests/run soak {{SEEDS}}
+    tests/run uboot
+    ROOTSTOCK_CUTS=100 tests/run updates
 
 # Fuzz one target of tests/fuzz/corpus, or all of them, each for SECONDS
 fuzz TARGET="all" SECONDS="60":
@@ -40,9 +43,25 @@ fuzz TARGET="all" SECONDS="60":
 bench *WORDS: (deps "build" "bench")
     cargo test --quiet --release --test bench -- "$@"
 
+# An import beside the decompressor alone plus writing, in turns; without IMAGE that of the demo
+[positional-arguments]
+bench-import IMAGE="" FOLDER="": (deps "build" "os")
+    BENCH_IMAGE="${1:-$(tests/os-image/build)}" BENCH_FOLDER="${2:-target}" \
+        cargo test --quiet --release --test bench_import -- --nocapture
+
 # The flashable image: target/image/rootstock.img.xz
 image: (deps "build" "image") cross
     board/image
+
+# Build program and image twice, each from nothing, and compare them byte by byte
+image-twice: (deps "build" "image")
+    board/image-twice
+
+# A signed update file of the image: put it on the appliance's stick. Makes your key the first time
+update: (deps "build" "image" "net") cross
+    board/update-key
+    board/image
+    cargo run --quiet --release -- update make --key "${XDG_CONFIG_HOME:-$HOME/.config}/rootstock/update" --out target/image
 
 # The binary for the Pi: static, arm64
 [private]

@@ -289,6 +289,9 @@ pub enum Mode {
 pub const VOLUME_MINIMUM: Size = Size(64 << 20);
 pub const VOLUME_MAXIMUM: Size = Size((16 << 40) - 4096);
 
+/// The least quota: with less a client does not even boot.
+pub const QUOTA_MINIMUM: Size = Size(16 << 20);
+
 /// One enrolled client: `clients/<role>/client.toml` is this, as text.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Client {
@@ -309,6 +312,9 @@ pub struct Client {
     /// How large a block volume for containers it has; see `store/volume.rs`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub volume_size: Option<Size>,
+    /// What its folder on the stick may occupy: its changes, snapshots and volume; see `quota.rs`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quota: Option<Size>,
     /// Stable number in NFS file handles: never changed, never used for another role.
     pub export_id: u32,
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::client::{Mode, VOLUME_MAXIMUM, VOLUME_MINIMUM};
+use crate::client::{Mode, QUOTA_MINIMUM, VOLUME_MAXIMUM, VOLUME_MINIMUM};
 use crate::size::Size;
 
 /// Longest file that is read, in bytes.
@@ -27,6 +27,15 @@ pub struct Config {
     pub enrol: Enrol,
     pub store: Store,
     pub panel: Panel,
+}
+
+impl Config {
+    /// Where TFTP and NFS listen: our address, or every one that we have where
+    /// another server may give us one later.
+    pub fn listen(&self) -> Ipv4Addr {
+        let can_move = !self.network.fixed && self.dhcp.mode != DhcpMode::Server;
+        if can_move { Ipv4Addr::UNSPECIFIED } else { self.network.address.address }
+    }
 }
 
 /// `[network]`
@@ -57,7 +66,7 @@ impl Default for Network {
 }
 
 /// An address with its prefix length, 8 to 30.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Subnet {
     pub address: Ipv4Addr,
     pub prefix: u8,
@@ -89,9 +98,23 @@ impl fmt::Display for Subnet {
     }
 }
 
+/// `dhcp.mode`: who leases addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DhcpMode {
+    /// `auto`: we do, unless another server on the wire does.
+    #[default]
+    Auto,
+    /// `server`: we do, whoever else does.
+    Server,
+    /// `proxy`: another one does; we add the boot.
+    Proxy,
+}
+
 /// `[dhcp]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dhcp {
+    /// `mode`: who leases addresses.
+    pub mode: DhcpMode,
     /// `first` and `last`: the addresses that new clients get, both included.
     /// Must lie in the network's subnet.
     pub first: Ipv4Addr,
@@ -103,6 +126,7 @@ pub struct Dhcp {
 impl Default for Dhcp {
     fn default() -> Self {
         Self {
+            mode: DhcpMode::Auto,
             first: Ipv4Addr::new(192, 168, 77, 10),
             last: Ipv4Addr::new(192, 168, 77, 209),
             lease: Duration::from_secs(86_400),
@@ -126,11 +150,13 @@ pub struct Enrol {
     pub mode: Mode,
     /// `volume_size`: the block volume of new clients, 64M to 16T; `client.toml` says it for each.
     pub volume_size: Option<Size>,
+    /// `quota`: what a new client may occupy on the stick, 16M or more; `client.toml` says it for each.
+    pub quota: Option<Size>,
 }
 
 impl Default for Enrol {
     fn default() -> Self {
-        Self { window: Duration::from_secs(120), mode: Mode::Persistent, volume_size: None }
+        Self { window: Duration::from_secs(120), mode: Mode::Persistent, volume_size: None, quota: None }
     }
 }
 
@@ -142,11 +168,13 @@ pub struct Store {
     /// `size_gib`: of the file that is made on an exFAT or FAT32 stick, 1 to
     /// 2048; without it what fits.
     pub size_gib: Option<u16>,
+    /// `reserve`: free space on the stick that only the appliance uses; without it a part of the stick.
+    pub reserve: Option<Size>,
 }
 
 impl Default for Store {
     fn default() -> Self {
-        Self { write: true, size_gib: None }
+        Self { write: true, size_gib: None, reserve: None }
     }
 }
 
@@ -160,11 +188,25 @@ pub struct Panel {
     pub i2c_bus: u8,
     /// `i2c_address`: 7 bits, 0x08 to 0x77; 0x3c and 0x3d are usual.
     pub i2c_address: u8,
+    /// `buttons`: 2, or 1 where there is only ENROLL.
+    pub buttons: u8,
+    /// `dim_after`: seconds at rest, 10 to 86,400.
+    pub dim_after: Duration,
+    /// `dark_after`: seconds at rest, up to 604,800; 0 is never.
+    pub dark_after: Duration,
 }
 
 impl Default for Panel {
     fn default() -> Self {
-        Self { enroll_gpio: 17, next_gpio: 27, i2c_bus: 1, i2c_address: 0x3c }
+        Self {
+            enroll_gpio: 17,
+            next_gpio: 27,
+            i2c_bus: 1,
+            i2c_address: 0x3c,
+            buttons: 2,
+            dim_after: Duration::from_secs(60),
+            dark_after: Duration::from_secs(3600),
+        }
     }
 }
 
@@ -251,6 +293,7 @@ impl Reader<'_> {
             }
             "network.gateway" => set(&mut config.network.gateway, address(value_of).map(Some)),
             "network.dns" => set(&mut config.network.dns, addresses(value_of)),
+            "dhcp.mode" => set(&mut config.dhcp.mode, dhcp_mode(value_of)),
             "dhcp.first" => set(&mut config.dhcp.first, address(value_of)),
             "dhcp.last" => set(&mut config.dhcp.last, address(value_of)),
             "dhcp.lease" => set(&mut config.dhcp.lease, seconds(value_of, 120..31_536_001)),
@@ -258,12 +301,17 @@ impl Reader<'_> {
             "enrol.window" => set(&mut config.enrol.window, seconds(value_of, 10..3601)),
             "enrol.mode" => set(&mut config.enrol.mode, mode(value_of)),
             "enrol.volume_size" => set(&mut config.enrol.volume_size, volume_size(value_of).map(Some)),
+            "enrol.quota" => set(&mut config.enrol.quota, quota(value_of).map(Some)),
+            "store.reserve" => set(&mut config.store.reserve, size(value_of).map(Some)),
             "store.write" => set(&mut config.store.write, boolean(value_of)),
             "store.size_gib" => set(&mut config.store.size_gib, gib(value_of).map(Some)),
             "panel.enroll_gpio" => set(&mut config.panel.enroll_gpio, byte(value_of, 0..28)),
             "panel.next_gpio" => set(&mut config.panel.next_gpio, byte(value_of, 0..28)),
             "panel.i2c_bus" => set(&mut config.panel.i2c_bus, byte(value_of, 0..32)),
             "panel.i2c_address" => set(&mut config.panel.i2c_address, byte(value_of, 0x08..0x78)),
+            "panel.buttons" => set(&mut config.panel.buttons, byte(value_of, 1..3)),
+            "panel.dim_after" => set(&mut config.panel.dim_after, seconds(value_of, 10..86_401)),
+            "panel.dark_after" => set(&mut config.panel.dark_after, seconds(value_of, 0..604_801)),
             _ => return self.wrong(&name, &key.span(), "no such key, so ignored"),
         };
         if let Err(expected) = taken {
@@ -354,9 +402,27 @@ fn mode(value: &DeValue<'_>) -> Result<Mode, Expected> {
     }
 }
 
+fn dhcp_mode(value: &DeValue<'_>) -> Result<DhcpMode, Expected> {
+    match text(value) {
+        Some("auto") => Ok(DhcpMode::Auto),
+        Some("server") => Ok(DhcpMode::Server),
+        Some("proxy") => Ok(DhcpMode::Proxy),
+        _ => Err("\"auto\", \"server\" or \"proxy\""),
+    }
+}
+
 fn volume_size(value: &DeValue<'_>) -> Result<Size, Expected> {
     let fits = |size: &Size| (VOLUME_MINIMUM..=VOLUME_MAXIMUM).contains(size);
     text(value).and_then(|text| text.parse().ok()).filter(fits).ok_or("a size of 64M to 16T such as \"8G\"")
+}
+
+fn quota(value: &DeValue<'_>) -> Result<Size, Expected> {
+    size(value)
+        .and_then(|size| if size >= QUOTA_MINIMUM { Ok(size) } else { Err("a size of 16M or more such as \"8G\"") })
+}
+
+fn size(value: &DeValue<'_>) -> Result<Size, Expected> {
+    text(value).and_then(|text| text.parse().ok()).ok_or("a size such as \"512M\"")
 }
 
 fn address(value: &DeValue<'_>) -> Result<Ipv4Addr, Expected> {
@@ -432,19 +498,31 @@ mod tests {
     fn every_key_is_taken() {
         let config = check(
             "[network]\ninterface = 'eth1'\naddress = '10.0.0.1/16'\ngateway = '10.0.0.254'\ndns = ['9.9.9.9']\n\
-             [dhcp]\nfirst = '10.0.1.1'\nlast = '10.0.1.99'\nlease = 600\n\
-             [nfs]\nallow_unprivileged_ports = true\n[enrol]\nwindow = 60\nmode = 'ephemeral'\nvolume_size = '8G'\n\
-             [store]\nwrite = false\nsize_gib = 16\n\
-             [panel]\nenroll_gpio = 5\nnext_gpio = 6\ni2c_bus = 3\ni2c_address = 0x3d\n",
+             [dhcp]\nmode = 'proxy'\nfirst = '10.0.1.1'\nlast = '10.0.1.99'\nlease = 600\n\
+             [nfs]\nallow_unprivileged_ports = true\n[enrol]\nwindow = 60\nmode = 'ephemeral'\nvolume_size = '8G'\nquota = '12G'\n\
+             [store]\nwrite = false\nsize_gib = 16\nreserve = '1G'\n\
+             [panel]\nenroll_gpio = 5\nnext_gpio = 6\ni2c_bus = 3\ni2c_address = 0x3d\nbuttons = 1\n\
+             dim_after = 30\ndark_after = 0\n",
             &[],
         );
         assert_eq!(config.network.interface.as_deref(), Some("eth1"));
         assert_eq!(config.network.address.to_string(), "10.0.0.1/16");
-        assert_eq!(config.dhcp.last, Ipv4Addr::new(10, 0, 1, 99));
-        assert_eq!(config.panel, Panel { enroll_gpio: 5, next_gpio: 6, i2c_bus: 3, i2c_address: 0x3d });
+        assert_eq!((config.dhcp.mode, config.dhcp.last), (DhcpMode::Proxy, Ipv4Addr::new(10, 0, 1, 99)));
+        assert!(config.network.fixed);
+        let panel = Panel {
+            enroll_gpio: 5,
+            next_gpio: 6,
+            i2c_bus: 3,
+            i2c_address: 0x3d,
+            buttons: 1,
+            dim_after: Duration::from_secs(30),
+            dark_after: Duration::ZERO,
+        };
+        assert_eq!(config.panel, panel);
         assert!(config.nfs.allow_unprivileged_ports);
         assert_eq!((config.enrol.mode, config.enrol.volume_size), (Mode::Ephemeral, Some(Size::gib(8))));
-        assert_eq!(config.store, Store { write: false, size_gib: Some(16) });
+        assert_eq!(config.enrol.quota, Some(Size::gib(12)));
+        assert_eq!(config.store, Store { write: false, size_gib: Some(16), reserve: Some(Size::gib(1)) });
     }
 
     #[test]
@@ -462,8 +540,8 @@ mod tests {
             dns: vec![gateway],
             ..Network::default()
         };
-        let store = Store { size_gib: Some(16), ..Store::default() };
-        let enrol = Enrol { volume_size: Some(Size::gib(8)), ..Enrol::default() };
+        let store = Store { size_gib: Some(16), reserve: Some(Size(512 << 20)), ..Store::default() };
+        let enrol = Enrol { volume_size: Some(Size::gib(8)), quota: Some(Size::gib(8)), ..Enrol::default() };
         assert_eq!(check(&set, &[]), Config { network, enrol, store, ..Config::default() });
     }
 

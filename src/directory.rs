@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::client::{Role, Serial};
+use crate::quota::Account;
 
 /// Key of the MAC inside NFS file handles, 16 bytes; kept in the store so that
 /// handles outlive restarts and reboots.
@@ -43,6 +44,8 @@ pub struct Export {
     pub directory: PathBuf,
     pub tree: Tree,
     pub read_only: bool,
+    /// What the client's changes are charged to; none where nobody counts.
+    pub account: Option<Arc<Account>>,
 }
 
 /// Everything that is served to one client.

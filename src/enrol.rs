@@ -52,9 +52,10 @@ impl Window {
         }
     }
 
-    pub fn status(self, now: Duration) -> Enrolment {
+    /// What faces show of it; `enrolled` and `swap` are the caller's to know.
+    pub fn status(self, now: Duration, enrolled: u32, swap: Option<Role>) -> Enrolment {
         match self {
-            Self::Open { until, .. } if now < until => Enrolment::Open { left: until - now },
+            Self::Open { until, batch } if now < until => Enrolment::Open { left: until - now, batch, enrolled, swap },
             Self::Open { .. } | Self::Closed => Enrolment::Closed,
         }
     }
@@ -105,8 +106,9 @@ mod tests {
     #[test]
     fn the_window_closes_by_itself() {
         let window = Window::open(at(10), LENGTH, false);
-        assert_eq!(window.status(at(11)), Enrolment::Open { left: at(119) });
-        assert_eq!(window.status(at(130)), Enrolment::Closed);
+        let open = Enrolment::Open { left: at(119), batch: false, enrolled: 3, swap: None };
+        assert_eq!(window.status(at(11), 3, None), open);
+        assert_eq!(window.status(at(130), 3, None), Enrolment::Closed);
         assert_eq!(window.deadline(), Some(at(130)));
     }
 

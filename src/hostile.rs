@@ -13,9 +13,9 @@ use crate::config::Subnet;
 use crate::dhcp::{self, Binding, Server};
 use crate::init::{mbr, uevent};
 use crate::nfs::probe;
-use crate::store::{identify, manifest, packing, personalise, table};
+use crate::store::{backup, identify, in_place, manifest, packing, personalise, table};
 use crate::tftp::packet::Packet;
-use crate::{config, net, tftp};
+use crate::{blackbox, config, net, self_test, tftp};
 
 pub type Entry = fn(&[u8]);
 
@@ -34,6 +34,9 @@ pub const ENTRIES: &[(&str, Entry)] = &[
     ("stick", stick),
     ("manifest", manifest),
     ("uevent", uevent),
+    ("update", update),
+    ("ring", ring),
+    ("elf", elf),
 ];
 
 /// A datagram to port 67, and the answer to a client that is known.
@@ -49,6 +52,8 @@ fn dhcp(datagram: &[u8]) {
     };
     let _ = dhcp::decide(&server, Some(&binding), &request);
     let _ = dhcp::decide(&server, None, &request);
+    let _ = dhcp::offer_boot(&server, &request);
+    let _ = dhcp::tell_presence(&server, &request);
 }
 
 /// A frame of spanning tree's group, and a packet that may be a DHCP server's answer to us.
@@ -82,6 +87,17 @@ fn config(file: &[u8]) {
     let _ = personalise::reads_custom(&String::from_utf8_lossy(file));
 }
 
+/// The head of an update file, and the card's `autoboot.txt`.
+fn update(head: &[u8]) {
+    use crate::update::{autoboot::Autoboot, container::Header, keys};
+    let _ = Autoboot::parse(head);
+    if let Ok(header) = Header::parse(head) {
+        let _ = header.unverified();
+        let _ = keys::public(header.signed());
+        let _ = ssh_key::SshSig::from_pem(header.signature());
+    }
+}
+
 /// The first sectors of a stick: what it holds, its table, and where a partition would go.
 fn stick(head: &[u8]) {
     let _ = identify::identify(head);
@@ -107,6 +123,8 @@ fn stick(head: &[u8]) {
 fn manifest(file: &[u8]) {
     let _ = manifest::parse_image(file);
     let _ = manifest::parse_client(file, &Role::numbered(1));
+    let _ = backup::parse_mark(file);
+    let _ = in_place::parse(file);
     let _ = manifest::parse_store(file);
     let _ = manifest::parse_state(file);
     if let Ok(name) = "a".parse() {
@@ -118,6 +136,22 @@ fn manifest(file: &[u8]) {
     if !name.is_empty() {
         let _ = manifest::image_id(name, &[7; 32]);
     }
+}
+
+/// A client's program, as the self-test reads it.
+fn elf(file: &[u8]) {
+    let _ = self_test::elf::needs(file);
+    for board in self_test::script::BOARDS {
+        let _ = self_test::script::config(file, board);
+    }
+}
+
+/// What a server that was killed left in the run folder, and the report of it.
+fn ring(segment: &[u8]) {
+    let records = blackbox::record::read(segment);
+    let (facts, clients) = (Vec::new(), Vec::new());
+    let summary = blackbox::Summary { why: blackbox::Why::Crash, reason: String::new(), facts, clients };
+    let _ = blackbox::files(&summary, &records);
 }
 
 fn uevent(datagram: &[u8]) {

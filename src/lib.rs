@@ -24,11 +24,13 @@
 //! | [`config`] | `rootstock.toml`, its defaults, and what is wrong in it | yes |
 //! | [`control`] | events in, actions out: the one place that decides | yes |
 //! | [`enrol`] | the enrolment window, role names, export numbers | yes |
-//! | [`stage`] | how far a boot has come, and its deadlines | yes |
+//! | [`stage`] | how far a boot has come, by which evidence, and its deadlines | yes |
 //! | [`diagnose`] | why a boot does not go on, and what to try: hints by rules | yes |
 //! | [`wire`] | what was seen on the wire, and its traffic light | yes |
-//! | [`status`] | the snapshot that all faces draw from | yes |
+//! | [`blackbox`] | the last packets and log lines, kept over a crash; the reports made of them | partly |
+//! | [`status`] | the snapshot that all faces draw from, also as JSON | yes |
 //! | [`directory`] | what TFTP and NFS may serve, published by control | yes |
+//! | [`quota`] | what each client may occupy on the stick; the appliance's reserve | yes |
 //! | [`appliance`] | the only wiring: shells, queue, actions carried out | I/O |
 //! | [`dhcp`] | parse, decide, encode, allocate; the socket | mostly |
 //! | [`net`] | interface, address, carrier, ARP probes, neighbour entries | I/O |
@@ -36,10 +38,13 @@
 //! | [`nfs`] | XDR, RPC, portmap, MOUNT, handles, the 22 procedures; the server | partly |
 //! | [`store`] | finding the stick, its store, import, clients' roots, adaptation | partly |
 //! | [`orders`] | what a person orders by a command: the control socket | partly |
+//! | [`self_test`] | a fake Pi that boots against ourselves | partly |
 //! | [`panel`] | gestures, pages, screens, drawing; GPIO, OLED, terminal | partly |
 //! | [`eeprom`] | a client's loader: its boot order, recovery cards, updates; no part of `serve` | mostly |
 //! | [`init`] | PID 1: plan, supervision, modules, boot configuration, power | partly |
+//! | [`update`] | a signed file on the stick becomes the card's other slot, on trial first | partly |
 //! | [`hostile`] | all that takes bytes from outside, by name, for the fuzzer | yes |
+//! | [`health`] | the board's heat and supply | I/O |
 //! | [`memory`] | what the allocator gives back to the kernel | I/O |
 //! | [`log`] | one line an event, with the time since the machine's start | I/O |
 //!
@@ -55,9 +60,10 @@
 //! - State files are written whole or not at all (`store::atomic`).
 //! - Nothing from the wire, a file or a stick makes us panic, abort, or allocate
 //!   without a bound. Every queue, table and loop has its bound beside it.
-//! - Nothing is written to the SD card.
+//! - Nothing is written to the SD card outside an update, and no update writes to what runs.
 
 pub mod appliance;
+pub mod blackbox;
 pub mod client;
 pub mod config;
 pub mod control;
@@ -66,6 +72,7 @@ pub mod diagnose;
 pub mod directory;
 pub mod eeprom;
 pub mod enrol;
+pub mod health;
 pub mod hostile;
 pub mod init;
 pub mod log;
@@ -74,9 +81,12 @@ pub mod net;
 pub mod nfs;
 pub mod orders;
 pub mod panel;
+pub mod quota;
+pub mod self_test;
 pub mod size;
 pub mod stage;
 pub mod status;
 pub mod store;
 pub mod tftp;
+pub mod update;
 pub mod wire;

@@ -1,5 +1,6 @@
 //! The log: one line an event on standard error, with the seconds since the
-//! machine's start, so that lines of PID 1, the server and the kernel compare.
+//! machine's start, so that lines of PID 1, the server and the kernel compare. The
+//! server's black box gets a copy.
 
 use std::fmt;
 
@@ -20,9 +21,14 @@ impl FormatTime for SinceBoot {
 /// Starts logging; call once, first of all.
 pub fn start(level: Level) {
     tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
+        .with_writer(|| crate::blackbox::tap::LogWriter)
         .with_max_level(level)
         .with_timer(SinceBoot)
         .with_ansi(false)
         .init();
+    let print = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        crate::blackbox::tap::last_words(&panic.to_string());
+        print(panic);
+    }));
 }

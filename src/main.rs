@@ -4,11 +4,13 @@ mod commands;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, bail};
 use clap::{Parser, Subcommand};
 use rootstock::appliance::{self, End};
-use rootstock::{eeprom, init, log, memory, panel};
+use rootstock::{eeprom, init, log, memory, panel, update};
 
 #[derive(Parser)]
 #[command(version, about = "Turns a Raspberry Pi into a netboot appliance")]
@@ -21,6 +23,16 @@ struct Arguments {
 enum Command {
     /// Serve DHCP, TFTP and NFS from a stick until told to stop
     Serve(Serve),
+    /// What is going on, as a table: clients and their stages, stick, images, problems
+    Status {
+        #[command(flatten)]
+        server: commands::Server,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// The same live, with the panel's picture; q or Ctrl-C ends it
+    Watch(commands::Server),
     /// Clients: list, reset, snapshot, restore, rename, move, swap, delete
     #[command(subcommand)]
     Client(commands::Client),
@@ -30,9 +42,16 @@ enum Command {
     /// The stick itself: what lies on it, and whether it is sound
     #[command(subcommand)]
     Stick(commands::Stick),
+    /// Save what the server's black box holds as a report on the stick
+    Report(commands::Report),
+    /// Boot a fake Pi against the server that runs here, and say which step failed
+    SelfTest(commands::SelfTest),
     /// Teach a Pi 4 or 5 to try the network: show and set the boot order in its EEPROM's image
     #[command(subcommand)]
     Eeprom(eeprom::command::Command),
+    /// The appliance's own system: make, show and verify update files
+    #[command(subcommand)]
+    Update(update::command::Command),
 }
 
 #[derive(clap::Args)]
@@ -60,6 +79,8 @@ struct Serve {
 
 /// `serve` asks PID 1 for a power-off by this exit code.
 const POWER_OFF: u8 = 64;
+/// And for a restart from the other slot by this one.
+const TRY: u8 = 66;
 
 fn main() -> ExitCode {
     // The kernel starts us without arguments that are ours.
@@ -80,20 +101,36 @@ fn main() -> ExitCode {
 
 fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     match arguments.command {
+        Command::Status { server, json } => server.status(json),
+        Command::Watch(server) => {
+            // The terminal gets its mode back whatever ends it.
+            let signals = Signals::block().context("cannot take signals")?;
+            let stop = Arc::new(AtomicBool::new(false));
+            let ended = stop.clone();
+            signals.forward(move || ended.store(true, Ordering::Relaxed));
+            server.watch(&stop)
+        }
         Command::Client(client) => client.run(),
         Command::Image(image) => image.run(),
         Command::Stick(stick) => stick.run(),
+        Command::Report(report) => report.run(),
+        Command::SelfTest(test) => test.run(),
         Command::Serve(serve) => {
             memory::settle();
             log::start(level(std::env::var("ROOTSTOCK_LOG").ok().as_deref()));
             // Before any thread starts, since threads inherit what is blocked.
             let signals = Signals::block().context("cannot take signals")?;
             serve.check()?;
-            let end = appliance::run(serve.options(), |inbox| signals.forward(inbox))?;
+            let end = appliance::run(serve.options(), |inbox| signals.forward(move || inbox.stop()))?;
             Ok(match end {
                 End::Stopped => ExitCode::SUCCESS,
                 End::PowerOff => ExitCode::from(POWER_OFF),
+                End::Try => ExitCode::from(TRY),
             })
+        }
+        Command::Update(command) => {
+            update::command::run(&command, &mut std::io::stdout())?;
+            Ok(ExitCode::SUCCESS)
         }
         Command::Eeprom(command) => {
             eeprom::command::run(&command, &mut std::io::stdout())?;
@@ -140,6 +177,7 @@ impl Serve {
             interface: self.interface,
             panel,
             ignore_devices: found("boot-device").split_whitespace().map(str::to_owned).collect(),
+            updates: self.appliance,
             run: self.run,
         }
     }
@@ -181,12 +219,12 @@ impl Signals {
         }
     }
 
-    fn forward(self, inbox: appliance::Inbox) {
+    fn forward(self, stop: impl Fn() + Send + 'static) {
         std::thread::spawn(move || {
             let mut signal = 0;
             // SAFETY: the set is valid and blocked in every thread, and `signal` outlives the call.
             while unsafe { libc::sigwait(&raw const self.0, &raw mut signal) } == 0 {
-                inbox.stop();
+                stop();
             }
         });
     }

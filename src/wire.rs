@@ -8,6 +8,8 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::client::MacAddr;
 use crate::config::Subnet;
 
@@ -32,14 +34,18 @@ pub struct Facts {
 }
 
 /// Somebody on the wire, with the maker's name if it is known.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct Station {
     pub mac: MacAddr,
+    /// Told, but not taken back: it follows from `mac`.
+    #[serde(skip_deserializing)]
     pub vendor: Option<&'static str>,
 }
 
 /// A DHCP server that offered an address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct OtherServer {
     pub address: Ipv4Addr,
     pub station: Station,
@@ -59,8 +65,6 @@ pub enum Serving {
     Beside,
     /// As before, but it has no address on that server's wire yet.
     BesideWithoutAddress,
-    /// Another server came while clients run on our leases: those keep them.
-    UntilClientsEnd,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -76,7 +80,8 @@ pub enum Light {
 }
 
 /// The one thing to tell of the wire.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(tag = "finding", rename_all = "kebab-case", rename_all_fields = "kebab-case")]
 pub enum Finding {
     #[default]
     NoLink,
@@ -97,6 +102,7 @@ pub enum Finding {
     Asking,
     SlowPort {
         /// A new port's whole wait.
+        #[serde(rename = "wait-seconds", with = "crate::status::seconds")]
         wait: Duration,
     },
     HalfDuplex,
@@ -131,7 +137,7 @@ pub fn find(carrier: bool, facts: &Facts, serving: Serving, own: Option<Subnet>)
                 return Finding::OtherWire { server };
             }
             Serving::BesideWithoutAddress => return Finding::NoAddress { server },
-            Serving::LeasingAnyway | Serving::UntilClientsEnd => return Finding::TwoServers { server },
+            Serving::LeasingAnyway => return Finding::TwoServers { server },
             // Control follows within the same event.
             Serving::Beside | Serving::Leasing => {}
         }
@@ -268,6 +274,5 @@ mod tests {
         check(beside(), Beside, Some(subnet(77, 24)), Light::Red, &elsewhere);
         check(beside(), BesideWithoutAddress, None, Light::Red, &format!("{name} gives us no address"));
         check(beside(), LeasingAnyway, None, Light::Yellow, &format!("Two DHCP servers: we and {name}"));
-        check(beside(), UntilClientsEnd, None, Light::Yellow, &format!("Two DHCP servers: we and {name}"));
     }
 }

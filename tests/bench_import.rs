@@ -4,11 +4,12 @@
 //! the imports end well.
 //!
 //! ```text
-//! BENCH_IMAGE=an.img.xz BENCH_FOLDER=/a/folder/on/the/stick \
-//!     cargo test --release --test bench_import -- --nocapture
+//! just bench-import [AN.img.xz [/a/folder/on/the/stick]]
 //! ```
 //!
-//! The folder is on an ext4 (or btrfs, xfs) with room for the image thrice;
+//! Each round runs an import and the commands one after the other, and the ratio
+//! is taken of each round, since a machine that is not idle changes by the minute.
+//! CPU is told beside it: it changes less. The folder is on an ext4 (or btrfs, xfs) with room for the image thrice;
 //! the system's temporary folder where it is not named.
 
 #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
@@ -49,10 +50,28 @@ fn import(packed: &Path, folder: &Path, plain_writes: bool) -> (Duration, Durati
     taken
 }
 
-fn command(line: &str) -> Duration {
-    let started = Instant::now();
+/// Wall clock and CPU of a command, the kernel's writing not with it.
+fn command(line: &str) -> (Duration, Duration) {
+    let (started, used) = (Instant::now(), children());
     run("sh", &["-ec", line]);
-    started.elapsed()
+    (started.elapsed(), children() - used)
+}
+
+fn children() -> Duration {
+    // SAFETY: all zeros are a value of this plain structure, which the call fills.
+    let usage = unsafe {
+        let mut usage: libc::rusage = std::mem::zeroed();
+        assert_eq!(libc::getrusage(libc::RUSAGE_CHILDREN, &raw mut usage), 0);
+        usage
+    };
+    let time = |time: libc::timeval| Duration::new(time.tv_sec as u64, time.tv_usec as u32 * 1000);
+    time(usage.ru_utime) + time(usage.ru_stime)
+}
+
+fn show_ratio(what: &str, ratios: &mut [f64]) {
+    ratios.sort_unstable_by(f64::total_cmp);
+    let all: Vec<String> = ratios.iter().map(|ratio| format!("{ratio:.2}")).collect();
+    println!("{what:<44} {:>6.2}    ({})", ratios[ratios.len() / 2], all.join(" "));
 }
 
 fn show(what: &str, times: &mut [Duration]) {
@@ -83,6 +102,8 @@ fn imports_beside_the_decompressor_alone() {
     ] {
         let mut imports = [(); 4].map(|()| Vec::new());
         let mut others = vec![Vec::new(); commands.len()];
+        // Beside the command that decodes and writes, the second of each.
+        let (mut walls, mut cpus) = (Vec::new(), Vec::new());
         for _ in 0..ROUNDS {
             // One after the other, so that what else the machine does meets all.
             for plain_writes in [false, true] {
@@ -96,6 +117,9 @@ fn imports_beside_the_decompressor_alone() {
                 times.push(command(&line.replace("IN", &source.display().to_string()).replace("OUT", &out)));
                 let _ = fs::remove_file(&out);
             }
+            let (wall, cpu) = others[1][others[1].len() - 1];
+            walls.push(imports[0][imports[0].len() - 1].as_secs_f64() / wall.as_secs_f64());
+            cpus.push(imports[2][imports[2].len() - 1].as_secs_f64() / cpu.as_secs_f64());
         }
         println!("{}", source.file_name().unwrap().display());
         for (what, times) in
@@ -106,7 +130,11 @@ fn imports_beside_the_decompressor_alone() {
             show(what, times);
         }
         for (line, times) in commands.iter().zip(&mut others) {
-            show(line, times);
+            let (mut walls, mut cpus): (Vec<Duration>, Vec<Duration>) = times.drain(..).unzip();
+            show(line, &mut walls);
+            show("  CPU", &mut cpus);
         }
+        show_ratio(&format!("ratio to {}", commands[1]), &mut walls);
+        show_ratio("  of CPU", &mut cpus);
     }
 }

@@ -12,7 +12,7 @@ use embedded_graphics::pixelcolor::{BinaryColor, Rgb888};
 use embedded_graphics::prelude::*;
 use embedded_graphics::primitives::{PrimitiveStyle, Rectangle, RoundedRectangle};
 use embedded_graphics_simulator::{OutputSettings, SimulatorDisplay};
-use rootstock::client::{MacAddr, Model, Role, Serial};
+use rootstock::client::{ImageId, MacAddr, Model, Role, Serial};
 use rootstock::diagnose::Hint;
 use rootstock::panel::draw;
 use rootstock::panel::frame::Frame;
@@ -20,7 +20,9 @@ use rootstock::panel::pages::{self, View};
 use rootstock::panel::presence::Look;
 use rootstock::panel::screen::Screen;
 use rootstock::panel::screens;
-use rootstock::status::{ClientStatus, Enrolment, Import, Network, NewPlace, Problem, Stage, Status, Stick, Stranger};
+use rootstock::status::{
+    ClientStatus, Enrolment, Import, Network, NewPlace, Notice, Problem, Stage, Status, Stick, Stranger, Update,
+};
 use rootstock::wire::{Finding, OtherServer, Station};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -49,7 +51,12 @@ fn client(role: &str, stage: Stage, seconds: u64) -> ClientStatus {
         image: "raspios-bookworm-arm64-lite-1a2b3c4d".parse().unwrap(),
         stage,
         since: SECOND * seconds as u32,
+        last_boot: None,
     }
+}
+
+fn status_off() -> Status {
+    with_client(Stage::Off, 11_520)
 }
 
 fn with_client(stage: Stage, seconds: u64) -> Status {
@@ -61,12 +68,18 @@ fn import(per_mille: u16, left: Option<u64>) -> Status {
     Status { import: Some(Import { file, per_mille, left: left.map(Duration::from_secs) }), ..ready() }
 }
 
+fn open(seconds: u32, batch: bool, swap: Option<&str>) -> Enrolment {
+    let swap = swap.map(|role| role.parse().unwrap());
+    Enrolment::Open { left: SECOND * seconds, batch, enrolled: 3, swap }
+}
+
 fn stranger() -> Stranger {
     Stranger {
         mac: MacAddr([0xd8, 0x3a, 0xdd, 1, 2, 3]),
         model: Model::Pi5,
         serial: Some(Serial(0x77c1)),
         memory_mib: Some(8192),
+        of: None,
         hint: None,
     }
 }
@@ -87,7 +100,12 @@ fn gallery() -> Vec<(String, Screen)> {
     let stick = |stick| Status { stick, ..ready() };
     let offered =
         |place| Stick::NeedsConfirmation { name: "SanDisk Ultra Fit".to_owned(), free_bytes: 27_900_000_000, place };
-    let loading = Stage::Loading { bytes: 12_400_000, file: "9ffefdef/kernel8.img".to_owned() };
+    let loading = |total| Stage::Loading {
+        bytes: 12_400_000,
+        total,
+        bytes_per_second: 1_550_000,
+        file: "9ffefdef/kernel8.img".to_owned(),
+    };
     let hint = Hint::AsksNoFile;
     overview("starting", Status::default());
     overview("stick-none", stick(Stick::Absent));
@@ -102,30 +120,64 @@ fn gallery() -> Vec<(String, Screen)> {
     overview("import-start", import(3, None));
     overview("import", import(470, Some(170)));
     overview("ready-first", ready());
-    overview("ready", with_client(Stage::Up { after: Some(SECOND * 41) }, 900));
-    overview("window", Status { enrolment: Enrolment::Open { left: SECOND * 107 }, ..ready() });
+    overview("ready", with_client(Stage::Running { after: Some(SECOND * 41) }, 900));
+    let mut fleet = with_client(Stage::Running { after: None }, 900);
+    fleet.clients.extend([client("pi-2", Stage::Gone, 900), client("pi-3", Stage::Off, 900)]);
+    overview("ready-fleet", fleet);
+    overview("window", Status { enrolment: open(107, false, None), ..ready() });
+    overview("window-batch", Status { enrolment: open(107, true, None), ..ready() });
+    overview("window-swap", Status { enrolment: open(107, false, Some("kitchen")), ..ready() });
+    let name = "SanDisk Ultra Fit".to_owned();
+    overview("stick-releasing", stick(Stick::Releasing { name: name.clone() }));
+    overview("stick-released", stick(Stick::Released { name }));
+    let notice =
+        |message: &str, failed| Status { notice: Some(Notice { message: message.to_owned(), failed }), ..ready() };
+    overview("notice-done", notice("pi-1 has a fresh root", false));
+    overview("notice-failed", notice("It runs. Switch that Pi off first", true));
     overview("stranger", Status { strangers: vec![stranger()], ..ready() });
+    let of = Some([192, 168, 77, 2].into());
+    overview("stranger-of-another", Status { strangers: vec![Stranger { of, ..stranger() }], ..ready() });
     overview("client-asks", with_client(Stage::Discovered, 1));
     overview("client-leased", with_client(Stage::Leased, 2));
-    overview("client-loading", with_client(loading, 8));
+    overview("client-loading", with_client(loading(Some(24_800_000)), 8));
+    overview("client-loading-first", with_client(loading(None), 8));
     overview("client-kernel", with_client(Stage::Kernel, 6));
+    overview("client-initramfs", with_client(Stage::Initramfs, 3));
     overview("client-root", with_client(Stage::RootMounted, 14));
     overview("client-up", with_client(Stage::Up { after: Some(SECOND * 41) }, 3));
-    overview("client-stalled", with_client(Stage::Stalled { at: "kernel", hint }, 90));
+    overview("client-stalled", with_client(Stage::Stalled { at: "kernel".into(), hint }, 90));
     overview("problem", problem("The stick is full.", "Delete an image, or use a larger stick."));
+    // The appliance's own update.
+    let update = |update| Status { update: Some(update), ..ready() };
+    let version = || "0.2.0".to_owned();
+    let offered = |older, again, tried| update(Update::Offered { version: version(), older, again, tried });
+    overview("update", offered(false, false, false));
+    overview("update-tried", offered(false, false, true));
+    overview("update-older", offered(true, false, false));
+    overview("update-older-again", offered(true, true, false));
+    overview("update-writing", update(Update::Writing { version: version(), per_mille: 420 }));
+    overview("update-restarting", update(Update::Restarting { version: version() }));
+    overview("update-trial", update(Update::OnTrial { version: version() }));
     // What NEXT turns to.
     let mut page = |name: &str, status: &Status, view: View, index| {
         let mut screen = screens::screen(status, &view, Duration::ZERO);
         screen.place = screen.place.or(Some((index, 6)));
         gallery.push((name.to_owned(), screen));
     };
-    let many = (0..6).map(|n| format!("raspios-{n}").parse().unwrap()).collect();
+    page("ask-reset", &status_off(), View::AskReset(Role::numbered(1)), 1);
+    page("ask-swap", &status_off(), View::AskSwap(Role::numbered(1)), 1);
+    let two: Vec<ImageId> =
+        ["debian-13-arm64-99887766", "raspios-bookworm-arm64-lite-1a2b3c4d"].map(|id| id.parse().unwrap()).to_vec();
+    let several = Status { images: two.clone(), ..status_off() };
+    page("page-image", &several, View::Image(two[0].clone()), 3);
+    page("page-image-default", &several, View::Image(two[1].clone()), 2);
     let status = with_client(Stage::Off, 11_520);
-    let running = with_client(Stage::Up { after: Some(SECOND * 41) }, 7500);
+    let running = with_client(Stage::Running { after: Some(SECOND * 41) }, 7500);
+    let gone = with_client(Stage::Gone, 700);
     page("page-client-off", &status, View::Client(Role::numbered(1)), 1);
     page("page-client-up", &running, View::Client(Role::numbered(1)), 1);
+    page("page-client-gone", &gone, View::Client(Role::numbered(1)), 1);
     page("page-images", &status, View::Images, 2);
-    page("page-images-many", &Status { images: many, ..ready() }, View::Images, 2);
     page("page-stick", &status, View::Stick, 3);
     page("page-network", &status, View::Network, 4);
     page("page-about", &status, View::About, 5);
@@ -277,26 +329,39 @@ fn wide_table() -> Vec<Status> {
             Stage::Off,
             Stage::Discovered,
             Stage::Leased,
-            Stage::Loading { bytes: u64::MAX, file: long.clone() },
+            Stage::Loading { bytes: u64::MAX, total: None, bytes_per_second: u64::MAX, file: long.clone() },
+            Stage::Loading { bytes: u64::MAX, total: Some(1), bytes_per_second: 0, file: long.clone() },
             Stage::Kernel,
+            Stage::Initramfs,
+            Stage::Gone,
+            Stage::Running { after: None },
             Stage::RootMounted,
             Stage::Up { after: Some(Duration::from_secs(time)) },
-            Stage::Stalled { at: "loading its files", hint: Hint::Unknown },
+            Stage::Stalled { at: "loading its files".into(), hint: Hint::Unknown },
         ];
         for stage in stages {
             let mut client = client(&long, stage, 0);
             client.since = Duration::from_secs(time);
+            client.last_boot = (time > 0).then_some(client.since);
             client.address = [192, 168, 177, 200].into();
             (client.model, client.memory_mib) = (Model::Pi500, Some(u32::MAX));
             client.image = "x".repeat(100).parse().unwrap();
             let images = (0..99).map(|n| format!("{}{n}", "y".repeat(98)).parse().unwrap()).collect();
             let uptime = Duration::from_secs(time);
-            let enrolment = Enrolment::Open { left: uptime };
-            table.push(Status { uptime, images, clients: vec![client; 250], enrolment, ..ready() });
+            let swap = (time % 2 == 0).then(|| long.parse().unwrap());
+            let enrolment = Enrolment::Open { left: uptime, batch: true, enrolled: u32::MAX, swap };
+            let notice = Some(Notice { message: long.repeat(9), failed: time % 2 == 0 });
+            table.push(Status { uptime, images, clients: vec![client; 250], enrolment, notice, ..ready() });
         }
     }
-    let unknown =
-        Stranger { mac: MacAddr([255; 6]), model: Model::Unknown, serial: None, memory_mib: None, hint: None };
+    let unknown = Stranger {
+        mac: MacAddr([255; 6]),
+        model: Model::Unknown,
+        serial: None,
+        memory_mib: None,
+        hint: None,
+        of: None,
+    };
     table.push(Status { strangers: vec![unknown, stranger()], ..ready() });
     table.push(Status { strangers: vec![stranger(); 8], ..ready() });
     table
@@ -312,6 +377,11 @@ fn all_screens(status: &Status) -> Vec<Screen> {
     views.extend(status.clients.first().map(|client| View::Client(client.role.clone())));
     views.extend(status.strangers.iter().map(|stranger| View::Stranger(stranger.mac)));
     views.extend([View::Ready, View::Images, View::Stick, View::Network, View::About, View::Window, View::Import]);
+    views.extend([View::ReleasingStick, View::ReleasedStick, View::Backup]);
+    views.extend(status.images.iter().take(3).cloned().map(View::Image));
+    if let Some(client) = status.clients.first() {
+        views.extend([View::AskReset(client.role.clone()), View::AskSwap(client.role.clone())]);
+    }
     views.extend([View::ConfirmStick, View::UnusableStick, View::Client(Role::numbered(7))]);
     let parts = |view: &View| {
         let dwell = screens::dwell(status, view);
@@ -341,7 +411,8 @@ fn no_screen_cuts_anything_off() {
 fn no_fixed_wording_is_shortened() {
     for (name, screen) in gallery() {
         // These show names that are meant to be long here, or the last digits of a serial number.
-        let named = ["stick-confirm", "import", "ready", "client", "page-client", "page-images", "stranger"];
+        let named =
+            ["stick-confirm", "stick-released", "import", "ready", "client", "page-client", "page-images", "stranger"];
         if !named.iter().any(|prefix| name.starts_with(prefix)) {
             assert!(!screen.text().contains('…'), "{name}: {}", screen.text());
         }

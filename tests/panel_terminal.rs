@@ -113,9 +113,10 @@ fn a_program_reads_the_words_and_presses_the_keys() {
     let seen = viewer.wait_for("\x1b]rootstock;Ready | ");
     assert_eq!(words(&seen).last(), Some(&"Ready | 192.168.77.1 | debian-1 | Press ENROLL to add | your first Pi."));
     viewer.press(b"eEnN");
-    let pressed: Vec<_> = (0..4).map(|_| events.recv_timeout(PATIENCE).unwrap()).collect();
+    // NEXT only turns the page, which is the panel's own affair.
+    let pressed: Vec<_> = (0..3).map(|_| events.recv_timeout(PATIENCE).unwrap()).collect();
     let (enroll, next) = (Button::Enroll, Button::Next);
-    let expected = [Gesture::Short(enroll), Gesture::Long(enroll), Gesture::Short(next), Gesture::Long(next)];
+    let expected = [Gesture::Short(enroll), Gesture::Long(enroll), Gesture::Long(next)];
     assert_eq!(pressed, expected.map(Event::Pressed));
 }
 
@@ -127,7 +128,7 @@ fn next_turns_the_page() {
     let seen = viewer.wait_for("\x1b]rootstock;Ready | ");
     assert!(seen.chars().any(|c| ('\u{2801}'..='\u{28ff}').contains(&c)), "a narrow terminal shows braille");
     viewer.press(b"n");
-    viewer.wait_for("\x1b]rootstock;1 image | debian-1\x07");
+    viewer.wait_for("\x1b]rootstock;1 image | debian-1 | New Pis get it.\x07");
     assert_eq!(handle.showing(), View::Images);
     viewer.press(b"nn");
     viewer.wait_for("\x1b]rootstock;Network | ");

@@ -257,6 +257,68 @@ fn a_clients_root_is_for_its_own_address_and_keeps_what_is_written() {
     assert_eq!(kept, "by the stick", "{address}");
 }
 
+/// Over what is there, as dpkg and the kernel packages' hooks do.
+async fn replace_file(client: &mut Mounted, name: &str, text: &[u8]) {
+    write_file(client, "new.dpkg-new", text).await;
+    let dir = client.root_nfs_fh3();
+    let from = diropargs3 { dir: dir.clone(), name: filename3(Opaque::borrowed(b"new.dpkg-new")) };
+    let to = diropargs3 { dir, name: filename3(Opaque::borrowed(name.as_bytes())) };
+    client.rename(&RENAME3args { from, to }).await.unwrap().unwrap();
+}
+
+#[test]
+fn a_kernel_upgraded_inside_a_client_is_loaded_next_and_never_without_our_words() {
+    let mut lab = Lab::ready();
+    let (pi, address) = lab.enrolled(Board::Pi4B, 1);
+    // The hook of each kind of package: its kernel, its initramfs, the file with the command line, config.txt.
+    let ways = [
+        ("kernel8.img", "initramfs8", "cmdline.txt", "arm_64bit=1\nauto_initramfs=1\n"),
+        // Debian's raspi-firmware: names with the version, cmdline.txt made anew of the running system.
+        (
+            "vmlinuz-6.12.9-arm64",
+            "initrd.img-6.12.9-arm64",
+            "cmdline.txt",
+            "arm_64bit=1\nkernel=vmlinuz-6.12.9-arm64\ninitramfs initrd.img-6.12.9-arm64\n",
+        ),
+        // Ubuntu's flash-kernel, with its former name for the command line.
+        (
+            "vmlinuz",
+            "initrd.img",
+            "nobtcmd.txt",
+            "kernel=vmlinuz\ninitramfs initrd.img followkernel\ncmdline=nobtcmd.txt\n",
+        ),
+    ];
+    for (kernel, initramfs, line, config) in ways {
+        let (new_kernel, new_initramfs) =
+            (format!("new {kernel}").repeat(3000), format!("new {initramfs}").repeat(2000));
+        pi.net(async || {
+            let mut client = mount("/clients/pi-1/boot").await.unwrap();
+            replace_file(&mut client, kernel, new_kernel.as_bytes()).await;
+            replace_file(&mut client, initramfs, new_initramfs.as_bytes()).await;
+            replace_file(&mut client, "config.txt", config.as_bytes()).await;
+            let own =
+                "console=tty1 root=LABEL=RASPIROOT rootfstype=ext4 fsck.repair=yes quiet ro added=by-the-client\n";
+            replace_file(&mut client, line, own.as_bytes()).await;
+        });
+        pi.netns.ip("address flush dev eth0");
+        let fetched =
+            pi.netns.run(|| pi.board.boot(PATIENCE)).unwrap_or_else(|failure| panic!("{failure}\n{}", lab.log()));
+        assert!(fetched.kernel() == Some(new_kernel.as_bytes()), "{kernel}: {:?}", fetched.files.keys());
+        assert!(fetched.initramfs() == Some(new_initramfs.as_bytes()), "{initramfs}: {:?}", fetched.files.keys());
+        let words = fetched.command_line("ttyAMA0");
+        assert!(
+            words
+                .starts_with("console=tty1 added=by-the-client root=/dev/nfs nfsroot=192.168.77.1:/clients/pi-1/root,"),
+            "{words}"
+        );
+        assert!(
+            words.contains(" rw ip=dhcp rootwait") && !words.contains("LABEL") && !words.contains(" ro "),
+            "{words}"
+        );
+        pi.netns.ip(&format!("address add {address}/24 dev eth0"));
+    }
+}
+
 #[test]
 fn hostile_traffic_costs_no_boot_and_little_memory() {
     let mut lab = Lab::ready();
@@ -458,7 +520,7 @@ fn a_second_server_says_what_is_taken_and_leaves_the_first_alone() {
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{said}");
     let last = said.lines().last().unwrap_or_default();
-    let taken = "rootstock: tftp: cannot listen for TFTP on 192.168.77.1:69: Address already in use";
+    let taken = "rootstock: tftp: cannot listen for TFTP on 0.0.0.0:69: Address already in use";
     assert!(last.starts_with(taken), "{said}");
     assert_eq!(lab.mounts(), mounts);
     let hostname = pi.net(async || read_file(&mut mount("/clients/pi-1/root").await.unwrap(), "etc/hostname").await);

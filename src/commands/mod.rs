@@ -4,7 +4,14 @@
 //!
 //! I/O: arguments in, words out. What is allowed lies in `store::operate`.
 
+mod report;
+mod self_test;
 mod show;
+mod status;
+mod watch;
+
+pub use report::Report;
+pub use self_test::SelfTest;
 
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
@@ -19,6 +26,8 @@ use rootstock::orders::{self, Order, Reply, Request};
 use rootstock::store::offline;
 use rootstock::store::operate::{Board, Operation, Outcome};
 use rootstock::store::states::SnapshotName;
+
+pub use watch::Server;
 
 /// The client runs: asked again later, it may work.
 const RUNNING: u8 = 3;
@@ -317,6 +326,7 @@ impl Place {
         {
             return Ok(match reply {
                 Reply::Outcome(outcome) => Ok(*outcome),
+                Reply::Status(_) => bail!("the server answered something else"),
                 Reply::Refused { message, running } => Err(Refused { message, running }),
             });
         }

@@ -35,7 +35,7 @@ pub fn text(outcome: &Outcome) -> String {
 }
 
 /// Columns as wide as their widest cell; the last is not padded.
-fn table(rows: &[Vec<String>]) -> String {
+pub(super) fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
     let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
@@ -46,7 +46,7 @@ fn table(rows: &[Vec<String>]) -> String {
     rows.iter().map(line).collect()
 }
 
-fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
+pub(super) fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
     cells.map(str::to_owned).to_vec()
 }
 
@@ -87,7 +87,20 @@ fn client(entry: &ClientEntry) -> String {
         rows.push(row(["now", stage]));
     }
     let snapshots = if entry.snapshots.is_empty() { String::new() } else { format!("\n{}", snapshots(entry)) };
-    table(&rows) + &snapshots
+    table(&rows) + &snapshots + &boots(entry)
+}
+
+/// The newest first.
+fn boots(entry: &ClientEntry) -> String {
+    if entry.boots.is_empty() {
+        return String::new();
+    }
+    let mut rows = vec![row(["BOOT (UTC)", "TOOK", "LOADED", "CAME TO", ""])];
+    rows.extend(entry.boots.iter().rev().map(|boot| {
+        let took = format!("{} s", boot.took_seconds);
+        row([&time(boot.when), &took, &size(boot.loaded_bytes), &boot.reached, boot.stalled.as_deref().unwrap_or("")])
+    }));
+    format!("\n{}", table(&rows))
 }
 
 pub fn snapshots(entry: &ClientEntry) -> String {

@@ -5,7 +5,8 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use super::{Action, Control, Renewal};
+use super::history::Before;
+use super::{Action, At, Control, Renewal};
 use crate::client::Role;
 use crate::stage::{Boot, Sign};
 use crate::status::Stage;
@@ -13,7 +14,8 @@ use crate::store;
 
 impl Control {
     pub(super) fn sign(&mut self, now: Duration, address: Ipv4Addr, sign: Sign, actions: &mut Vec<Action>) {
-        let role = self.members.values().find(|member| member.client.address == address).map(|m| m.client.role.clone());
+        let role =
+            self.members.values().find(|member| member.address() == Some(address)).map(|m| m.client.role.clone());
         if let Some(role) = role {
             self.sign_role(now, &role, sign, actions);
         }
@@ -25,6 +27,7 @@ impl Control {
         }
         let Some(member) = self.members.get_mut(role) else { return };
         let begins = sign == Sign::BootloaderAsks;
+        let before = Before::of(&member.boot, now);
         if !member.boot.observe(now, sign) {
             return;
         }
@@ -33,29 +36,38 @@ impl Control {
             member.renewal = Renewal::Due;
         }
         actions.push(stage_log(role, &member.boot, now));
+        actions.push(Action::Stage {
+            mac: member.client.mac,
+            address: member.address().unwrap_or(member.client.address),
+            role: role.clone(),
+            stage: stage_words(member.boot.stage()),
+        });
         match member.boot.stage() {
             Stage::RootMounted => {
                 actions.push(Action::Store(store::Command::WatchUp(role.clone(), true)));
-                // A running kernel answers ARP by itself.
-                actions.push(Action::ForgetNeighbour(member.client.address));
+                // A running kernel answers ARP by itself. Where the address is another
+                // server's, the entry is what ties it to this client's board.
+                if member.at == At::Ours {
+                    actions.push(Action::ForgetNeighbour(member.client.address));
+                }
             }
             Stage::Up { .. } => actions.push(Action::Store(store::Command::WatchUp(role.clone(), false))),
             _ => {}
         }
+        self.stage_changed(now, role, &before, actions);
     }
 }
 
-pub(super) fn stage_log(role: &Role, boot: &Boot, now: Duration) -> Action {
+fn stage_log(role: &Role, boot: &Boot, now: Duration) -> Action {
     let after = boot.took(now).unwrap_or_default().as_secs_f32();
-    let stage = match boot.stage() {
-        Stage::Off => "off".to_owned(),
-        Stage::Discovered => "asks".to_owned(),
-        Stage::Leased => "leased".to_owned(),
-        Stage::Loading { .. } => "loading".to_owned(),
-        Stage::Kernel => "kernel".to_owned(),
-        Stage::RootMounted => "root mounted".to_owned(),
-        Stage::Up { .. } => "up".to_owned(),
-        Stage::Stalled { at, hint } => format!("stalled while {at}: {hint}"),
-    };
+    let stage = stage_words(boot.stage());
     Action::Log(format!("client {role}: {stage} ({after:.1} s)"))
+}
+
+/// The stage as logs and reports name it.
+pub(super) fn stage_words(stage: &Stage) -> String {
+    match stage {
+        Stage::Stalled { at, hint } => format!("stalled while {at}: {hint}"),
+        stage => stage.name().to_owned(),
+    }
 }

@@ -6,9 +6,16 @@ use std::time::Duration;
 
 use super::{Action, Control};
 use crate::enrol::Window;
-use crate::panel;
-use crate::status::{NewPlace, Stick};
+use crate::orders::{Order, Reply, Request};
+use crate::panel::{self, Wish};
+use crate::status::{NewPlace, Notice, Stick};
 use crate::store;
+use crate::store::operate::{Operation, Outcome};
+
+/// Tickets of orders that came by the panel begin here; the socket counts from 1.
+const PANEL: u64 = 1 << 63;
+/// What became of a press is shown for so long.
+const NOTICE: Duration = Duration::from_secs(10);
 
 impl Control {
     pub(super) fn panel(&mut self, now: Duration, event: panel::Event, actions: &mut Vec<Action>) {
@@ -16,12 +23,19 @@ impl Control {
         match event {
             panel::Event::Pressed(gesture @ (Gesture::Short(Button::Enroll) | Gesture::Long(Button::Enroll))) => {
                 let held = gesture == Gesture::Long(Button::Enroll);
+                if held && self.confirm_update(now, actions) {
+                    return;
+                }
                 match &self.stick {
                     // A file can be deleted again; a partition is there for good.
                     Stick::NeedsConfirmation { name, place, .. } if held || *place == NewPlace::File => {
                         actions.push(Action::Log(format!("confirmed: a store is made on {name}")));
                         self.stick = Stick::Preparing;
                         actions.push(Action::Store(store::Command::Prepare));
+                    }
+                    _ if held && self.backup_is_offered(now) => {
+                        actions.push(Action::Log("confirmed: the second stick becomes a copy".to_owned()));
+                        actions.push(Action::Store(store::Command::Backup));
                     }
                     _ => self.press(now, held, actions),
                 }
@@ -32,9 +46,54 @@ impl Control {
             }
             // NEXT turns pages, which is the panel's own affair.
             panel::Event::Pressed(Gesture::Short(Button::Next)) => {}
+            panel::Event::Wished(wish) => self.wish(now, wish, actions),
             panel::Event::Hardware(found) => actions.push(Action::Log(format!("panel: {found}"))),
             panel::Event::Failed(message) => actions.push(Action::Log(format!("panel: {message}"))),
         }
+    }
+
+    /// What a person chose on a page.
+    fn wish(&mut self, now: Duration, wish: Wish, actions: &mut Vec<Action>) {
+        actions.push(Action::Log(format!("panel: {wish}")));
+        let request = match wish {
+            Wish::Swap(role) => Request::SwapNext { role },
+            Wish::Reset(role) => Request::Operation(Operation::Reset { role, new_identity: false }),
+            Wish::ImageDefault(image) => Request::Operation(Operation::ImageDefault { image: Some(image) }),
+            Wish::Report => Request::Report,
+            Wish::SelfTest => Request::SelfTest { target: None },
+            Wish::Release if !self.store_open => return,
+            Wish::Release => return actions.push(Action::Store(store::Command::Release)),
+            Wish::Resume => return actions.push(Action::Store(store::Command::Resume)),
+        };
+        self.panel_orders = self.panel_orders.wrapping_add(1) % PANEL;
+        self.order(now, PANEL + self.panel_orders, Order { request, force: false }, actions);
+    }
+
+    /// Answers to the panel's own orders are shown, not sent.
+    pub(super) fn notice_answers(&mut self, now: Duration, actions: &mut Vec<Action>) {
+        let is_own = |action: &Action| matches!(action, Action::Answer(ticket, _) if *ticket >= PANEL);
+        let (own, others): (Vec<Action>, Vec<Action>) = std::mem::take(actions).into_iter().partition(is_own);
+        *actions = others;
+        for action in own {
+            let Action::Answer(_, reply) = action else { continue };
+            let (message, failed) = match *reply {
+                Reply::Refused { running: true, .. } => ("It runs. Switch that Pi off first".to_owned(), true),
+                Reply::Refused { message, .. } => (message, true),
+                // The window's own screen says what to do now.
+                Reply::Outcome(_) if self.window.is_open(now) => continue,
+                Reply::Outcome(outcome) => match *outcome {
+                    Outcome::Done { message, .. } => (message, false),
+                    _ => continue,
+                },
+                Reply::Status(_) => continue,
+            };
+            actions.push(Action::Log(format!("panel: {message}")));
+            self.notice(now, message, failed);
+        }
+    }
+
+    pub(super) fn notice(&mut self, now: Duration, message: String, failed: bool) {
+        self.notice = Some((now + NOTICE, Notice { message, failed }));
     }
 
     /// ENROLL: opens the window, or closes the open one.
@@ -44,6 +103,7 @@ impl Control {
             actions.push(Action::Log("enrolment window closed by a press".to_owned()));
         } else if self.store_open && !self.images.is_empty() {
             self.window = Window::open(now, self.config.enrol.window, batch);
+            self.enrolled = 0;
             self.somebody_came();
             actions.push(Action::Log(format!("enrolment window open for {} s", self.config.enrol.window.as_secs())));
         } else {

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use super::history::Before;
 use super::problems::Topic;
 use super::{Action, Control, Member};
 use crate::client::{MacAddr, Role};
@@ -72,7 +73,8 @@ impl Control {
         let recent = |(at, _): &(Duration, Ipv4Addr)| now < *at + OTHER_SERVER_LASTS;
         let chosen = self.boards.other_server.filter(recent).map(|(_, address)| address);
         Facts {
-            other_dhcp: chosen.or(self.facts.server.map(|server| server.address)),
+            // Beside another server that is as it should be.
+            other_dhcp: chosen.or(self.facts.server.map(|server| server.address)).filter(|_| !self.is_beside()),
             forward_delay: self.facts.forward_delay,
             ..Facts::default()
         }
@@ -87,13 +89,14 @@ impl Control {
         }
         let facts = self.facts_of(now, request.mac);
         let judged = self.boards.of(now, request.mac).asked(now, request, &facts);
-        let ours = self.config.network.address.address;
-        let other = request.server_id.filter(|&id| id != ours && !id.is_unspecified());
+        let ours = self.own().address;
+        let chose = |id: &Ipv4Addr| *id != ours && !id.is_unspecified() && !self.is_beside();
+        let other = request.server_id.filter(chose);
         if let Some(other) = other.filter(|_| request.kind == Kind::Request) {
             self.boards.other_server = Some((now, other));
             self.boards.of(now, request.mac).went_elsewhere(request.identity.asker.is_loader(), other);
         }
-        self.judged(request.mac, judged, actions);
+        self.judged(now, request.mac, judged, actions);
     }
 
     pub(super) fn saw_answer(&mut self, now: Duration, request: &Request, answer: Answer, binds: bool) {
@@ -104,7 +107,7 @@ impl Control {
         let Some(mac) = self.board_at(event.address()) else { return };
         let facts = self.facts_of(now, mac);
         let judged = self.boards.of(now, mac).tftp(now, event, &facts);
-        self.judged(mac, judged, actions);
+        self.judged(now, mac, judged, actions);
     }
 
     pub(super) fn saw_nfs(&mut self, now: Duration, event: &nfs::Event) {
@@ -120,7 +123,7 @@ impl Control {
     }
 
     fn board_at(&self, address: Ipv4Addr) -> Option<MacAddr> {
-        self.members.values().find(|member| member.client.address == address).map(|member| member.client.mac)
+        self.members.values().find(|member| member.address() == Some(address)).map(|member| member.client.mac)
     }
 
     /// Lets time pass for the boots of clients: those that fell silent, and those that talk and get nowhere.
@@ -132,16 +135,19 @@ impl Control {
             self.members.values().map(|member| (member.client.role.clone(), member.client.mac)).collect();
         for (role, mac) in boards {
             let facts = self.facts_of(now, mac);
-            let stalled = self.members.get_mut(&role).is_some_and(|member| member.boot.poll(now));
-            if stalled {
+            let Some(member) = self.members.get_mut(&role) else { continue };
+            let before = Before::of(&member.boot, now);
+            // That it goes on running is no news.
+            if member.boot.poll(now) && !member.boot.stage().is_up() {
                 let (hint, news) = self.boards.of(now, mac).silent(now, &facts);
                 if let Some(member) = self.members.get_mut(&role) {
                     member.boot.explain(hint);
                 }
-                self.judged(mac, news.then_some(hint), actions);
+                self.judged(now, mac, news.then_some(hint), actions);
+                self.stage_changed(now, &role, &before, actions);
             } else if let Some(watch) = self.boards.watches.get_mut(&mac) {
                 let judged = watch.poll(now, &facts);
-                self.judged(mac, judged, actions);
+                self.judged(now, mac, judged, actions);
             }
         }
     }
@@ -173,22 +179,31 @@ impl Control {
     }
 
     /// A boot counts as stuck from now on.
-    fn judged(&mut self, mac: MacAddr, hint: Option<Hint>, actions: &mut Vec<Action>) {
+    fn judged(&mut self, now: Duration, mac: MacAddr, hint: Option<Hint>, actions: &mut Vec<Action>) {
         let (Some(hint), Some(verdict)) = (hint, self.boards.get(mac).and_then(Watch::verdict)) else { return };
         let Some(member) = self.members.values().find(|member| member.client.mac == mac) else { return };
         let (role, at) = (&member.client.role, verdict.at());
         actions.push(Action::Log(format!("client {role} is stuck, {at}: {} {} {hint}", hint.observed(), hint.cause())));
+        let (address, stage) = (member.client.address, format!("stuck, {at}"));
+        actions.push(Action::Stage { mac, address, role: role.clone(), stage });
+        self.report_stall(now, mac, hint, actions);
+    }
+
+    /// Another DHCP server that a board has chosen of late.
+    pub(super) fn other_server(&self, now: Duration) -> Option<Ipv4Addr> {
+        self.wire_facts(now).other_dhcp
     }
 
     /// The judgement that is shown in place of the stage: it talks and gets nowhere.
     fn stuck(&self, member: &Member) -> Option<&Verdict> {
         let verdict = self.boards.get(member.client.mac)?.verdict()?;
-        (!matches!(member.boot.stage(), Stage::Up { .. } | Stage::Stalled { .. })).then_some(verdict)
+        let stage = member.boot.stage();
+        (!stage.is_up() && !matches!(stage, Stage::Gone | Stage::Stalled { .. })).then_some(verdict)
     }
 
     pub(super) fn shown_stage(&self, member: &Member) -> Stage {
         match self.stuck(member) {
-            Some(verdict) => Stage::Stalled { at: verdict.at(), hint: verdict.hint },
+            Some(verdict) => Stage::Stalled { at: verdict.at().into(), hint: verdict.hint },
             None => member.boot.stage().clone(),
         }
     }

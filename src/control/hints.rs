@@ -21,28 +21,30 @@ const REQUEST: u8 = 3;
 const DECLINE: u8 = 4;
 
 /// One client's board at a control with a store.
-struct Script {
-    control: Control,
-    now: Duration,
+pub(super) struct Script {
+    pub(super) control: Control,
+    pub(super) now: Duration,
     mac: MacAddr,
     log: Vec<String>,
+    /// Actions of other kinds, in their order.
+    pub(super) done: Vec<Action>,
     /// Shells that do not answer: a store that is not there, probes that hang.
     deaf: bool,
 }
 
 impl Script {
-    fn new(mac: MacAddr) -> Self {
+    pub(super) fn new(mac: MacAddr) -> Self {
         let mut script = Self::unplugged(mac);
         script.plug();
         script
     }
 
-    fn unplugged(mac: MacAddr) -> Self {
+    pub(super) fn unplugged(mac: MacAddr) -> Self {
         let control = Control::new(Config::default(), &[]);
-        Self { control, now: Duration::from_secs(100), mac, log: Vec::new(), deaf: false }
+        Self { control, now: Duration::from_secs(100), mac, log: Vec::new(), done: Vec::new(), deaf: false }
     }
 
-    fn plug(&mut self) -> &mut Self {
+    pub(super) fn plug(&mut self) -> &mut Self {
         let model = if self.mac == PI3 { Model::Pi3B } else { Model::Unknown };
         let client = Client {
             role: Role::numbered(1),
@@ -54,10 +56,11 @@ impl Script {
             image: "raspios-12345678".parse().unwrap(),
             mode: Mode::Persistent,
             volume_size: None,
+            quota: None,
             export_id: 1,
         };
         let (root, boot) = ("/r".into(), "/b".into());
-        let open = store::OpenClient { root, boot, volume: None, renew_at_boot: false, client };
+        let open = store::OpenClient { root, boot, volume: None, account: None, renew_at_boot: false, client };
         self.event(Event::Store(store::Event::Opened {
             name: "Stick".to_owned(),
             free_bytes: 1,
@@ -68,7 +71,7 @@ impl Script {
         }))
     }
 
-    fn event(&mut self, event: Event) -> &mut Self {
+    pub(super) fn event(&mut self, event: Event) -> &mut Self {
         let actions = self.control.handle(self.now, event);
         self.take(actions)
     }
@@ -80,14 +83,14 @@ impl Script {
                     self.event(Event::Net(net::Event::Probed { address, conflict: None }));
                 }
                 Action::Log(line) => self.log.push(line),
-                _ => {}
+                other => self.done.push(other),
             }
         }
         self
     }
 
     /// Seconds pass as the appliance lets them.
-    fn wait(&mut self, seconds: u64) -> &mut Self {
+    pub(super) fn wait(&mut self, seconds: u64) -> &mut Self {
         for _ in 0..seconds {
             self.now += Duration::from_secs(1);
             let actions = self.control.poll(self.now);
@@ -127,7 +130,7 @@ impl Script {
     }
 
     /// Its loader has its address.
-    fn leased(&mut self) -> &mut Self {
+    pub(super) fn leased(&mut self) -> &mut Self {
         self.discovers();
         if self.mac != PI3 {
             self.requests(US);
@@ -205,7 +208,7 @@ impl Script {
     }
 
     /// All the files of a good boot.
-    fn loads(&mut self) -> &mut Self {
+    pub(super) fn loads(&mut self) -> &mut Self {
         match self.mac {
             PI3 => self.fetches(&["bootcode.bin"]).missing(&["bootsig.bin"]).bootcode().fetches(&[
                 "0000a/start.elf",

@@ -9,13 +9,13 @@
 use std::time::Duration;
 
 use super::problems::Topic;
-use super::{Action, Control};
+use super::{Action, At, Control};
 use crate::client::{MacAddr, Role};
 use crate::dhcp;
 use crate::enrol::Window;
 use crate::orders::{Order, Reply, Request};
 use crate::stage::Boot;
-use crate::status::Stage;
+use crate::status::{Stage, Status};
 use crate::store;
 use crate::store::operate::{Board, Operation, Outcome};
 
@@ -67,25 +67,37 @@ const BOOT_QUIET: Duration = Duration::from_secs(15);
 
 /// Whether it is between power-on and a kernel that answers ARP.
 fn is_booting(now: Duration, boot: &Boot) -> bool {
-    let stage = matches!(boot.stage(), Stage::Discovered | Stage::Leased | Stage::Loading { .. } | Stage::Kernel);
+    let stage = boot.stage().is_booting() && *boot.stage() != Stage::RootMounted;
     stage && boot.quiet(now) < BOOT_QUIET
 }
 
 impl Control {
     pub(super) fn order(&mut self, now: Duration, ticket: u64, order: Order, actions: &mut Vec<Action>) {
         let refuse = |message: &str| Action::Answer(ticket, Box::new(Reply::refused(message)));
+        match order.request {
+            Request::Status => {
+                let status = Status { uptime: Duration::from_secs(now.as_secs()), ..self.status(now) };
+                return actions.push(Action::Answer(ticket, Box::new(Reply::Status(Box::new(status.into())))));
+            }
+            Request::Report => return self.report_asked(now, Some(ticket), actions),
+            Request::SelfTest { target } => return self.self_test(now, Some(ticket), target, actions),
+            _ => {}
+        }
         if !self.store_open {
             return actions.push(refuse("there is no stick with a store"));
         }
         let role = match &order.request {
             Request::Operation(operation) => operation.stops(),
             Request::SwapNext { role } => Some(role),
+            Request::Status | Request::Report | Request::SelfTest { .. } => None,
         };
         let Some(role) = role.filter(|role| self.members.contains_key(role)).cloned() else {
             // Nothing runs that it could hurt; the store knows whether there is such a client.
             return match order.request {
                 Request::Operation(operation) => self.pass(ticket, operation, actions),
                 Request::SwapNext { role } => actions.push(refuse(&format!("there is no client {role}"))),
+                // Answered above.
+                Request::Status | Request::Report | Request::SelfTest { .. } => {}
             };
         };
         if self.orders.is_down(&role) || self.orders.asking.iter().any(|asking| asking.role == role) {
@@ -101,7 +113,9 @@ impl Control {
         if self.orders.asking.len() >= MAX_ORDERS {
             return actions.push(refuse("too much is asked at once; try again later"));
         }
-        actions.push(Action::Probe(member.client.address, NOBODY));
+        // Where it would be, if nobody knows where it is.
+        let address = member.address().unwrap_or(member.client.address);
+        actions.push(Action::Probe(address, NOBODY));
         self.orders.asking.push(Asking { ticket, request: order.request, role, since: now });
     }
 
@@ -121,7 +135,9 @@ impl Control {
         other: Option<MacAddr>,
         actions: &mut Vec<Action>,
     ) -> bool {
-        let of = |role: &Role| self.members.get(role).is_some_and(|member| member.client.address == address);
+        let of = |role: &Role| {
+            self.members.get(role).is_some_and(|member| member.address().unwrap_or(member.client.address) == address)
+        };
         let Some(at) = self.orders.asking.iter().position(|asking| of(&asking.role)) else { return false };
         let asking = self.orders.asking.swap_remove(at);
         let own = self.members.get(&asking.role).map(|member| member.client.mac);
@@ -143,6 +159,8 @@ impl Control {
 
     fn go(&mut self, now: Duration, ticket: u64, request: Request, role: &Role, actions: &mut Vec<Action>) {
         match request {
+            // About no client's root: answered before.
+            Request::Status | Request::Report | Request::SelfTest { .. } => {}
             Request::Operation(operation) => {
                 self.take_down(ticket, role, actions);
                 self.pass(ticket, operation, actions);
@@ -159,6 +177,7 @@ impl Control {
     /// Opens the window for one board that takes this client over.
     pub(super) fn open_swap(&mut self, now: Duration, role: Role, actions: &mut Vec<Action>) {
         self.window = Window::open(now, self.config.enrol.window, false);
+        self.enrolled = 0;
         let seconds = self.config.enrol.window.as_secs();
         actions.push(Action::Log(format!("swap window of {role} open for {seconds} s")));
         self.orders.swap = Some(role);
@@ -189,9 +208,10 @@ impl Control {
         actions.push(Action::Log(format!("{} {} takes over {role}", board.model, board.mac)));
         (self.window, self.orders.swap) = (Window::Closed, None);
         self.strangers.retain(|(_, stranger)| stranger.mac != request.mac);
-        if let Some(member) = self.members.get(role) {
+        if let Some(member) = self.members.get_mut(role) {
             // The former board's.
-            actions.push(Action::ForgetNeighbour(member.client.address));
+            actions.extend(member.address().map(Action::ForgetNeighbour));
+            member.at = At::Ours;
         }
         self.take_down(OWN, role, actions);
         self.pass(OWN, Operation::Swap { role: role.clone(), board }, actions);
@@ -230,16 +250,7 @@ impl Control {
         };
         for entry in entries {
             entry.stage = self.members.get(&entry.role).map(|member| {
-                let stage = match member.boot.stage() {
-                    Stage::Off => "not seen",
-                    Stage::Discovered => "asks",
-                    Stage::Leased => "leased",
-                    Stage::Loading { .. } => "loading",
-                    Stage::Kernel => "kernel",
-                    Stage::RootMounted => "root mounted",
-                    Stage::Up { .. } => "up",
-                    Stage::Stalled { .. } => "stalled",
-                };
+                let stage = member.boot.stage().name();
                 match (member.boot.stage(), member.boot.since(now).as_secs()) {
                     (Stage::Off, _) => stage.to_owned(),
                     (_, seconds) => format!("{stage}, {seconds} s"),

@@ -11,13 +11,27 @@ const MAX_PROBLEMS: usize = 16;
 /// What a trouble is about; the order is the order of urgency.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Topic {
+    /// Heat and supply.
+    Board,
     Network,
     /// The traffic light is red.
     Wire,
     Stick,
+    /// The stick is full, or nearly.
+    Room,
+    /// A damaged file in the store, by its path there.
+    Damaged(String),
+    /// The second stick.
+    Backup,
     /// By the image file's name.
     Import(String),
+    /// By the update file's name; of the work itself by none.
+    Update(String),
     Client(Role),
+    /// It has its share, or nearly.
+    Quota(Role),
+    /// By what was tested.
+    SelfTest(String),
     /// Nobody came while the window was open.
     Enrolment,
     Config,
@@ -42,6 +56,16 @@ impl Problems {
     /// The files that were broken are out of reach.
     pub fn clear_imports(&mut self) {
         self.0.retain(|(topic, _)| !matches!(topic, Topic::Import(_)));
+    }
+
+    /// The store is read anew, or out of reach.
+    pub fn clear_damaged(&mut self) {
+        self.0.retain(|(topic, _)| !matches!(topic, Topic::Damaged(_) | Topic::Room | Topic::Quota(_)));
+    }
+
+    /// Other update files lie there now.
+    pub fn clear_updates(&mut self) {
+        self.0.retain(|(topic, _)| !matches!(topic, Topic::Update(_)));
     }
 
     pub fn list(&self) -> Vec<Problem> {

@@ -4,9 +4,12 @@
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use crate::client::{Client, Mode};
 use crate::directory::{Export, Served, Tree};
+use crate::quota::Account;
+use crate::store;
 
 /// Where a client's two trees are mounted on this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,10 +17,22 @@ pub struct Trees {
     pub root: PathBuf,
     pub boot: PathBuf,
     pub volume: Option<PathBuf>,
+    pub account: Option<Arc<Account>>,
+}
+
+impl From<&store::OpenClient> for Trees {
+    fn from(open: &store::OpenClient) -> Self {
+        Self {
+            root: open.root.clone(),
+            boot: open.boot.clone(),
+            volume: open.volume.clone(),
+            account: open.account.clone(),
+        }
+    }
 }
 
 /// The entry of one client in the directory.
-pub fn served(appliance: Ipv4Addr, client: &Client, trees: &Trees) -> Served {
+pub fn served(appliance: Ipv4Addr, address: Ipv4Addr, client: &Client, trees: &Trees) -> Served {
     let export = |tree, directory: &PathBuf| Export {
         id: export_id(client, tree),
         path: export_path(client, tree),
@@ -25,10 +40,11 @@ pub fn served(appliance: Ipv4Addr, client: &Client, trees: &Trees) -> Served {
         tree,
         // The volume is what a read-only client may write.
         read_only: client.mode == Mode::ReadOnly && tree != Tree::Volume,
+        account: trees.account.clone(),
     };
     Served {
         role: client.role.clone(),
-        address: client.address,
+        address,
         serial: client.serial,
         root: export(Tree::Root, &trees.root),
         boot: export(Tree::Boot, &trees.boot),
@@ -99,10 +115,11 @@ mod tests {
             image: "raspios-12345678".parse().unwrap(),
             mode: Mode::Persistent,
             volume_size: None,
+            quota: None,
             export_id: 0x7fff_ffff,
         };
-        let trees = Trees { root: "/r".into(), boot: "/b".into(), volume: Some("/v".into()) };
-        let served = served(Ipv4Addr::new(10, 0, 0, 1), &client, &trees);
+        let trees = Trees { root: "/r".into(), boot: "/b".into(), volume: Some("/v".into()), account: None };
+        let served = served(Ipv4Addr::new(10, 0, 0, 1), client.address, &client, &trees);
         assert_eq!((served.root.id, served.boot.id), (0xffff_fffe, 0xffff_ffff));
         let volume = served.volume.unwrap();
         assert_eq!((volume.path.as_str(), volume.read_only), ("/clients/pi-1/volume", false));

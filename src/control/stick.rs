@@ -6,11 +6,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::problems::Topic;
-use super::{Action, Control, Member, Renewal, Trees};
+use super::{Action, Control, Member, Renewal, Trees, room};
 use crate::client::Role;
-use crate::stage::{Boot, Sign};
+use crate::enrol::Window;
+use crate::stage::Sign;
 use crate::status::{Import, NewPlace, Stage, Stick};
-use crate::store;
+use crate::{self_test, store};
 
 impl Control {
     pub(super) fn store(&mut self, now: Duration, event: store::Event, actions: &mut Vec<Action>) {
@@ -41,26 +42,64 @@ impl Control {
                 )));
                 self.stick = Stick::Ready { name, free_bytes };
                 self.store_open = true;
+                self.problems.clear_damaged();
                 self.images = images.into_iter().map(|image| image.id).collect();
                 self.handle_key = handle_key;
                 self.taken_roles = taken_roles;
+                // Told next, as far as this store has them.
+                self.histories.clear();
+                self.boot_files.clear();
                 self.opened(clients, actions);
                 self.readdress(now, actions);
                 self.renew_all(actions);
                 self.publish(actions);
+                self.watch(actions);
+                self.probe_ahead(now, actions);
                 self.answer_waiting(now, actions);
+                self.report_crash(now, actions);
             }
+            Store::ImageMounted { image, trees } => {
+                self.image_mounted(now, &image, trees, actions);
+                return;
+            }
+            Store::ReportSaved { ticket, saved } => {
+                self.reported(ticket, saved, actions);
+                return;
+            }
+            Store::BackupOffered { .. }
+            | Store::BackupProgress { .. }
+            | Store::BackedUp { .. }
+            | Store::BackupFailed { .. }
+            | Store::BackupGone => self.second_stick(now, event, actions),
             Store::Closed { name } => {
+                self.backup = None;
                 actions.push(Action::Log(format!("stick {name} was pulled")));
                 self.stick = Stick::Absent;
                 self.store_open = false;
+                self.problems.clear_damaged();
                 self.import = None;
                 actions.push(Action::ReleaseTrees);
             }
-            Store::FreeSpace { free_bytes: now_free } => {
+            Store::Releasing { name } => {
+                self.store_open = false;
+                self.import = None;
+                self.stick = Stick::Releasing { name };
+                (self.window, self.orders.swap) = (Window::Closed, None);
+                self.problems.clear_damaged();
+                actions.push(Action::ReleaseTrees);
+            }
+            Store::Released { name } => {
+                actions.push(Action::Log(format!("stick {name} can be pulled")));
+                self.stick = Stick::Released { name };
+            }
+            Store::FreeSpace { free_bytes: now_free, level } => {
                 if let Stick::Ready { free_bytes, .. } = &mut self.stick {
                     *free_bytes = now_free;
                 }
+                room::stick(&mut self.problems, now_free, level);
+            }
+            Store::Quota { role, used_bytes, quota_bytes, level } => {
+                room::client(&mut self.problems, &role, used_bytes, quota_bytes, level);
             }
             Store::ImportProgress { file, per_mille, left } => {
                 // A file of that name is tried once more: what was wrong with the former is past.
@@ -69,9 +108,12 @@ impl Control {
             }
             Store::Imported { image } => {
                 actions.push(Action::Log(format!("image {} imported", image.id)));
+                self.problems.clear(&Topic::Damaged(format!("images/{}", image.id)));
+                self.problems.clear(&Topic::Damaged(format!("images/{}/image.toml", image.id)));
                 self.import = None;
                 self.images.retain(|id| *id != image.id);
-                self.images.push(image.id);
+                self.images.push(image.id.clone());
+                self.self_test(now, None, Some(self_test::Target::Image(image.id)), actions);
             }
             Store::AlreadyThere { file, image } => {
                 let message = format!("{file} is the image {image}, which is there already");
@@ -86,9 +128,11 @@ impl Control {
                 self.problems.set(Topic::Import(file), message, action);
             }
             Store::ClientReady(open) => {
+                self.problems.clear(&Topic::Damaged(format!("clients/{}", open.client.role)));
                 actions.push(Action::Log(format!("client {} ready", open.client.role)));
                 self.client_ready(open);
                 self.publish(actions);
+                self.watch(actions);
                 self.answer_waiting(now, actions);
             }
             Store::ClientFailed { role, message, action } => {
@@ -111,10 +155,28 @@ impl Control {
                 self.changed(clients, actions);
                 self.renew_all(actions);
                 self.publish(actions);
+                self.watch(actions);
                 self.answer_waiting(now, actions);
+            }
+            // Bounded by the clients and images that there are.
+            Store::Boots { role, boots } => {
+                if self.members.contains_key(&role) {
+                    self.histories.insert(role, boots);
+                }
+                self.histories.retain(|role, _| self.members.contains_key(role));
+            }
+            Store::BootFiles { image, files } => {
+                self.boot_files.insert(image, files);
+                self.boot_files.retain(|image, _| self.images.contains(image));
             }
             Store::Operated { ticket, result } => self.operated(now, ticket, result, actions),
             Store::Up { role } => self.sign_role(now, &role, Sign::Up, actions),
+            Store::UpdateFiles(files) => self.update_files(files, actions),
+            Store::Damaged { file, reason, action } => {
+                let message = format!("{file}: {reason}");
+                actions.push(Action::Log(format!("damaged: {message}. {action}")));
+                self.problems.set(Topic::Damaged(file), message, action);
+            }
             Store::Problem { message, action } => {
                 actions.push(Action::Log(format!("stick: {message}. {action}")));
                 self.problems.set(Topic::Stick, message, action);
@@ -131,22 +193,22 @@ impl Control {
         let mut before = std::mem::take(&mut self.members);
         for open in clients {
             let mut renewal = Renewal::of(&open);
-            let boot = match before.remove(&open.client.role) {
+            let (boot, at) = match before.remove(&open.client.role) {
                 Some(member) => {
                     // Its boot began while the store was away.
                     if matches!(member.renewal, Renewal::Due | Renewal::Asked) && renewal == Renewal::AtBoot {
                         renewal = Renewal::Due;
                     }
-                    member.boot
+                    (member.boot, member.at)
                 }
-                None => Boot::default(),
+                None => Default::default(),
             };
             // A store that was opened anew watches nobody.
             if matches!(boot.stage(), Stage::RootMounted | Stage::Stalled { .. }) {
                 actions.push(Action::Store(store::Command::WatchUp(open.client.role.clone(), true)));
             }
-            let trees = Some(Trees { root: open.root, boot: open.boot, volume: open.volume });
-            self.members.insert(open.client.role.clone(), Member { client: open.client, trees, boot, renewal });
+            let trees = Some(Trees::from(&open));
+            self.members.insert(open.client.role.clone(), Member { client: open.client, trees, boot, renewal, at });
         }
     }
 
@@ -175,11 +237,12 @@ impl Control {
         let renewal = Renewal::of(&open);
         // An order may have come meanwhile that takes its trees away again.
         let is_down = self.orders.is_down(&open.client.role);
-        let trees = (!is_down).then_some(Trees { root: open.root, boot: open.boot, volume: open.volume });
+        let trees = (!is_down).then(|| Trees::from(&open));
         match self.members.get_mut(&open.client.role) {
             Some(member) => (member.trees, member.renewal) = (trees, renewal),
             None => {
-                let member = Member { client: open.client, trees, boot: Boot::default(), renewal };
+                let (boot, at) = Default::default();
+                let member = Member { client: open.client, trees, boot, renewal, at };
                 self.members.insert(member.client.role.clone(), member);
             }
         }

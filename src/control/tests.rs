@@ -23,6 +23,8 @@ struct Bench {
     saved: Vec<Client>,
     directory: Directory,
     log: Vec<String>,
+    /// Records for the history, and whether each amends the one before.
+    boots: Vec<(store::history::BootRecord, bool)>,
 }
 
 impl Bench {
@@ -37,6 +39,7 @@ impl Bench {
             saved: Vec::new(),
             directory: Directory::default(),
             log: Vec::new(),
+            boots: Vec::new(),
         }
     }
 
@@ -67,6 +70,7 @@ impl Bench {
                 Action::Probe(address, _) => self.probes.push(address),
                 Action::Store(store::Command::CreateClient(client)) => self.created.push(*client),
                 Action::Store(store::Command::RenewClient(_)) => self.renewed += 1,
+                Action::Store(store::Command::SaveBoot { record, amends, .. }) => self.boots.push((record, amends)),
                 Action::Store(store::Command::SaveClient(client)) => self.saved.push(*client),
                 Action::Publish(directory) => self.directory = directory,
                 Action::Log(line) => self.log.push(line),
@@ -108,6 +112,7 @@ fn open(client: Client) -> store::OpenClient {
         root: "/r".into(),
         boot: "/b".into(),
         volume: None,
+        account: None,
         renew_at_boot: client.mode == Mode::Ephemeral,
         client,
     }
@@ -669,6 +674,148 @@ fn a_swap_takes_the_next_unknown_board_and_no_more() {
     assert_eq!(bench.sent.len(), 1);
 }
 
+/// Client pi-1 of an open store, and the address that it has.
+fn one_client() -> (Bench, Ipv4Addr) {
+    let client = enrolled();
+    let address = client.address;
+    let mut bench = Bench::with_store(vec![client]);
+    bench.event(Event::Net(net::Event::Carrier(true)));
+    (bench, address)
+}
+
+fn mounted(address: Ipv4Addr) -> Event {
+    Event::Nfs(nfs::Event::Mounted { address, tree: Tree::Root })
+}
+
+fn up() -> Event {
+    Event::Store(store::Event::Up { role: Role::numbered(1) })
+}
+
+/// What the history was told: took, reached, why not, amends.
+fn told(bench: &Bench) -> Vec<(u64, &str, bool, bool)> {
+    let told =
+        |(boot, amends): &'_ (store::history::BootRecord, bool)| (boot.took_seconds, boot.stalled.is_some(), *amends);
+    bench
+        .boots
+        .iter()
+        .map(|entry| {
+            let (took, stalled, amends) = told(entry);
+            (took, entry.0.reached.as_str(), stalled, amends)
+        })
+        .collect()
+}
+
+#[test]
+fn a_boot_that_came_up_is_history_and_measures_the_next_one() {
+    let (mut bench, address) = one_client();
+    let file = |path: &str| tftp::Event::Started { address, path: path.to_owned(), folder: None, size: Some(900) };
+    let sent = |bytes| tftp::Event::Finished { address, path: String::new(), bytes, took: Duration::ZERO };
+    let load = |bench: &mut Bench| {
+        bench.asks(discover(MAC, Asker::PiEeprom)).pass(1);
+        bench.event(Event::Tftp(file("start4.elf"))).event(Event::Tftp(sent(100))).pass(1);
+        bench.event(Event::Tftp(file("kernel8.img"))).event(Event::Tftp(sent(700))).pass(1);
+    };
+    let files = vec![("kernel8.img".to_owned(), 1000), ("start4.elf".to_owned(), 600)];
+    bench.event(Event::Store(store::Event::BootFiles { image: image().id, files }));
+    load(&mut bench);
+    assert_eq!(bench.stage().per_mille(), Some(500), "by what its files weigh");
+    bench.event(mounted(address)).pass(38).event(up());
+    assert_eq!(told(&bench), [(41, "up", false, false)]);
+    let record = bench.boots[0].0.clone();
+    assert_eq!((record.loaded_bytes, record.image.clone()), (800, image().id));
+    bench.event(Event::Store(store::Event::Boots { role: Role::numbered(1), boots: vec![record] }));
+    assert_eq!(bench.control.status(bench.now).clients[0].last_boot, Some(Duration::from_secs(41)));
+    load(&mut bench);
+    assert_eq!(bench.stage().per_mille(), Some(999), "by what the last boot loaded");
+}
+
+#[test]
+fn a_boot_that_stalled_and_went_on_takes_its_own_record_and_one_begun_anew_is_told() {
+    let (mut bench, address) = one_client();
+    bench.asks(discover(MAC, Asker::PiEeprom)).pass(41);
+    assert_eq!(told(&bench), [(41, "asks", true, false)]);
+    bench.event(mounted(address)).pass(9).event(up());
+    assert_eq!(told(&bench)[1..], [(50, "up", false, true)]);
+    bench.asks(discover(MAC, Asker::PiEeprom)).event(mounted(address)).pass(7).asks(discover(MAC, Asker::PiEeprom));
+    assert_eq!(told(&bench)[2..], [(7, "root mounted", true, false)]);
+}
+
+#[test]
+fn a_silent_client_is_asked_for_and_gone_when_nobody_answers() {
+    let (mut bench, address) = one_client();
+    bench.event(mounted(address)).event(up());
+    bench.pass(30);
+    assert_eq!(bench.probes, [address]);
+    bench.probed(Some(MAC)).pass(29);
+    assert_eq!(bench.probes.len(), 1, "it answered");
+    bench.pass(1);
+    for _ in 0..2 {
+        bench.probed(None).pass(5);
+    }
+    assert!(bench.stage().is_up(), "a frame may be lost");
+    bench.probed(None);
+    assert_eq!(bench.stage(), Stage::Gone);
+    let probes = bench.probes.len();
+    bench.pass(600);
+    assert_eq!(bench.probes.len(), probes, "who is gone is not asked for");
+    bench.event(Event::Nfs(nfs::Event::Traffic { address, calls: 1, read_bytes: 0, written_bytes: 0 }));
+    assert!(bench.stage().is_up());
+}
+
+#[test]
+fn without_a_cable_nobody_is_asked_for() {
+    let (mut bench, address) = one_client();
+    bench.event(mounted(address)).event(up()).event(Event::Net(net::Event::Carrier(false)));
+    bench.pass(600);
+    assert_eq!((bench.probes.len(), bench.stage().is_up()), (0, true));
+}
+
+#[test]
+fn a_status_is_answered_without_a_stick() {
+    let mut bench = Bench::new();
+    let order = orders_shell::Order { request: orders_shell::Request::Status, force: false };
+    let actions = bench.control.handle(bench.now, Event::Orders(orders_shell::Event::Ordered { ticket: 5, order }));
+    let answer = actions.into_iter().find_map(|action| match action {
+        Action::Answer(5, reply) => Some(*reply),
+        _ => None,
+    });
+    let Some(orders_shell::Reply::Status(snapshot)) = answer else { panic!("{answer:?}") };
+    assert_eq!(snapshot.status.uptime, bench.now);
+}
+
+#[test]
+fn a_second_stick_becomes_a_copy_by_a_held_press_while_it_is_offered() {
+    let offered = |wait: u64, gesture| {
+        let mut bench = Bench::with_store(vec![enrolled()]);
+        let offer = store::BackupOffer::New;
+        bench.event(Event::Store(store::Event::BackupOffered { name: "Second".to_owned(), offer }));
+        bench.pass(wait);
+        let actions = bench.control.handle(bench.now, Event::Panel(panel::Event::Pressed(gesture)));
+        actions.iter().any(|action| matches!(action, Action::Store(store::Command::Backup)))
+    };
+    assert!(offered(5, Gesture::Long(Button::Enroll)));
+    assert!(!offered(5, Gesture::Short(Button::Enroll)), "a short press is about Pis");
+    assert!(!offered(121, Gesture::Long(Button::Enroll)), "so is a held one, later");
+}
+
+#[test]
+fn a_copy_that_runs_is_shown_until_it_ends_and_its_failure_says_what_to_do() {
+    let mut bench = Bench::with_store(vec![enrolled()]);
+    let name = || "Second".to_owned();
+    bench.event(Event::Store(store::Event::BackupProgress { name: name(), per_mille: 100 }));
+    bench.pass(600);
+    let running = status::Backup::Running { name: name(), per_mille: 100 };
+    assert_eq!(bench.control.status(bench.now).backup, Some(running));
+    let (message, action) = ("it was pulled".to_owned(), "Begin again".to_owned());
+    bench.event(Event::Store(store::Event::BackupFailed { name: name(), message, action }));
+    let status = bench.control.status(bench.now);
+    assert_eq!((status.backup, status.problems[0].action.as_str()), (None, "Begin again"));
+    bench.event(Event::Store(store::Event::BackedUp { name: name(), taken: 1, bytes: 1 }));
+    assert_eq!(bench.control.status(bench.now).backup, Some(status::Backup::Done { name: name() }));
+    bench.pass(121);
+    assert_eq!(bench.control.status(bench.now).backup, None);
+}
+
 #[test]
 fn the_wires_light_is_shown_and_red_needs_a_person() {
     use crate::wire::{Finding, Station};
@@ -685,4 +832,366 @@ fn the_wires_light_is_shown_and_red_needs_a_person() {
     bench.event(Event::Net(net::Event::Wire(Facts::default())));
     assert_eq!(bench.control.status(bench.now).problems, []);
     assert!(bench.log.iter().any(|line| line == "wire green: Good: nothing is in the way"), "{:?}", bench.log);
+}
+
+/// Another DHCP server on the wire, and the address it gave us.
+mod beside {
+    use super::*;
+    use crate::config::Subnet;
+    use crate::dhcp::lease::Lease;
+    use crate::wire::{Finding, OtherServer, Station};
+
+    const ROUTER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+    const OWN: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 57);
+    const ITS: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 70);
+
+    fn facts() -> Facts {
+        let station = Station { mac: MacAddr([0xc8, 0x0e, 0x14, 1, 2, 3]), vendor: Some("AVM") };
+        let offered = Some(Subnet { address: Ipv4Addr::new(10, 0, 0, 99), prefix: 24 });
+        Facts { server: Some(OtherServer { address: ROUTER, station, offered }), ..Facts::default() }
+    }
+
+    fn wire(bench: &mut Bench, facts: Facts) {
+        bench.event(Event::Net(net::Event::Wire(facts)));
+    }
+
+    fn lease() -> Lease {
+        let subnet = Subnet { address: OWN, prefix: 24 };
+        Lease { subnet, server: ROUTER, router: Some(ROUTER), dns: Vec::new() }
+    }
+
+    /// Beside a router, with an address of its, and one client.
+    fn beside() -> Bench {
+        let mut bench = Bench::with_store(vec![known()]);
+        bench.event(Event::Net(net::Event::Carrier(true)));
+        bench.event(Event::Net(net::Event::Address(Config::default().network.address)));
+        wire(&mut bench, facts());
+        bench.event(Event::Net(net::Event::Leased(lease())));
+        // Those of before the router was found.
+        bench.probes.clear();
+        bench
+    }
+
+    /// Its root is fitted to our new address.
+    fn fitted(bench: &mut Bench) {
+        bench.event(Event::Store(store::Event::ClientReady(open(known()))));
+    }
+
+    fn chooses_router(mac: MacAddr, address: Ipv4Addr) -> Request {
+        Request { server_id: Some(ROUTER), ..request(mac, address) }
+    }
+
+    fn at(bench: &Bench) -> Option<Ipv4Addr> {
+        bench.directory.clients.first().map(|client| client.address)
+    }
+
+    #[test]
+    fn nobody_is_answered_before_the_wire_was_asked_who_leases_on_it() {
+        let mut bench = Bench::with_store(vec![known()]);
+        wire(&mut bench, Facts { asking: true, ..Facts::default() });
+        bench.asks(discover(known().mac, Asker::PiEeprom));
+        assert_eq!(bench.sent, []);
+        bench.now += Duration::from_secs(4);
+        wire(&mut bench, Facts::default());
+        bench.probed(None);
+        assert_eq!(bench.sent, [Answer::Offer]);
+    }
+
+    #[test]
+    fn where_another_server_leases_a_known_pi_gets_the_boot_alone() {
+        let mut bench = beside();
+        bench.asks(discover(known().mac, Asker::PiEeprom));
+        assert_eq!((bench.sent.as_slice(), bench.renewed), (&[][..], 1), "its root named another address of ours");
+        fitted(&mut bench);
+        assert_eq!(bench.sent, [Answer::Boot]);
+        assert!(bench.probes.is_empty(), "its address is the other server's affair");
+        bench.asks(chooses_router(known().mac, ITS));
+        assert_eq!((bench.sent.len(), at(&bench)), (1, Some(ITS)));
+        assert!(bench.directory.clients[0].kernel_words.contains("nfsroot=10.0.0.57:/clients/"));
+        assert!(matches!(bench.stage(), Stage::Leased));
+        bench.asks(discover(known().mac, Asker::PiOther));
+        assert_eq!(bench.sent, [Answer::Boot], "its kernel asks the other server");
+        assert!(matches!(bench.control.status(bench.now).network.wire, Finding::Beside { .. }));
+        assert_eq!(bench.control.status(bench.now).network.address, Some(OWN));
+    }
+
+    #[test]
+    fn until_we_have_an_address_there_the_boot_is_not_offered() {
+        let mut bench = Bench::with_store(vec![known()]);
+        bench.event(Event::Net(net::Event::Carrier(true)));
+        wire(&mut bench, facts());
+        bench.asks(discover(known().mac, Asker::PiEeprom));
+        assert!(matches!(bench.control.status(bench.now).network.wire, Finding::NoAddress { .. }));
+        assert_eq!(bench.sent, []);
+        bench.event(Event::Net(net::Event::Leased(lease())));
+        assert_eq!((bench.sent.as_slice(), bench.renewed), (&[][..], 1));
+        fitted(&mut bench);
+        assert_eq!(bench.sent, [Answer::Boot], "it waited");
+    }
+
+    #[test]
+    fn a_pi_3s_rom_hears_us_a_while_after_the_other_server() {
+        let mut bench = beside();
+        bench.asks(discover(known().mac, Asker::PiRom));
+        fitted(&mut bench);
+        assert_eq!(bench.sent, []);
+        assert_eq!(bench.control.delayed_at(), Some(bench.now + crate::control::beside::ROM_DELAY));
+        bench.now += crate::control::beside::ROM_DELAY;
+        bench.pass(0);
+        assert_eq!(bench.sent, [Answer::Boot]);
+        bench.event(Event::Net(net::Event::Seen { mac: known().mac, address: ITS }));
+        assert_eq!(at(&bench), Some(ITS), "it sends no REQUEST, but ARP");
+    }
+
+    #[test]
+    fn strangers_and_other_machines_get_silence_there_too() {
+        let mut bench = beside();
+        bench.asks(discover(MAC, Asker::PiEeprom));
+        bench.asks(discover(MacAddr([2, 0, 0, 0, 0, 9]), Asker::OtherPxe));
+        bench.asks(chooses_router(MAC, ITS));
+        assert_eq!((bench.sent.as_slice(), at(&bench)), (&[][..], Some(known().address)));
+        assert_eq!(bench.control.status(bench.now).strangers.len(), 1);
+    }
+
+    #[test]
+    fn a_new_pi_is_enrolled_beside_a_router() {
+        let mut bench = beside();
+        bench.press(Gesture::Short(Button::Enroll)).asks(discover(MAC, Asker::PiEeprom));
+        bench.ready();
+        assert_eq!((bench.created.len(), bench.sent.as_slice()), (1, &[Answer::Boot][..]));
+    }
+
+    #[test]
+    fn nobody_takes_a_running_clients_place_by_asking_for_an_address() {
+        let mut bench = beside();
+        bench.asks(chooses_router(known().mac, ITS));
+        bench.event(Event::Nfs(nfs::Event::Mounted { address: ITS, tree: Tree::Root }));
+        let evil = Ipv4Addr::new(10, 0, 0, 66);
+        bench.asks(chooses_router(known().mac, evil));
+        assert_eq!(at(&bench), Some(ITS), "anybody can send that");
+        bench.event(Event::Net(net::Event::Seen { mac: known().mac, address: evil }));
+        assert_eq!(at(&bench), Some(evil), "but not speak ARP from its MAC");
+    }
+
+    #[test]
+    fn an_address_where_another_client_runs_is_not_believed_and_an_old_one_moves() {
+        let other = Client {
+            role: Role::numbered(9),
+            mac: MAC,
+            address: Ipv4Addr::new(192, 168, 77, 99),
+            export_id: 9,
+            ..known()
+        };
+        let mut bench = Bench::with_store(vec![known(), other]);
+        wire(&mut bench, facts());
+        bench.event(Event::Net(net::Event::Leased(lease())));
+        bench.asks(chooses_router(known().mac, ITS));
+        let place = |bench: &Bench, n: u32| {
+            let role = if n == 9 { Role::numbered(9) } else { known().role };
+            bench.directory.clients.iter().find(|client| client.role == role).map(|client| client.address)
+        };
+        bench.event(Event::Nfs(nfs::Event::Mounted { address: ITS, tree: Tree::Root }));
+        bench.event(Event::Net(net::Event::Seen { mac: MAC, address: ITS }));
+        assert_eq!(place(&bench, 1), Some(ITS), "its tree stays its own");
+        // Switched off and asking anew it runs no more: the router may give its address away.
+        bench.asks(discover(known().mac, Asker::PiEeprom));
+        bench.event(Event::Net(net::Event::Seen { mac: MAC, address: ITS }));
+        assert_eq!((place(&bench, 9), place(&bench, 1)), (Some(ITS), None));
+    }
+
+    #[test]
+    fn when_the_server_is_gone_we_lease_again_and_running_clients_stay_where_they_are() {
+        let mut bench = beside();
+        bench.asks(chooses_router(known().mac, ITS));
+        bench.event(Event::Nfs(nfs::Event::Mounted { address: ITS, tree: Tree::Root }));
+        wire(&mut bench, Facts::default());
+        assert_eq!(at(&bench), Some(ITS));
+        bench.asks(discover(known().mac, Asker::PiEeprom));
+        fitted(&mut bench);
+        bench.event(Event::Net(net::Event::Probed { address: known().address, conflict: None }));
+        assert_eq!((bench.sent.as_slice(), at(&bench)), (&[Answer::Offer][..], Some(known().address)));
+    }
+
+    #[test]
+    fn a_client_that_runs_on_our_lease_keeps_it_when_a_router_comes() {
+        let mut bench = Bench::with_store(vec![known()]);
+        let address = known().address;
+        bench.asks(discover(known().mac, Asker::PiEeprom)).probed(None);
+        bench.event(Event::Nfs(nfs::Event::Mounted { address, tree: Tree::Root }));
+        wire(&mut bench, facts());
+        bench.event(Event::Net(net::Event::Leased(lease())));
+        assert_eq!(at(&bench), Some(address));
+        bench.sent.clear();
+        let renew = Request { kind: Kind::Request, ciaddr: address, ..discover(known().mac, Asker::PiOther) };
+        bench.asks(renew);
+        assert_eq!(bench.sent, [Answer::Ack]);
+    }
+
+    #[test]
+    fn by_configuration_we_lease_beside_anybody_or_never() {
+        let mode = |mode, fixed| {
+            let mut config = Config::default();
+            (config.dhcp.mode, config.network.fixed) = (mode, fixed);
+            let mut bench = Bench { control: Control::new(config, &[]), ..Bench::new() };
+            bench.event(Event::Store(opened(vec![known()])));
+            bench
+        };
+        use crate::config::DhcpMode;
+        let mut server = mode(DhcpMode::Server, false);
+        wire(&mut server, facts());
+        server.asks(discover(known().mac, Asker::PiEeprom)).probed(None);
+        assert_eq!(server.sent, [Answer::Offer]);
+        let mut proxy = mode(DhcpMode::Proxy, true);
+        wire(&mut proxy, Facts::default());
+        proxy.asks(discover(known().mac, Asker::PiEeprom));
+        assert_eq!(proxy.sent, [Answer::Boot]);
+    }
+
+    #[test]
+    fn another_appliance_is_told_that_we_are_here_and_gets_nothing_else() {
+        let mut bench = Bench::with_store(vec![]);
+        bench.event(Event::Net(net::Event::Address(Config::default().network.address)));
+        let ask = Request { vendor_class: Some("Rootstock".to_owned()), ..discover(MAC, Asker::Other) };
+        bench.asks(ask.clone());
+        assert_eq!(bench.sent, [Answer::Presence]);
+        bench.asks(Request { kind: Kind::Request, ..ask });
+        assert_eq!(bench.sent, [Answer::Presence]);
+    }
+
+    #[test]
+    fn while_somebody_else_has_our_address_nobody_is_led_to_him() {
+        let mut bench = Bench::with_store(vec![known()]);
+        let by = Station { mac: MAC, vendor: None };
+        wire(&mut bench, Facts { taken_by: Some(by), ..Facts::default() });
+        bench.asks(discover(known().mac, Asker::PiEeprom));
+        assert_eq!(bench.sent, []);
+        wire(&mut bench, Facts::default());
+        bench.event(Event::Net(net::Event::Address(Config::default().network.address)));
+        bench.probed(None);
+        assert_eq!(bench.sent, [Answer::Offer]);
+    }
+}
+
+#[test]
+fn addresses_are_probed_before_their_clients_ask_a_few_at_a_time() {
+    let client = |n: u8| Client {
+        role: Role::numbered(u32::from(n)),
+        mac: MacAddr([0xdc, 0xa6, 0x32, 7, 7, n]),
+        address: Ipv4Addr::new(192, 168, 77, 10 + n),
+        export_id: u32::from(n),
+        ..enrolled()
+    };
+    let mut bench = Bench::with_store((1..=100).map(client).collect());
+    assert!(bench.probes.is_empty(), "without a cable nobody could answer");
+    bench.event(Event::Net(net::Event::Address(Config::default().network.address)));
+    bench.event(Event::Net(net::Event::Carrier(true)));
+    assert_eq!(bench.probes.len(), net::MAX_PROBES / 2);
+    for n in 0..100 {
+        let address = bench.probes[n];
+        bench.event(Event::Net(net::Event::Probed { address, conflict: None }));
+    }
+    assert_eq!(bench.probes.len(), 100);
+    bench.asks(discover(client(64).mac, Asker::PiEeprom));
+    assert_eq!((bench.sent.as_slice(), bench.probes.len()), (&[Answer::Offer][..], 100), "at once");
+}
+
+#[test]
+fn a_pi_of_another_appliance_is_shown_as_not_ours_and_not_taken() {
+    let other = Ipv4Addr::new(192, 168, 77, 2);
+    let mut bench = Bench::with_store(vec![]);
+    bench.event(Event::Net(net::Event::Wire(Facts { appliance: Some(other), ..Facts::default() })));
+    let chosen = Request { server_id: Some(other), ..request(MAC, Ipv4Addr::new(192, 168, 77, 70)) };
+    bench.asks(discover(MAC, Asker::PiEeprom)).asks(chosen);
+    bench.press(Gesture::Short(Button::Enroll)).asks(discover(MAC, Asker::PiEeprom));
+    assert_eq!((bench.created.len(), bench.control.status(bench.now).strangers[0].of), (0, Some(other)));
+    // That appliance is gone: whoever presses may have its Pis.
+    bench.event(Event::Net(net::Event::Wire(Facts::default())));
+    bench.asks(discover(MAC, Asker::PiEeprom));
+    assert_eq!(bench.created.len(), 1);
+}
+
+fn wish(bench: &mut Bench, wish: panel::Wish) -> Vec<Action> {
+    bench.control.handle(bench.now, Event::Panel(panel::Event::Wished(wish)))
+}
+
+fn notice(bench: &Bench) -> Option<(String, bool)> {
+    bench.control.status(bench.now).notice.map(|notice| (notice.message, notice.failed))
+}
+
+#[test]
+fn a_reset_by_the_panel_is_refused_while_the_client_runs_and_told_for_ten_seconds() {
+    let (mut bench, address) = one_client();
+    let asked = wish(&mut bench, panel::Wish::Reset(Role::numbered(1)));
+    bench.take(asked);
+    assert_eq!(bench.probes, [address], "the wire is asked whether it runs");
+    bench.probed(Some(MAC));
+    assert_eq!(notice(&bench), Some(("It runs. Switch that Pi off first".to_owned(), true)));
+    bench.pass(9);
+    assert!(notice(&bench).is_some());
+    assert_eq!(bench.control.poll_timeout(bench.now), Some(Duration::from_secs(1)));
+    bench.pass(1);
+    assert_eq!(notice(&bench), None);
+}
+
+#[test]
+fn a_reset_by_the_panel_reaches_the_store_and_its_end_is_told() {
+    let (mut bench, address) = one_client();
+    let asked = wish(&mut bench, panel::Wish::Reset(Role::numbered(1)));
+    bench.take(asked);
+    let free = Event::Net(net::Event::Probed { address, conflict: None });
+    let actions = bench.control.handle(bench.now, free);
+    let ticket = actions.iter().find_map(|action| match action {
+        Action::Store(store::Command::Operate(ticket, operation)) => {
+            assert!(matches!(**operation, store::operate::Operation::Reset { new_identity: false, .. }));
+            Some(*ticket)
+        }
+        _ => None,
+    });
+    let done = store::operate::Outcome::Done { message: "pi-1 is fresh".to_owned(), warnings: Vec::new() };
+    let event = store::Event::Operated { ticket: ticket.unwrap(), result: Ok(Box::new(done)) };
+    let actions = bench.control.handle(bench.now, Event::Store(event));
+    assert!(!actions.iter().any(|action| matches!(action, Action::Answer(..))), "no command waits");
+    assert_eq!(notice(&bench), Some(("pi-1 is fresh".to_owned(), false)));
+}
+
+#[test]
+fn a_swap_by_the_panel_opens_the_window_for_the_next_new_board() {
+    let (mut bench, address) = one_client();
+    let asked = wish(&mut bench, panel::Wish::Swap(Role::numbered(1)));
+    bench.take(asked);
+    bench.event(Event::Net(net::Event::Probed { address, conflict: None }));
+    let status = bench.control.status(bench.now);
+    let role = Some(Role::numbered(1));
+    assert!(matches!(status.enrolment, status::Enrolment::Open { swap, .. } if swap == role));
+    assert_eq!(status.notice, None, "the window's own screen tells");
+}
+
+#[test]
+fn the_stick_is_let_go_of_only_where_a_store_is_open_and_clients_wait_for_it() {
+    let releases = |actions: &[Action]| {
+        actions.iter().filter(|action| matches!(action, Action::Store(store::Command::Release))).count()
+    };
+    let mut bench = Bench::new();
+    assert_eq!(releases(&wish(&mut bench, panel::Wish::Release)), 0);
+    let (mut bench, _) = one_client();
+    assert_eq!(releases(&wish(&mut bench, panel::Wish::Release)), 1);
+    let name = "Stick".to_owned();
+    let actions = bench.control.handle(bench.now, Event::Store(store::Event::Releasing { name: name.clone() }));
+    assert!(actions.iter().any(|action| matches!(action, Action::ReleaseTrees)));
+    assert!(!actions.iter().any(|action| matches!(action, Action::Publish(_))), "their handles stay good");
+    bench.event(Event::Store(store::Event::Released { name: name.clone() }));
+    assert_eq!(bench.control.status(bench.now).stick, Stick::Released { name });
+    bench.asks(discover(MAC, Asker::PiEeprom));
+    assert!(bench.sent.is_empty(), "nobody boots from a stick that is going");
+}
+
+#[test]
+fn a_batch_counts_whom_it_took() {
+    let mut bench = Bench::with_store(Vec::new());
+    bench.press(Gesture::Long(Button::Enroll));
+    for n in 1..=3 {
+        bench.asks(discover(MacAddr([0xdc, 0xa6, 0x32, 1, 2, n]), Asker::PiEeprom));
+    }
+    let status = bench.control.status(bench.now);
+    assert!(matches!(status.enrolment, status::Enrolment::Open { batch: true, enrolled: 3, .. }));
 }

@@ -65,6 +65,11 @@ impl Request {
     pub fn wants_broadcast(&self) -> bool {
         self.flags & 0x8000 != 0
     }
+
+    /// Which program behind a loader sent it.
+    pub fn program(&self) -> quirks::Program {
+        quirks::program(&self.parameters)
+    }
 }
 
 /// Why a datagram on port 67 is not a [`Request`]: for counters and tests, not

@@ -58,6 +58,34 @@ impl Asker {
     }
 }
 
+/// Which program behind a loader asks, as far as option 55 tells: two of them
+/// have lists of their own, and neither runs but in a boot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Program {
+    /// The kernel's `ip=dhcp` (net/ipv4/ipconfig.c).
+    Kernel,
+    /// klibc's `ipconfig`, in an initramfs.
+    Ipconfig,
+    /// Any other: an operating system's client, which some initramfs have too.
+    Other,
+}
+
+/// Option 55 of the kernel; newer ones add 42 (NTP).
+const KERNEL_LIST: &[u8] = &[1, 3, 6, 12, 15, 17, 26, 40, 42];
+/// What klibc's adds; newer ones ask for search domains and routes too.
+const IPCONFIG_LIST: &[u8] = &[28, 119, 121];
+
+/// Both ask for a root path (17) and an NIS domain (40), and for nothing that
+/// only an operating system wants; klibc's for a broadcast address (28) too.
+pub(super) fn program(parameters: &[u8]) -> Program {
+    let of = |lists: &[&[u8]]| parameters.iter().all(|code| lists.iter().any(|list| list.contains(code)));
+    match [17, 40].iter().all(|code| parameters.contains(code)) {
+        true if of(&[KERNEL_LIST]) => Program::Kernel,
+        true if parameters.contains(&28) && of(&[KERNEL_LIST, IPCONFIG_LIST]) => Program::Ipconfig,
+        _ => Program::Other,
+    }
+}
+
 /// Who a board says it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Identity {
@@ -185,6 +213,24 @@ mod tests {
         check(QEMU, CLASS, None, LOADER_LIST, Asker::OtherPxe, Model::Unknown);
         check(QEMU, CLASS, Some(&[0xee; 17]), LOADER_LIST, Asker::OtherPxe, Model::Unknown);
         check(QEMU, Some(b"udhcp 1.35.0"), None, &[1, 3, 6], Asker::Other, Model::Unknown);
+    }
+
+    #[test]
+    fn the_list_tells_kernel_and_initramfs_from_systems() {
+        let cases: [(&[u8], Program); 8] = [
+            (&[1, 3, 6, 12, 15, 17, 26, 40], Program::Kernel),
+            (&[1, 3, 6, 12, 15, 17, 26, 40, 42], Program::Kernel),
+            (&[1, 3, 6, 12, 15, 17, 26, 28, 40], Program::Ipconfig),
+            (&[1, 3, 6, 12, 15, 17, 26, 28, 40, 119, 121], Program::Ipconfig),
+            // NetworkManager, dhcpcd, udhcpc, nothing.
+            (&[1, 2, 6, 12, 15, 26, 28, 121, 3, 33, 40, 41, 42, 119, 249, 252, 17], Program::Other),
+            (&[1, 121, 33, 3, 6, 12, 15, 26, 28, 42, 51, 54, 58, 59, 119], Program::Other),
+            (&[1, 3, 6, 12, 15, 28, 42], Program::Other),
+            (&[], Program::Other),
+        ];
+        for (list, expected) in cases {
+            assert_eq!(program(list), expected, "{list:?}");
+        }
     }
 
     #[test]

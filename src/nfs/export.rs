@@ -22,6 +22,7 @@ use super::errors::status;
 use super::file::{Budget, FileCache};
 use super::listing::Listings;
 use crate::directory::{Directory, Export, Served};
+use crate::quota::Account;
 
 /// Locks that order changes of one tree's files among themselves.
 const STRIPES: usize = 64;
@@ -43,6 +44,7 @@ struct MountId {
 pub struct OpenExport {
     pub id: u32,
     pub read_only: bool,
+    pub account: Option<Arc<Account>>,
     /// The root of the tree, opened for reading: `open_by_handle_at` wants a real descriptor.
     pub root: OwnedFd,
     pub root_fileid: u64,
@@ -66,6 +68,7 @@ impl OpenExport {
         Ok(Self {
             id: export.id,
             read_only: export.read_only,
+            account: export.account.clone(),
             root,
             root_fileid,
             files: FileCache::new(budget.clone()),
@@ -171,7 +174,10 @@ impl Exports {
 
     /// The tree of `export`, opened if need be; `None` while it is not mounted.
     pub fn get(&self, export: &Export) -> Option<Arc<OpenExport>> {
-        let is_of = |open: &OpenExport| open.directory == export.directory && open.read_only == export.read_only;
+        let is_of = |open: &OpenExport| {
+            let same = |open: &OpenExport| (&open.directory, open.read_only) == (&export.directory, export.read_only);
+            same(open) && open.account == export.account
+        };
         if let Some(open) = self.read().get(&export.id).filter(|open| is_of(open)) {
             return Some(open.clone());
         }
@@ -263,7 +269,14 @@ mod tests {
     use crate::directory::Tree;
 
     fn export(directory: &Path) -> Export {
-        Export { id: 2, path: "/x".into(), directory: directory.into(), tree: Tree::Root, read_only: false }
+        Export {
+            id: 2,
+            path: "/x".into(),
+            directory: directory.into(),
+            tree: Tree::Root,
+            read_only: false,
+            account: None,
+        }
     }
 
     #[test]

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use nfsserve::nfs::ftype3;
-use rustix::fs::{Access, OFlags, Stat};
+use rustix::fs::{Access, AtFlags, OFlags, Stat, StatxFlags};
 use rustix::io::Errno;
 
 use super::handle::{Handle, MAX_KERNEL_BYTES};
@@ -27,6 +27,9 @@ const MIN_FILES: usize = 1024;
 /// Descriptors that one file may have: to look at, to read, to write.
 pub const DESCRIPTORS_PER_FILE: usize = 3;
 const MAX_REST: Duration = Duration::from_secs(2);
+
+/// Seconds and nanoseconds at which an inode was made.
+pub type Birth = (i64, u32);
 
 /// One file, opened as the server.
 #[derive(Debug)]
@@ -45,6 +48,18 @@ impl File {
 
     pub fn stat(&self) -> Result<Stat, Errno> {
         rustix::fs::fstat(&self.path)
+    }
+
+    /// When the inode was made that holds the file now. It changes when overlayfs copies the file up, and never else.
+    pub fn birth(&self) -> Option<Birth> {
+        let flags = AtFlags::EMPTY_PATH;
+        let statx = rustix::fs::statx(&self.path, c"", flags, StatxFlags::BTIME).ok()?;
+        Some((statx.stx_btime.tv_sec, statx.stx_btime.tv_nsec))
+    }
+
+    /// It was opened to be written to, so it lies in the upper layer.
+    pub fn is_written(&self) -> bool {
+        self.write.get().is_some()
     }
 
     /// Whether the calling thread, with the file-system ids it has now, may do `access`.

@@ -90,6 +90,19 @@ impl Handle {
     pub fn is_symlink(&self) -> bool {
         self.ftype == ftype3::NF3LNK as u8
     }
+
+    /// Whether the file may lie in a lower layer of an overlay: its handle is one of overlayfs (`OVL_FILEID_V1`,
+    /// or `V0` before Linux 5.5) and does not say that the file never did (`OVL_FH_FLAG_PATH_UPPER`).
+    pub fn may_be_lower(&self) -> bool {
+        let header = match self.kind {
+            0xf8 => self.kernel_bytes().get(3..),
+            0xfb => Some(self.kernel_bytes()),
+            _ => return false,
+        };
+        // fs/overlayfs/overlayfs.h, struct ovl_fb: version, magic, length, flags.
+        const PATH_UPPER: u8 = 1 << 2;
+        header.and_then(|header| header.get(3)).is_none_or(|flags| flags & PATH_UPPER == 0)
+    }
 }
 
 /// A handle as it stands on the wire.

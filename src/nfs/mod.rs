@@ -19,6 +19,7 @@
 //! | `portmap`, `mount`, `procedures/` | the three programs |
 //! | `handle` | pure: what is in an `nfs_fh3`, and its MAC |
 //! | `export`, `file`, `credentials` | the mounted trees, files by handle, acting as the caller |
+//! | `charge` | what a change costs the client's account ([`crate::quota`]) |
 //! | `access`, `attributes`, `errors`, `listing`, `reply_cache` | pure: what the procedures need |
 //!
 //! Measured choices (2026-11-22, Linux 6.18):
@@ -73,6 +74,7 @@
 
 mod access;
 mod attributes;
+mod charge;
 mod connection;
 mod credentials;
 mod errors;

@@ -177,6 +177,7 @@ mod tests {
 
     fn check(path: &str, expected: Option<(u32, &str)>) {
         let export = |id, path: &str, tree| Export {
+            account: None,
             id,
             path: path.into(),
             directory: "/nowhere".into(),

@@ -25,9 +25,13 @@ pub struct Peer {
     pub connections: AtomicUsize,
     /// Paths it mounted, for DUMP: at most `MAX_MOUNTS`.
     mounts: Mutex<Vec<String>>,
+    /// Calls since its last mount that the black box was shown.
+    shown: AtomicUsize,
 }
 
 const MAX_MOUNTS: usize = 16;
+/// Calls behind a mount that show how it begins.
+const MAX_SHOWN: usize = 16;
 
 /// What a client did since it was last asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -52,11 +56,18 @@ impl Peer {
             waiting: Mutex::default(),
             connections: AtomicUsize::new(0),
             mounts: Mutex::default(),
+            shown: AtomicUsize::new(0),
         }
     }
 
     pub fn called(&self) {
         self.calls.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Whether this call is one of the first since it mounted.
+    pub fn is_fresh(&self) -> bool {
+        // Only read in the long run, so that threads do not contend for it.
+        self.shown.load(Ordering::Relaxed) < MAX_SHOWN && self.shown.fetch_add(1, Ordering::Relaxed) < MAX_SHOWN
     }
 
     pub fn read(&self, bytes: usize) {
@@ -85,6 +96,7 @@ impl Peer {
     }
 
     pub fn mounted(&self, path: &str) {
+        self.shown.store(0, Ordering::Relaxed);
         let mut mounts = lock(&self.mounts);
         if mounts.len() < MAX_MOUNTS && !mounts.iter().any(|known| known == path) {
             mounts.push(path.to_owned());

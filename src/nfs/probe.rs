@@ -47,6 +47,22 @@ impl Probe {
     }
 }
 
+/// What a call asks, for people: as far as its header is whole.
+pub(crate) fn call_name(record: &[u8]) -> String {
+    match rpc::parse(&mut Cursor::new(record)) {
+        Ok(rpc::Parsed::Call(call)) => {
+            let program = match call.program {
+                super::procedures::PROGRAM => "NFS".to_owned(),
+                super::mount::PROGRAM => "MOUNT".to_owned(),
+                super::portmap::PROGRAM => "portmap".to_owned(),
+                other => format!("program {other}"),
+            };
+            format!("{program} version {}, procedure {}", call.version, call.procedure)
+        }
+        _ => "RPC".to_owned(),
+    }
+}
+
 /// A connection's bytes, in pieces of the length that the first byte says.
 pub(crate) fn record(stream: &[u8]) {
     let Some((&piece, stream)) = stream.split_first() else { return };

@@ -1,7 +1,7 @@
 //! From one record to its reply: RPC header, program, reply cache. I/O, by
 //! the procedures that it calls; knows nothing of sockets.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -16,6 +16,7 @@ use super::rpc::{self, Accept, AuthStat, Call, Parsed};
 use super::settle::{Settle, Unsettled};
 use super::xdr::{Cursor, Encoder, Malformed};
 use super::{Event, mount, procedures};
+use crate::blackbox::tap;
 use crate::directory::{Directory, Published};
 
 /// Where a record came from.
@@ -77,6 +78,9 @@ impl Attempt<'_> {
     }
 }
 
+/// Of a call to MOUNT or the portmapper: the header and a path of usual length.
+const MAX_SHOWN: usize = 256;
+
 /// RFC 6056's other end: ports that only root can bind.
 const RESERVED: u16 = 1024;
 
@@ -129,6 +133,7 @@ impl<W> Service<W> {
             Ok(Parsed::Call(call)) => call,
         };
         source.peer.called();
+        show(source, self.ports, &call, record, cursor.rest().len());
         let address = source.peer.address;
         if call.program != procedures::PROGRAM || procedures::is_idempotent(call.procedure) || !source.tcp {
             self.answer(source, &call, Attempt::default(), cursor, reply);
@@ -247,6 +252,22 @@ impl<W> Service<W> {
     fn replies(&self) -> std::sync::MutexGuard<'_, ReplyCache<W>> {
         self.replies.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Shows the black box a call's header, and the path of a MNT: every call to MOUNT and the portmapper, other
+/// versions than ours, and the first ones of NFS behind a mount. Handles and data never.
+fn show(source: Source<'_>, ports: Ports, call: &Call, record: &[u8], arguments: usize) {
+    if !tap::is_on() {
+        return;
+    }
+    let (port, shown) = match (call.program, call.version) {
+        (procedures::PROGRAM, procedures::VERSION) if !source.peer.is_fresh() => return,
+        (procedures::PROGRAM, _) => (ports.nfs, record.len() - arguments),
+        (mount::PROGRAM, _) => (ports.mount, record.len().min(MAX_SHOWN)),
+        _ => (ports.portmap, record.len().min(MAX_SHOWN)),
+    };
+    let from = SocketAddrV4::new(source.peer.address, source.port);
+    tap::datagram(source.tcp, from, SocketAddrV4::new(tap::ours(), port), record.len(), &record[..shown]);
 }
 
 /// Takes a call out of the reply cache that ended without an answer.

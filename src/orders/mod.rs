@@ -10,6 +10,8 @@ mod server;
 use serde::{Deserialize, Serialize};
 
 use crate::client::Role;
+use crate::self_test::Target;
+use crate::status::Snapshot;
 use crate::store::operate::{Operation, Outcome};
 
 pub use self::server::{Error, Event, Handle, Sink, start};
@@ -34,9 +36,17 @@ pub struct Order {
 #[serde(rename_all = "kebab-case")]
 pub enum Request {
     Operation(Operation),
+    /// What every face draws from; the store is not asked.
+    Status,
     /// The next unknown Pi that asks takes this client over.
     SwapNext {
         role: Role,
+    },
+    /// What the black box holds, as files on the stick.
+    Report,
+    /// Boot a fake Pi; without a name from the image for new clients.
+    SelfTest {
+        target: Option<Target>,
     },
 }
 
@@ -45,6 +55,7 @@ pub enum Request {
 #[serde(rename_all = "kebab-case")]
 pub enum Reply {
     Outcome(Box<Outcome>),
+    Status(Box<Snapshot>),
     Refused {
         message: String,
         /// Because the client runs: it can be asked again later.
@@ -74,6 +85,8 @@ mod tests {
         let text = serde_json::to_string(&order).unwrap();
         assert_eq!(text, r#"{"request":{"operation":{"do":"reset","role":"pi-1","new_identity":false}},"force":true}"#);
         assert_eq!(serde_json::from_str::<Order>(&text).unwrap(), order);
+        let status: Order = serde_json::from_str(r#"{"request":"status"}"#).unwrap();
+        assert_eq!(status, Order { request: Request::Status, force: false });
         for text in ["", "{}", "[]", r#"{"request":{"operation":{"do":"reset","role":"../x","new_identity":false}}}"#] {
             assert!(serde_json::from_str::<Order>(text).is_err(), "{text}");
         }

@@ -73,6 +73,19 @@ impl Canvas {
     pub fn paint(&mut self, frame: &Frame, screen: &Screen, style: Style, whole: bool) -> String {
         let rows = rows(frame, style);
         let whole = whole || rows.len() != self.shown.len();
+        let below = rows.len() + 1;
+        let mut out = self.update(rows, whole);
+        // Writing into a String cannot fail.
+        if whole {
+            let _ = write!(out, "\x1b[{below};1H{KEYS}\x1b[K");
+        }
+        let _ = write!(out, "\x1b[{};1H\x1b]rootstock;{}\x07", below + 1, screen.text());
+        out
+    }
+
+    /// The same for rows of any kind, without a line below them.
+    pub fn update(&mut self, rows: Vec<String>, whole: bool) -> String {
+        let whole = whole || rows.len() != self.shown.len();
         let mut out = String::new();
         // Writing into a String cannot fail. 25l hides the cursor, 2J clears, H goes to a row.
         let _ = write!(out, "\x1b[?25l{}", if whole && self.shown.is_empty() { "\x1b[2J" } else { "" });
@@ -81,10 +94,6 @@ impl Canvas {
                 let _ = write!(out, "\x1b[{};1H{row}\x1b[K", index + 1);
             }
         }
-        if whole {
-            let _ = write!(out, "\x1b[{};1H{KEYS}\x1b[K", rows.len() + 1);
-        }
-        let _ = write!(out, "\x1b[{};1H\x1b]rootstock;{}\x07", rows.len() + 2, screen.text());
         self.shown = rows;
         out
     }

@@ -15,6 +15,8 @@ pub const SAMPLING: Duration = Duration::from_millis(10);
 pub const DEBOUNCE: Duration = Duration::from_millis(30);
 /// Long enough that nobody does it by mistake: a long press may prepare a stick.
 pub const HOLD: Duration = Duration::from_secs(3);
+/// With one button only: a shorter press is NEXT's, a longer one ENROLL's.
+pub const TAP: Duration = Duration::from_secs(1);
 /// A press is drawn as being held from here on.
 const VISIBLE: Duration = Duration::from_millis(300);
 /// After a longer gap between two samples nothing is known of the time
@@ -40,6 +42,8 @@ struct Channel {
     state: State,
     /// The level of the last sample, and since when it has been that.
     level: Option<(bool, Duration)>,
+    /// It stands for NEXT too, by taps.
+    alone: bool,
 }
 
 /// Both buttons.
@@ -51,8 +55,18 @@ pub struct Gestures {
 
 impl Default for Gestures {
     fn default() -> Self {
-        let channel = |button| Channel { button, state: State::Unseen, level: None };
+        let channel = |button| Channel { button, state: State::Unseen, level: None, alone: false };
         Self { channels: [channel(Button::Enroll), channel(Button::Next)], last: None }
+    }
+}
+
+impl Gestures {
+    /// ENROLL is the only button that there is: a tap is NEXT, a press of one to
+    /// three seconds ENROLL, a hold ENROLL held.
+    pub fn of_one_button() -> Self {
+        let mut gestures = Self::default();
+        gestures.channels[0].alone = true;
+        gestures
     }
 }
 
@@ -95,9 +109,10 @@ impl Channel {
             (State::Unseen, false) if steady => self.state = State::Released,
             // The hold is counted from the first touch, not from when it was believed.
             (State::Released, true) if steady => self.state = State::Pressed { since, told: false },
-            (State::Pressed { told, .. }, false) if steady => {
+            (State::Pressed { told, since: pressed }, false) if steady => {
                 self.state = State::Released;
-                return (!told).then_some(Gesture::Short(self.button));
+                let tap = self.alone && since.saturating_sub(pressed) < TAP;
+                return (!told).then_some(Gesture::Short(if tap { Button::Next } else { self.button }));
             }
             (State::Pressed { since, told: false }, true) if now.saturating_sub(since) >= HOLD => {
                 self.state = State::Pressed { since, told: true };
@@ -144,6 +159,23 @@ mod tests {
     #[test]
     fn just_under_three_seconds_is_short() {
         check(&[(100, false), (2990, true), (100, false)], &[(3120, SHORT)]);
+    }
+
+    #[test]
+    fn one_button_alone_is_both_by_how_long_it_is_pressed() {
+        for (length, expected) in [
+            (200, Gesture::Short(Button::Next)),
+            (990, Gesture::Short(Button::Next)),
+            (1000, Gesture::Short(Button::Enroll)),
+            (2900, Gesture::Short(Button::Enroll)),
+            (3500, Gesture::Long(Button::Enroll)),
+        ] {
+            let mut gestures = Gestures::of_one_button();
+            let pressed = |ms| (100..100 + length).contains(&ms);
+            let all =
+                (0..4000).step_by(10).flat_map(|ms| gestures.sample(Duration::from_millis(ms), [pressed(ms), false]));
+            assert_eq!(all.collect::<Vec<_>>(), [expected], "{length} ms");
+        }
     }
 
     #[test]

@@ -10,6 +10,8 @@ pub enum Key {
     Press(Gesture),
     /// Ctrl-C, which a raw terminal hands over as a byte.
     Interrupt,
+    /// For those who only watch: the panel itself does not end.
+    Quit,
 }
 
 /// Follows escape sequences, so that a key such as an arrow is not taken for
@@ -45,6 +47,7 @@ fn key(byte: u8) -> Option<Key> {
         b'n' => Gesture::Short(Button::Next),
         b'N' => Gesture::Long(Button::Next),
         0x03 => return Some(Key::Interrupt),
+        b'q' => return Some(Key::Quit),
         _ => return None,
     };
     Some(Key::Press(gesture))

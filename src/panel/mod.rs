@@ -7,11 +7,12 @@
 //! show(Status) ─► thread "panel" ─► Picture ─► "panel-oled"      (changed bytes over I2C)
 //!                   pages, screens, draw    └► "panel-terminal"  (changed rows; keys)
 //!                   presence (all pure)
-//! "panel-buttons" ─ gestures ─► NEXT turns pages here; every press goes to the sink
+//! "panel-buttons" ─ gestures ─► "panel": NEXT turns pages; what ENROLL means there goes to the sink
+//! "panel-led"       blinks what matters most, for those without a display
 //! ```
 //!
 //! Pure: `gestures`, `keys`, `pages`, `screens` with `screen` and `words`, `draw`
-//! with `frame`, `blocks`, `presence`, `retry`. I/O: `gpio`, `oled`, `terminal`, and
+//! with `frame`, `blocks`, `presence`, `retry`, and `led` but for its two files. I/O: `gpio`, `oled`, `terminal`, and
 //! the threads and locks in `threads`.
 
 pub mod blocks;
@@ -20,6 +21,7 @@ pub mod frame;
 pub mod gestures;
 pub mod gpio;
 pub mod keys;
+pub mod led;
 pub mod oled;
 pub mod pages;
 pub mod presence;
@@ -30,10 +32,12 @@ pub mod terminal;
 mod threads;
 pub mod words;
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use crate::client::{ImageId, Role};
 use crate::config;
 use crate::status::Status;
 use pages::View;
@@ -53,6 +57,39 @@ pub enum Gesture {
     Short(Button),
     /// At three seconds, while still held.
     Long(Button),
+}
+
+/// What a press on a page asks of the appliance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wish {
+    /// The next unknown Pi takes this client over.
+    Swap(Role),
+    /// A fresh root.
+    Reset(Role),
+    /// New clients get this one.
+    ImageDefault(ImageId),
+    /// What the black box holds, as files on the stick.
+    Report,
+    /// A fake Pi boots from the image for new clients.
+    SelfTest,
+    /// Let go of the stick, so that it can be pulled.
+    Release,
+    /// Use the stick that was let go of.
+    Resume,
+}
+
+impl fmt::Display for Wish {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Swap(role) => write!(f, "another board for {role}"),
+            Self::Reset(role) => write!(f, "reset {role}"),
+            Self::ImageDefault(image) => write!(f, "{image} for new clients"),
+            Self::Report => f.write_str("save a report"),
+            Self::SelfTest => f.write_str("self-test"),
+            Self::Release => f.write_str("let go of the stick"),
+            Self::Resume => f.write_str("use the stick again"),
+        }
+    }
 }
 
 /// Where the buttons and the display are.
@@ -76,6 +113,8 @@ pub struct Options {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     Pressed(Gesture),
+    /// What a press meant on the page that was shown.
+    Wished(Wish),
     /// What was found, for the log.
     Hardware(String),
     /// What is missing or broken, once each; it is tried again.
@@ -97,14 +136,14 @@ pub fn start(options: Options, sink: Sink) -> Handle {
             match rppal::system::DeviceInfo::new() {
                 Ok(board) => {
                     core.tell(Event::Hardware(format!("this is a {}", board.model())));
-                    parts.extend([Part::Buttons, Part::Oled]);
+                    parts.extend([Part::Buttons, Part::Oled, Part::Led]);
                 }
                 Err(_) => core.tell(Event::Hardware("no Raspberry Pi, so no buttons and no display".to_owned())),
             }
             let console = Path::new(CONSOLE);
             parts.extend(console.exists().then(|| Part::Terminal(console.to_owned())));
         }
-        Source::Hardware => parts.extend([Part::Buttons, Part::Oled]),
+        Source::Hardware => parts.extend([Part::Buttons, Part::Oled, Part::Led]),
         Source::Terminal(path) => parts.push(Part::Terminal(path)),
         Source::None => {}
     }
@@ -112,7 +151,7 @@ pub fn start(options: Options, sink: Sink) -> Handle {
     let mut outlets = Vec::new();
     for part in parts {
         let outlet = match part {
-            Part::Buttons => None,
+            Part::Buttons | Part::Led => None,
             Part::Oled | Part::Terminal(_) => match Outlet::new() {
                 Ok(outlet) => Some(Arc::new(outlet)),
                 Err(error) => {
@@ -130,16 +169,18 @@ pub fn start(options: Options, sink: Sink) -> Handle {
             (Part::Terminal(path), Some(outlet)) => {
                 handle.spawn("panel-terminal", move || terminal::run(&core, &outlet, &path));
             }
+            (Part::Led, _) => handle.spawn("panel-led", move || threads::blink(&core)),
             _ => handle.spawn("panel-buttons", move || threads::watch_buttons(&core, &config)),
         }
     }
-    handle.spawn("panel", move || threads::compose(&core, &outlets));
+    handle.spawn("panel", move || threads::compose(&core, &outlets, &options.config));
     handle
 }
 
 enum Part {
     Buttons,
     Oled,
+    Led,
     Terminal(PathBuf),
 }
 

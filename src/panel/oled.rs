@@ -161,6 +161,11 @@ impl<D: Display, O: FnMut(&Frame, Brightness) -> Result<D, Error>> Keeper<D, O> 
         }
     }
 
+    /// Whether the last frame arrived.
+    pub fn works(&self) -> bool {
+        self.display.is_some()
+    }
+
     /// When to call `show` even without a new frame.
     pub fn wait(&self, now: Duration) -> Duration {
         match self.display {

@@ -4,17 +4,32 @@
 //! person, then whatever is going on, then rest. Something new is shown at once;
 //! where several views matter they take turns, so that a lasting problem never
 //! hides the enrolment window. NEXT turns to the other pages and comes back.
+//!
+//! What ENROLL means follows from the page. On the overview it is the enrolment
+//! window's button. What costs something is asked on a page of its own first, and
+//! done when ENROLL is held there:
+//!
+//! | page | ENROLL | ENROLL held |
+//! |---|---|---|
+//! | a client's | asks: reset it? | of one that is off, stuck or gone: swap its board; else asks |
+//! | reset it? | asks: swap its board? | resets it |
+//! | swap its board? | asks: reset it? | opens the window for its new board |
+//! | one of several images | new Pis get it | the same |
+//! | stick | the overview's | lets go of the stick |
+//! | about | self-test | saves a report |
 
 use std::time::Duration;
 
-use super::{Button, Gesture, screens};
-use crate::client::{MacAddr, Role};
-use crate::status::{ClientStatus, Enrolment, Problem, Stage, Status, Stick};
+use super::{Button, Gesture, Wish, screens};
+use crate::client::{ImageId, MacAddr, Role};
+use crate::status::{ClientStatus, Enrolment, Notice, Problem, Stage, Status, Stick};
 
 /// A page that a person turned to is left by itself after this long.
 pub const RETURN_AFTER: Duration = Duration::from_secs(30);
 /// Views of one kind that take part in the overview's turns.
 const MAX_OF_A_KIND: usize = 3;
+/// Images that have a page of their own.
+const MAX_IMAGES: usize = 16;
 /// A client that has come up is shown for this long.
 const SHOW_UP: Duration = Duration::from_secs(20);
 /// Until the network has its address, the server counts as starting for this long.
@@ -27,21 +42,34 @@ pub enum View {
     /// The stick may be prepared, if a person agrees.
     ConfirmStick,
     UnusableStick,
+    /// The appliance's own update: offered, written, on trial.
+    Update,
     Problem(Problem),
     /// The enrolment window is open.
     Window,
     Import,
+    /// A second stick: what it can become, or is becoming.
+    Backup,
     Client(Role),
     /// A Pi that asked while the window was closed.
     Stranger(MacAddr),
     NoStick,
     ReadingStick,
     PreparingStick,
+    ReleasingStick,
+    ReleasedStick,
+    /// What became of a press.
+    Notice(Notice),
     NoCable,
     NoImage,
     Ready,
     // Pages that NEXT turns to.
     Images,
+    /// One of several, to be chosen for new clients.
+    Image(ImageId),
+    /// Asked before it is done.
+    AskReset(Role),
+    AskSwap(Role),
     Stick,
     Network,
     About,
@@ -53,7 +81,9 @@ pub fn views(status: &Status) -> Vec<View> {
     if rest == View::Starting {
         return vec![rest];
     }
-    let mut views = Vec::new();
+    let mut views: Vec<View> = status.notice.iter().cloned().map(View::Notice).collect();
+    // Before the stick's own question, for a held ENROLL means the update.
+    views.extend(status.update.is_some().then_some(View::Update));
     if matches!(rest, View::ConfirmStick | View::UnusableStick) {
         views.push(rest.clone());
     }
@@ -62,6 +92,7 @@ pub fn views(status: &Status) -> Vec<View> {
     let calm = views.len();
     let open = matches!(status.enrolment, Enrolment::Open { .. });
     views.extend(open.then_some(View::Window));
+    views.extend(status.backup.is_some().then_some(View::Backup));
     views.extend(status.import.is_some().then_some(View::Import));
     views.extend(clients(status, booting));
     let idle = views.len() == calm;
@@ -78,11 +109,7 @@ pub fn views(status: &Status) -> Vec<View> {
 }
 
 fn booting(client: &ClientStatus) -> bool {
-    match client.stage {
-        Stage::Discovered | Stage::Leased | Stage::Loading { .. } | Stage::Kernel | Stage::RootMounted => true,
-        Stage::Up { .. } => client.since < SHOW_UP,
-        Stage::Off | Stage::Stalled { .. } => false,
-    }
+    client.stage.is_booting() || (matches!(client.stage, Stage::Up { .. }) && client.since < SHOW_UP)
 }
 
 /// The clients that `wanted` names, whose stage changed last first.
@@ -101,6 +128,8 @@ fn rest(status: &Status) -> View {
         Stick::NeedsConfirmation { .. } => View::ConfirmStick,
         Stick::Preparing => View::PreparingStick,
         Stick::Unusable { .. } => View::UnusableStick,
+        Stick::Releasing { .. } => View::ReleasingStick,
+        Stick::Released { .. } => View::ReleasedStick,
         Stick::Ready { .. } if !status.network.carrier => View::NoCable,
         Stick::Ready { .. } if status.images.is_empty() => View::NoImage,
         Stick::Ready { .. } => View::Ready,
@@ -112,8 +141,31 @@ fn pages(status: &Status) -> Vec<View> {
     let overview = views(status);
     let summary = (overview != [View::Ready] && rest(status) == View::Ready).then_some(View::Ready);
     let clients = status.clients.iter().map(|client| View::Client(client.role.clone()));
-    let others = [View::Images, View::Stick, View::Network, View::About];
-    summary.into_iter().chain(clients).chain(others).collect()
+    let images: Vec<View> = match status.images.as_slice() {
+        [] | [_] => vec![View::Images],
+        // The one for new Pis first; it is the last in the status.
+        images => images.iter().rev().take(MAX_IMAGES).cloned().map(View::Image).collect(),
+    };
+    let others = [View::Stick, View::Network, View::About];
+    summary.into_iter().chain(clients).chain(images).chain(others).collect()
+}
+
+/// Whether the page is still about something.
+fn stands(status: &Status, page: &View) -> bool {
+    match page {
+        View::AskReset(role) | View::AskSwap(role) => status.clients.iter().any(|client| client.role == *role),
+        page => pages(status).contains(page),
+    }
+}
+
+/// What a press meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Meaning {
+    /// The page was turned, and that is all.
+    Turn,
+    /// What it means on the overview.
+    Plain,
+    Wish(Wish),
 }
 
 /// What is shown, and how it came to be.
@@ -133,8 +185,12 @@ impl Default for Pages {
 }
 
 impl Pages {
-    /// Follows the status and the clock. Called before each drawing.
-    pub fn update(&mut self, now: Duration, status: &Status) {
+    /// Follows the status and the clock. Called before each drawing. While a
+    /// button is `held` the page stays: the hold is about what is seen.
+    pub fn update(&mut self, now: Duration, status: &Status, held: bool) {
+        if held && self.turned.as_ref().is_some_and(|(page, _)| stands(status, page)) {
+            return;
+        }
         let views = views(status);
         let shown = self.overview();
         let appeared = views.iter().position(|view| !self.views.contains(view));
@@ -151,29 +207,40 @@ impl Pages {
         if now.saturating_sub(self.since) >= screens::dwell(status, &self.overview()) && self.views.len() > 1 {
             (self.index, self.since) = ((self.index + 1) % self.views.len(), now);
         }
-        let over =
-            |(page, at): &(View, Duration)| now.saturating_sub(*at) >= RETURN_AFTER || !pages(status).contains(page);
+        let over = |(page, at): &(View, Duration)| now.saturating_sub(*at) >= RETURN_AFTER || !stands(status, page);
         if self.turned.as_ref().is_some_and(over) {
             self.turned = None;
         }
     }
 
-    /// A press: NEXT turns the page, held it goes back; ENROLL goes to where its effect is seen.
-    pub fn press(&mut self, now: Duration, gesture: Gesture, status: &Status) {
+    /// A press: NEXT turns the page, held it goes back; ENROLL does what the page is about,
+    /// or goes to the overview, where its effect is seen.
+    pub fn press(&mut self, now: Duration, gesture: Gesture, status: &Status) -> Meaning {
         let page = self.turned.take().map(|(page, _)| page);
-        match gesture {
-            Gesture::Short(Button::Next) => {
-                let pages = pages(status);
-                let at = page.and_then(|page| pages.iter().position(|other| *other == page));
-                let next = at.map_or(0, |at| at + 1);
-                self.turned = pages.get(next).map(|page| (page.clone(), now));
+        let (next, meaning) = match (gesture, page) {
+            (Gesture::Short(Button::Next), page) => (next(status, page), Meaning::Turn),
+            (Gesture::Long(Button::Next), _) => (None, Meaning::Plain),
+            (Gesture::Short(Button::Enroll), Some(View::Client(role) | View::AskSwap(role))) => {
+                (Some(View::AskReset(role)), Meaning::Turn)
             }
-            // A client's page stays: what ENROLL means there is about that client.
-            Gesture::Short(Button::Enroll) | Gesture::Long(Button::Enroll) => {
-                self.turned = page.filter(|page| matches!(page, View::Client(_))).map(|page| (page, now));
+            (Gesture::Short(Button::Enroll), Some(View::AskReset(role))) => (Some(View::AskSwap(role)), Meaning::Turn),
+            (Gesture::Long(Button::Enroll), Some(View::Client(role))) => match may_be_dead(status, &role) {
+                true => (None, Meaning::Wish(Wish::Swap(role))),
+                false => (Some(View::AskReset(role)), Meaning::Turn),
+            },
+            (Gesture::Long(Button::Enroll), Some(View::AskReset(role))) => (None, Meaning::Wish(Wish::Reset(role))),
+            (Gesture::Long(Button::Enroll), Some(View::AskSwap(role))) => (None, Meaning::Wish(Wish::Swap(role))),
+            (_, Some(View::Image(image))) => (None, Meaning::Wish(Wish::ImageDefault(image))),
+            (Gesture::Short(Button::Enroll), Some(View::About)) => (None, Meaning::Wish(Wish::SelfTest)),
+            (Gesture::Long(Button::Enroll), Some(View::About)) => (None, Meaning::Wish(Wish::Report)),
+            (Gesture::Long(Button::Enroll), Some(View::Stick)) if matches!(status.stick, Stick::Ready { .. }) => {
+                (None, Meaning::Wish(Wish::Release))
             }
-            Gesture::Long(Button::Next) => {}
-        }
+            _ if matches!(status.stick, Stick::Released { .. }) => (None, Meaning::Wish(Wish::Resume)),
+            _ => (None, Meaning::Plain),
+        };
+        self.turned = next.map(|page| (page, now));
+        meaning
     }
 
     /// The view to draw and how long it has been shown.
@@ -197,9 +264,26 @@ impl Pages {
     }
 }
 
+/// The page that NEXT turns to; none is the overview. From a question it goes back to what it is about.
+fn next(status: &Status, page: Option<View>) -> Option<View> {
+    if let Some(View::AskReset(role) | View::AskSwap(role)) = page {
+        return Some(View::Client(role));
+    }
+    let pages = pages(status);
+    let at = page.and_then(|page| pages.iter().position(|other| *other == page));
+    pages.into_iter().nth(at.map_or(0, |at| at + 1))
+}
+
+/// Whether a hold on its page may begin a swap without a question.
+fn may_be_dead(status: &Status, role: &Role) -> bool {
+    let client = status.clients.iter().find(|client| client.role == *role);
+    client.is_some_and(|client| matches!(client.stage, Stage::Off | Stage::Gone | Stage::Stalled { .. }))
+}
+
 /// Worth taking a person away from the page they turned to.
 fn urgent(view: &View) -> bool {
-    matches!(view, View::ConfirmStick | View::UnusableStick | View::Problem(_) | View::Window)
+    matches!(view, View::Update | View::ConfirmStick | View::UnusableStick | View::Problem(_) | View::Window)
+        || matches!(view, View::Notice(_) | View::ReleasingStick | View::ReleasedStick | View::Backup)
 }
 
 #[cfg(test)]
@@ -232,7 +316,12 @@ mod tests {
             image: "debian-1".parse().unwrap(),
             stage,
             since: Duration::from_secs(seconds),
+            last_boot: None,
         }
+    }
+
+    fn open() -> Enrolment {
+        Enrolment::Open { left: SECOND, batch: false, enrolled: 0, swap: None }
     }
 
     fn problem(message: &str) -> Problem {
@@ -250,7 +339,7 @@ mod tests {
         status.clients = vec![client(1, Stage::Kernel, 5), client(2, Stage::Up { after: Some(SECOND) }, 3600)];
         assert_eq!(views(&status), [pi(1)]);
         status.import = Some(Import { file: String::new(), per_mille: 0, left: None });
-        status.enrolment = Enrolment::Open { left: SECOND };
+        status.enrolment = open();
         status.problems = vec![problem("a")];
         assert_eq!(views(&status), [View::Problem(problem("a")), View::Window, View::Import, pi(1)]);
     }
@@ -271,10 +360,11 @@ mod tests {
 
     #[test]
     fn a_stranger_is_shown_only_where_enroll_would_help() {
-        let stranger = Stranger { mac: MacAddr([1; 6]), model: Model::Pi5, serial: None, memory_mib: None, hint: None };
+        let stranger =
+            Stranger { mac: MacAddr([1; 6]), model: Model::Pi5, serial: None, memory_mib: None, hint: None, of: None };
         let mut status = Status { strangers: vec![stranger], ..ready() };
         assert_eq!(views(&status), [View::Stranger(MacAddr([1; 6])), View::Ready]);
-        status.enrolment = Enrolment::Open { left: SECOND };
+        status.enrolment = open();
         assert_eq!(views(&status), [View::Window]);
         status.stick = Stick::Absent;
         assert_eq!(views(&status), [View::Window, View::NoStick]);
@@ -283,7 +373,7 @@ mod tests {
     #[test]
     fn the_overview_is_bounded_however_much_goes_on() {
         let mut status = ready();
-        let stalled = Stage::Stalled { at: "kernel", hint: Hint::KernelSilent };
+        let stalled = Stage::Stalled { at: "kernel".into(), hint: Hint::KernelSilent };
         status.clients = (1..=200).map(|n| client(n, Stage::Kernel, u64::from(n))).collect();
         status.clients.extend((201..=400).map(|n| client(n, stalled.clone(), u64::from(n))));
         status.problems = (0..100).map(|n| problem(&n.to_string())).collect();
@@ -296,14 +386,14 @@ mod tests {
         let mut pages = Pages::default();
         let mut status = ready();
         let check = |pages: &mut Pages, seconds: u32, status: &Status, expected: View| {
-            pages.update(SECOND * seconds, status);
+            pages.update(SECOND * seconds, status, false);
             assert_eq!(pages.current(SECOND * seconds).0, expected, "at {seconds} s");
         };
         check(&mut pages, 0, &status, View::Ready);
         check(&mut pages, 1000, &status, View::Ready);
         status.problems = vec![problem("a")];
         check(&mut pages, 1001, &status, View::Problem(problem("a")));
-        status.enrolment = Enrolment::Open { left: SECOND };
+        status.enrolment = open();
         check(&mut pages, 1002, &status, View::Window);
         check(&mut pages, 1003, &status, View::Window);
         check(&mut pages, 1011, &status, View::Problem(problem("a")));
@@ -318,7 +408,7 @@ mod tests {
         let status = Status { clients: vec![client(1, Stage::Up { after: Some(SECOND) }, 99)], ..ready() };
         let mut seen = Vec::new();
         for _ in 0..6 {
-            pages.update(SECOND, &status);
+            pages.update(SECOND, &status, false);
             seen.push((pages.current(SECOND).0, pages.place(&status)));
             pages.press(SECOND, NEXT, &status);
         }
@@ -332,7 +422,7 @@ mod tests {
             (View::About, place(5)),
         ];
         assert_eq!(seen, expected);
-        pages.update(SECOND, &status);
+        pages.update(SECOND, &status, false);
         assert_eq!(pages.current(SECOND).0, View::Ready);
     }
 
@@ -341,7 +431,7 @@ mod tests {
         let mut pages = Pages::default();
         let status = ready();
         let mut shown = |at: u32, gesture: Option<Gesture>| {
-            pages.update(SECOND * at, &status);
+            pages.update(SECOND * at, &status, false);
             if let Some(gesture) = gesture {
                 pages.press(SECOND * at, gesture, &status);
             }
@@ -360,25 +450,101 @@ mod tests {
     fn an_urgent_view_ends_turning_and_a_booting_client_does_not() {
         let mut pages = Pages::default();
         let mut status = ready();
-        pages.update(SECOND, &status);
+        pages.update(SECOND, &status, false);
         pages.press(SECOND, NEXT, &status);
         status.clients = vec![client(1, Stage::Kernel, 1)];
-        pages.update(SECOND * 2, &status);
+        pages.update(SECOND * 2, &status, false);
         assert_eq!(pages.current(SECOND * 2).0, View::Images);
-        status.enrolment = Enrolment::Open { left: SECOND };
-        pages.update(SECOND * 3, &status);
+        status.enrolment = open();
+        pages.update(SECOND * 3, &status, false);
         assert_eq!(pages.current(SECOND * 3).0, View::Window);
+    }
+
+    const ENROLL: Gesture = Gesture::Short(Button::Enroll);
+    const HELD: Gesture = Gesture::Long(Button::Enroll);
+
+    /// Presses from the overview on; the last one's meaning, and the page after it.
+    fn pressed(status: &Status, presses: &[Gesture]) -> (Meaning, View) {
+        let mut pages = Pages::default();
+        let mut meaning = Meaning::Turn;
+        for &press in presses {
+            pages.update(SECOND, status, false);
+            meaning = pages.press(SECOND, press, status);
+        }
+        pages.update(SECOND, status, false);
+        (meaning, pages.current(SECOND).0)
+    }
+
+    #[test]
+    fn every_action_is_reached_by_two_buttons_and_what_costs_something_is_held() {
+        let role = Role::numbered(1);
+        let running = Status { clients: vec![client(1, Stage::Running { after: None }, 99)], ..ready() };
+        let stuck = Stage::Stalled { at: "kernel".into(), hint: Hint::KernelSilent };
+        let (reset, swap) = (View::AskReset(role.clone()), View::AskSwap(role.clone()));
+        let check = |status: &Status, presses: &[Gesture], meaning: Meaning, view: &View| {
+            assert_eq!(pressed(status, presses), (meaning, view.clone()), "{presses:?}");
+        };
+        check(&running, &[ENROLL], Meaning::Plain, &View::Ready);
+        check(&running, &[HELD], Meaning::Plain, &View::Ready);
+        check(&running, &[NEXT, ENROLL], Meaning::Turn, &reset);
+        check(&running, &[NEXT, HELD], Meaning::Turn, &reset);
+        check(&running, &[NEXT, ENROLL, NEXT], Meaning::Turn, &pi(1));
+        check(&running, &[NEXT, ENROLL, HELD], Meaning::Wish(Wish::Reset(role.clone())), &View::Ready);
+        check(&running, &[NEXT, ENROLL, ENROLL], Meaning::Turn, &swap);
+        check(&running, &[NEXT, ENROLL, ENROLL, HELD], Meaning::Wish(Wish::Swap(role.clone())), &View::Ready);
+        check(&running, &[NEXT, ENROLL, ENROLL, ENROLL], Meaning::Turn, &reset);
+        for stage in [Stage::Off, Stage::Gone] {
+            let dead = Status { clients: vec![client(1, stage, 99)], ..ready() };
+            check(&dead, &[NEXT, HELD], Meaning::Wish(Wish::Swap(role.clone())), &View::Ready);
+        }
+        let dead = Status { clients: vec![client(1, stuck, 99)], ..ready() };
+        check(&dead, &[NEXT, NEXT, HELD], Meaning::Wish(Wish::Swap(role.clone())), &pi(1));
+        check(&running, &[NEXT, NEXT, NEXT, HELD], Meaning::Wish(Wish::Release), &View::Ready);
+        check(&running, &[NEXT, NEXT, NEXT, ENROLL], Meaning::Plain, &View::Ready);
+        // Behind its client: images, stick, network, about.
+        let about = [NEXT; 5];
+        check(&running, &about, Meaning::Turn, &View::About);
+        check(&running, &[&about[..], &[ENROLL]].concat(), Meaning::Wish(Wish::SelfTest), &View::Ready);
+        check(&running, &[&about[..], &[HELD]].concat(), Meaning::Wish(Wish::Report), &View::Ready);
+        check(&running, &[Gesture::Long(Button::Next)], Meaning::Plain, &View::Ready);
+        let released = Status { stick: Stick::Released { name: String::new() }, ..ready() };
+        check(&released, &[ENROLL], Meaning::Wish(Wish::Resume), &View::ReleasedStick);
+    }
+
+    #[test]
+    fn one_of_several_images_is_chosen_on_its_page() {
+        let images: Vec<ImageId> = ["debian-1", "raspios-2", "ubuntu-3"].map(|id| id.parse().unwrap()).to_vec();
+        let status = Status { images: images.clone(), ..ready() };
+        let seen = |presses: &[Gesture]| pressed(&status, presses).1;
+        assert_eq!(seen(&[NEXT]), View::Image(images[2].clone()), "what new Pis get stands first");
+        assert_eq!(seen(&[NEXT, NEXT]), View::Image(images[1].clone()));
+        let wish = Meaning::Wish(Wish::ImageDefault(images[1].clone()));
+        assert_eq!(pressed(&status, &[NEXT, NEXT, ENROLL]), (wish, View::Ready));
+    }
+
+    #[test]
+    fn a_page_stays_while_a_button_is_held_whatever_else_happens() {
+        let mut pages = Pages::default();
+        let mut status = Status { clients: vec![client(1, Stage::Off, 1)], ..ready() };
+        pages.update(SECOND, &status, false);
+        pages.press(SECOND, NEXT, &status);
+        pages.press(SECOND, ENROLL, &status);
+        status.problems = vec![problem("a")];
+        pages.update(SECOND * 2, &status, true);
+        assert_eq!(pages.current(SECOND).0, View::AskReset(Role::numbered(1)));
+        pages.update(SECOND * 3, &status, false);
+        assert_eq!(pages.current(SECOND).0, View::Problem(problem("a")));
     }
 
     #[test]
     fn a_page_whose_client_has_gone_is_left() {
         let mut pages = Pages::default();
         let mut status = Status { clients: vec![client(1, Stage::Off, 1)], ..ready() };
-        pages.update(SECOND, &status);
+        pages.update(SECOND, &status, false);
         pages.press(SECOND, NEXT, &status);
         assert_eq!(pages.current(SECOND).0, pi(1));
         status.clients.clear();
-        pages.update(SECOND, &status);
+        pages.update(SECOND, &status, false);
         assert_eq!(pages.current(SECOND).0, View::Ready);
     }
 }

@@ -8,10 +8,6 @@ use std::time::Duration;
 
 use crate::status::{Enrolment, Stage, Status, Stick};
 
-/// Without a press or a change the display dims after this long,
-pub const DIM_AFTER: Duration = Duration::from_secs(10 * 60);
-/// and shows nothing but a wandering heart after this long.
-pub const DARK_AFTER: Duration = Duration::from_secs(2 * 3600);
 /// The picture moves by one pixel this often.
 const SHIFT_EVERY: Duration = Duration::from_secs(60);
 /// Half of the heart's period.
@@ -43,12 +39,20 @@ impl Look {
 }
 
 /// Remembers when something last happened.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Presence {
     woken: Duration,
+    /// Without a press or a change the display dims after this long,
+    dim_after: Duration,
+    /// and shows nothing but a wandering heart after this long; never, if zero.
+    dark_after: Duration,
 }
 
 impl Presence {
+    pub fn new(dim_after: Duration, dark_after: Duration) -> Self {
+        Self { woken: Duration::ZERO, dim_after, dark_after }
+    }
+
     /// A press, or a change worth looking at.
     pub fn wake(&mut self, now: Duration) {
         self.woken = now;
@@ -59,8 +63,8 @@ impl Presence {
         let shift = [(0, 0), (1, 0), (1, 1), (0, 1)][(minute % 4) as usize];
         let idle = now.saturating_sub(self.woken);
         let brightness = match idle {
-            _ if idle < DIM_AFTER => Brightness::Full,
-            _ if idle < DARK_AFTER => Brightness::Dim,
+            _ if idle < self.dim_after => Brightness::Full,
+            _ if idle < self.dark_after || self.dark_after.is_zero() => Brightness::Dim,
             _ => Brightness::Dark,
         };
         Look { brightness, shift, beat: (now.as_secs() / BEAT.as_secs()).is_multiple_of(2), minute }
@@ -78,10 +82,12 @@ pub fn wakes(old: &Status, new: &Status) -> bool {
             Stick::Preparing => 3,
             Stick::Ready { .. } => 4,
             Stick::Unusable { .. } => 5,
+            Stick::Releasing { .. } => 6,
+            Stick::Released { .. } => 7,
         };
         let open = matches!(status.enrolment, Enrolment::Open { .. });
         let file = status.import.as_ref().map(|import| import.file.clone());
-        (stick, open, file, status.network)
+        (stick, open, file, status.network, status.notice.clone())
     };
     let stages = |status: &Status| -> Vec<_> {
         let kind = |stage: &Stage| std::mem::discriminant(stage);
@@ -104,42 +110,43 @@ mod tests {
 
     #[test]
     fn it_dims_then_goes_dark_and_a_wake_brings_it_back() {
-        let mut presence = Presence::default();
+        let mut presence = Presence::new(MINUTE, MINUTE * 60);
         let check = |presence: &Presence, minutes, brightness| {
             assert_eq!(presence.look(MINUTE * minutes).brightness, brightness, "after {minutes} minutes");
         };
         check(&presence, 0, Brightness::Full);
-        check(&presence, 9, Brightness::Full);
-        check(&presence, 10, Brightness::Dim);
-        check(&presence, 119, Brightness::Dim);
-        check(&presence, 120, Brightness::Dark);
+        check(&presence, 1, Brightness::Dim);
+        check(&presence, 59, Brightness::Dim);
+        check(&presence, 60, Brightness::Dark);
         presence.wake(MINUTE * 125);
-        check(&presence, 126, Brightness::Full);
-        check(&presence, 135, Brightness::Dim);
+        check(&presence, 125, Brightness::Full);
+        check(&presence, 126, Brightness::Dim);
+        check(&Presence::new(MINUTE, Duration::ZERO), 100_000, Brightness::Dim);
     }
 
     #[test]
     fn the_picture_visits_four_places_one_pixel_apart() {
-        let presence = Presence::default();
+        let presence = Presence::new(MINUTE, MINUTE * 60);
         let shifts: Vec<_> = (0..5).map(|minutes| presence.look(MINUTE * minutes).shift).collect();
         assert_eq!(shifts, [(0, 0), (1, 0), (1, 1), (0, 1), (0, 0)]);
     }
 
     #[test]
     fn the_heart_beats_every_second() {
-        let presence = Presence::default();
+        let presence = Presence::new(MINUTE, MINUTE * 60);
         let beats: Vec<_> = (0..4).map(|second| presence.look(BEAT * second).beat).collect();
         assert_eq!(beats, [true, false, true, false]);
     }
 
     #[test]
     fn a_passing_second_wakes_nobody_and_a_change_does() {
+        let open = Enrolment::Open { left: MINUTE, batch: false, enrolled: 0, swap: None };
         let import = |per_mille| Import { file: "a.img.xz".to_owned(), per_mille, left: None };
         let old = Status { import: Some(import(1)), ..Status::default() };
         let later = Status { uptime: MINUTE, import: Some(import(500)), ..Status::default() };
         assert!(!wakes(&old, &later));
         assert!(wakes(&old, &Status { import: None, ..old.clone() }));
         assert!(wakes(&old, &Status { stick: Stick::Reading, ..old.clone() }));
-        assert!(wakes(&old, &Status { enrolment: Enrolment::Open { left: MINUTE }, ..old.clone() }));
+        assert!(wakes(&old, &Status { enrolment: open, ..old.clone() }));
     }
 }

@@ -8,22 +8,29 @@ use std::time::Duration;
 use super::pages::View;
 use super::screen::{BIG, COLUMNS, Element, HEADLINE, LINES, Screen};
 use super::words::{self, shorten, wrap};
-use crate::status::{ClientStatus, Enrolment, Import, NewPlace, Problem, Stage, Status, Stick};
+use crate::client::{ImageId, Role};
+use crate::diagnose::Hint;
+use crate::self_test::Target;
+use crate::status::{
+    Backup, ClientStatus, Enrolment, Import, NewPlace, Problem, Stage, Status, Stick, TestState, Update,
+};
 use crate::wire::{Finding, Light};
 
 /// Each part of a longer text is shown for this long: four short lines are read in it.
 pub const PART: Duration = Duration::from_secs(4);
 /// The enrolment window gets twice that of its neighbours: somebody waits for it.
 const WINDOW: Duration = Duration::from_secs(8);
+/// A client that was not heard of for so long since our start needs more advice than to be switched on.
+const UNHEARD: Duration = Duration::from_secs(600);
 /// Parts of one text.
 const MAX_PARTS: usize = 12;
-/// Stages of a boot as drawn: asked, address, files, kernel, root, up.
-const STEPS: u8 = 6;
+/// Stages of a boot as drawn: asked, address, files, kernel, initramfs, root, up.
+const STEPS: u8 = 7;
 
 /// The status as it is `elapsed` after it was told: clocks in it have gone on.
 pub fn aged(mut status: Status, elapsed: Duration) -> Status {
     status.uptime = status.uptime.saturating_add(elapsed);
-    if let Enrolment::Open { left } = &mut status.enrolment {
+    if let Enrolment::Open { left, .. } = &mut status.enrolment {
         *left = left.saturating_sub(elapsed);
     }
     if let Some(Import { left: Some(left), .. }) = &mut status.import {
@@ -64,7 +71,22 @@ fn compose(status: &Status, view: &View, shown: Duration) -> (Screen, usize) {
         ),
         View::ReadingStick => waits("Reading stick", &["Looking for images.", "Leave it in."]),
         View::PreparingStick => waits("Preparing stick", &["Making room for your", "Pis. Leave it in."]),
+        View::ReleasingStick => waits("Closing stick", &["The last writes.", "Leave it in."]),
+        View::ReleasedStick => says(
+            "Stick is closed",
+            &["You can pull it now.", "Your Pis wait for it.", "Or press ENROLL to", "go on with it."],
+        ),
+        View::Notice(notice) => match notice.failed {
+            true => told("Not done", &notice.message, "", shown),
+            false => {
+                let (screen, parts) = told("Done", &notice.message, "", shown);
+                (Screen { alarm: false, ..screen }, parts)
+            }
+        },
+        View::AskReset(role) => ask(role, "Reset", ["All that it changed", "since then goes."], "ENROLL: swap board"),
+        View::AskSwap(role) => ask(role, "Swap", ["A new Pi takes its", "name and its files."], "ENROLL: reset it"),
         View::ConfirmStick => (alarm(confirm(&status.stick)), 1),
+        View::Update => update(status),
         View::UnusableStick => match &status.stick {
             Stick::Unusable { message } => told("Stick: problem", message, "", shown),
             _ => says("Stick: problem", &[]),
@@ -72,6 +94,7 @@ fn compose(status: &Status, view: &View, shown: Duration) -> (Screen, usize) {
         View::Problem(Problem { message, action }) => told("Problem", message, action, shown),
         View::Window => (window(status), 1),
         View::Import => (import(status), 1),
+        View::Backup => (backup(status), 1),
         View::Client(role) => match status.clients.iter().find(|client| client.role == *role) {
             Some(client) => client_screen(client, shown),
             None => says(role.as_str(), &["Forgotten."]),
@@ -82,6 +105,9 @@ fn compose(status: &Status, view: &View, shown: Duration) -> (Screen, usize) {
                 || mac.to_string(),
                 |stranger| words::board(stranger.model, stranger.memory_mib, stranger.serial),
             );
+            if let Some(of) = stranger.and_then(|stranger| stranger.of) {
+                return says("Not our Pi", &[&board, "It belongs to the", "other Rootstock,", &format!("{of}.")]);
+            }
             match stranger.and_then(|stranger| stranger.hint) {
                 Some(hint) => {
                     let lines = [board].into_iter().chain(wrap(hint.action(), COLUMNS)).map(line);
@@ -99,7 +125,8 @@ fn compose(status: &Status, view: &View, shown: Duration) -> (Screen, usize) {
             says("No image yet", &["On your computer,", "copy a Raspberry Pi", "OS image (.img.xz)", "onto the stick."])
         }
         View::Ready => (ready(status), 1),
-        View::Images => images(status, shown),
+        View::Images => (images(status), 1),
+        View::Image(image) => (one_image(status, image), 1),
         View::Stick => (stick(&status.stick), 1),
         View::Network => network(status, shown),
         View::About => says(
@@ -107,8 +134,8 @@ fn compose(status: &Status, view: &View, shown: Duration) -> (Screen, usize) {
             &[
                 concat!("Version ", env!("CARGO_PKG_VERSION")),
                 &format!("On for {}", words::duration(status.uptime)),
-                "",
-                "NEXT: back to start",
+                "ENROLL: self-test",
+                "Held: saves a report",
             ],
         ),
     }
@@ -157,19 +184,59 @@ fn confirm(stick: &Stick) -> Screen {
     let (press, space) = match place {
         NewPlace::Partition => ("Hold ENROLL 3 s to", format!("use its free {}.", words::bytes(free))),
         NewPlace::File => ("Press ENROLL: adds a", format!("{} file to it.", words::bytes(free))),
+        NewPlace::Copy => {
+            let lines = [name, "Hold ENROLL 3 s if it", "is to stand in for", "the first stick."];
+            let lines = lines.iter().filter(|text| !text.is_empty());
+            return Screen::new("A backup stick", lines.map(line).collect());
+        }
     };
     let lines = [name, press, &space, "Your files stay."];
     let lines = lines.iter().filter(|text| !text.is_empty());
     Screen::new("New USB stick", lines.map(line).collect())
 }
 
+fn backup(status: &Status) -> Screen {
+    match &status.backup {
+        Some(Backup::Offered { name, renews }) => {
+            let what = if *renews { "renew the copy on it." } else { "copy everything to it." };
+            alarm(Screen::new("A second stick", [name.as_str(), "Hold ENROLL 3 s to", what].map(line).to_vec()))
+        }
+        Some(Backup::Running { name, per_mille }) => {
+            let body = vec![line(name), Element::Bar(*per_mille), line("Leave both sticks in.")];
+            Screen::new(&format!("Backup {} %", per_mille / 10), body)
+        }
+        Some(Backup::Done { name }) => {
+            Screen::new("Backup complete", [name.as_str(), "You can pull the", "second stick now."].map(line).to_vec())
+        }
+        None => Screen::new("Backup", vec![]),
+    }
+}
+
+/// A question about a client. NEXT leaves it.
+fn ask(role: &Role, deed: &str, what: [&str; 2], other: &str) -> (Screen, usize) {
+    let headline = format!("{deed} {}?", shorten(role.as_str(), HEADLINE - deed.len() - 2));
+    let lines = [what[0], what[1], "Hold ENROLL 3 s: yes", other];
+    (alarm(Screen::new(&headline, lines.iter().map(line).collect())), 1)
+}
+
 fn window(status: &Status) -> Screen {
-    let left = match status.enrolment {
-        Enrolment::Open { left } => left.as_secs(),
-        Enrolment::Closed => 0,
+    let (left, headline, lines) = match &status.enrolment {
+        Enrolment::Open { left, swap: Some(role), .. } => {
+            let headline = format!("Swap {}", shorten(role.as_str(), HEADLINE - 5));
+            (left.as_secs(), headline, ["Switch on the new Pi".to_owned(), "It takes its place.".to_owned()])
+        }
+        Enrolment::Open { left, batch: true, enrolled, .. } => {
+            let count = format!("{} added. ENROLL ends", (*enrolled).min(99_999));
+            (left.as_secs(), "Waiting for Pis".to_owned(), ["Switch them on.".to_owned(), shorten(&count, COLUMNS)])
+        }
+        Enrolment::Open { left, .. } => {
+            let lines = ["Switch on the new Pi".to_owned(), "Cable in, no SD card".to_owned()];
+            (left.as_secs(), "Waiting for a Pi".to_owned(), lines)
+        }
+        Enrolment::Closed => (0, "Waiting for a Pi".to_owned(), [String::new(), String::new()]),
     };
     let left = Element::Big(format!("{} s left", left.min(99_999)));
-    Screen::new("Waiting for a Pi", vec![left, line("Switch on the new Pi"), line("Cable in, no SD card")])
+    Screen::new(&headline, [left].into_iter().chain(lines.iter().map(line)).collect())
 }
 
 fn import(status: &Status) -> Screen {
@@ -182,6 +249,45 @@ fn import(status: &Status) -> Screen {
     Screen::new(&format!("Importing {} %", per_mille / 10), body)
 }
 
+/// The appliance's own update.
+fn update(status: &Status) -> (Screen, usize) {
+    let says = |headline: String, lines: [&str; 4]| (Screen::new(&headline, lines.iter().map(line).collect()), 1);
+    let (screen, parts) = match &status.update {
+        None => says("No update".to_owned(), ["", "", "", ""]),
+        Some(Update::Offered { version, older: false, tried: false, .. }) => {
+            says(format!("Update {version}"), ["It is on the stick.", "Hold ENROLL for", "3 seconds to", "install it."])
+        }
+        Some(Update::Offered { version, older: false, tried: true, .. }) => says(
+            format!("Update {version}"),
+            ["It did not pass its", "test: the former", "version runs. Hold", "ENROLL: try again."],
+        ),
+        Some(Update::Offered { version, older: true, again: false, .. }) => says(
+            format!("Go back to {version}?"),
+            ["This is an OLDER", "version. Hold ENROLL", "for 3 seconds if you", "mean it."],
+        ),
+        Some(Update::Offered { version, older: true, again: true, .. }) => {
+            says(format!("Go back to {version}?"), ["Sure? Hold ENROLL", "once more, for", "3 seconds.", ""])
+        }
+        Some(Update::Writing { version, per_mille }) => {
+            let body = vec![
+                line("Writing and checking"),
+                Element::Bar((*per_mille).min(1000)),
+                line("Your Pis go on."),
+                line("Leave the stick in."),
+            ];
+            return (Screen::new(&format!("Update {version}"), body), 1);
+        }
+        Some(Update::Restarting { version }) => {
+            says(format!("Trying {version}"), ["Restarting. Your Pis", "wait for a minute", "and go on.", ""])
+        }
+        Some(Update::OnTrial { version }) => says(
+            format!("Trying {version}"),
+            ["It is kept when it", "serves. If not, the", "former version comes", "back by itself."],
+        ),
+    };
+    (alarm(screen), parts)
+}
+
 fn ready(status: &Status) -> Screen {
     let address = status.network.address.map_or("no address yet".to_owned(), |address| address.to_string());
     let image = match status.images.as_slice() {
@@ -190,15 +296,23 @@ fn ready(status: &Status) -> Screen {
     };
     let all = status.clients.len();
     let count = |wanted: fn(&Stage) -> bool| status.clients.iter().filter(|client| wanted(&client.stage)).count();
-    let up = count(|stage| matches!(stage, Stage::Up { .. }));
+    let up = count(Stage::is_up);
     let stuck = count(|stage| matches!(stage, Stage::Stalled { .. }));
-    let (first, second) = match (all, stuck) {
-        (0, _) => ("Press ENROLL to add".to_owned(), "your first Pi."),
-        (1, 0) => (format!("{up} of 1 Pi is up"), "ENROLL adds a Pi."),
-        (_, 0) => (format!("{up} of {all} Pis are up"), "ENROLL adds a Pi."),
-        _ => (format!("{up} of {all} up, {stuck} stuck"), "ENROLL adds a Pi."),
+    if all == 0 {
+        return Screen::new(
+            "Ready",
+            vec![line(address), line(image), line("Press ENROLL to add"), line("your first Pi.")],
+        );
+    }
+    let gone = count(|stage| matches!(stage, Stage::Gone));
+    let second = match (stuck, gone) {
+        (0, 0) => address,
+        (0, gone) => format!("{gone} switched off"),
+        (stuck, 0) => format!("{stuck} stuck"),
+        (stuck, gone) => format!("{stuck} stuck, {gone} off"),
     };
-    Screen::new("Ready", vec![line(address), line(image), line(first), line(second)])
+    let counts = Element::Big(shorten(&format!("{up} of {all} up"), BIG));
+    Screen::new("Ready", vec![counts, line(second), line("ENROLL adds a Pi.")])
 }
 
 fn client_screen(client: &ClientStatus, shown: Duration) -> (Screen, usize) {
@@ -211,27 +325,54 @@ fn client_screen(client: &ClientStatus, shown: Duration) -> (Screen, usize) {
     };
     let address = client.address.to_string();
     match &client.stage {
+        Stage::Off if client.since >= UNHEARD => {
+            let advice = wrap(Hint::NeverHeard.action(), COLUMNS);
+            (Screen::new(name, [board].into_iter().chain(advice).map(line).collect()), 1)
+        }
         Stage::Off => {
             let body = vec![line(&board), line(&address), line("Not heard of yet."), line("Switch it on.")];
             (Screen::new(name, body), 1)
         }
         Stage::Discovered => boots(1, "Asks for an address", &since),
         Stage::Leased => boots(2, "Got its address", &format!("{since}, {address}")),
-        Stage::Loading { bytes, file } => {
+        Stage::Loading { bytes, bytes_per_second, file, .. } => {
             let file = file.rsplit('/').next().unwrap_or(file);
             let file = format!("Loads {}", shorten(file, COLUMNS - 6));
-            boots(2, &file, &format!("{} in {since}", words::bytes(*bytes)))
+            let rate = match bytes_per_second {
+                0 => since,
+                rate => format!("{}/s", words::bytes(*rate)),
+            };
+            match client.stage.per_mille() {
+                Some(per_mille) => {
+                    let body = vec![line(&board), Element::Bar(per_mille), line(file)];
+                    let detail = line(format!("{} %, {rate}", per_mille / 10));
+                    (Screen::new(name, body.into_iter().chain([detail]).collect()), 1)
+                }
+                None => boots(2, &file, &format!("{}, {rate}", words::bytes(*bytes))),
+            }
         }
         Stage::Kernel => boots(3, "Its kernel starts", &since),
-        Stage::RootMounted => boots(5, "Its system starts", &since),
-        Stage::Up { after } => {
+        Stage::Initramfs => boots(4, "Looks for its root", &since),
+        Stage::RootMounted => boots(6, "Its system starts", &since),
+        Stage::Gone => {
+            let body =
+                vec![line(&board), line(&address), line(format!("Gone for {since}.")), line("Is it switched off?")];
+            (Screen::new(name, body), 1)
+        }
+        Stage::Up { after } | Stage::Running { after } => {
             let after = match (client.since.as_secs(), after) {
                 (0..60, Some(after)) => format!("Up after {}", words::duration(*after)),
                 (_, Some(_)) => format!("Up for {since}"),
                 (_, None) => "Running".to_owned(),
             };
+            // In turn with how long it took the last time.
+            let parts = 1 + usize::from(client.last_boot.is_some());
+            let after = match (part(parts, shown).0, client.last_boot) {
+                (1, Some(took)) => format!("Last boot: {}", words::duration(took)),
+                _ => after,
+            };
             let body = vec![line(&board), Element::Big(shorten(&address, BIG)), line(after)];
-            (Screen::new(name, body), 1)
+            (Screen::new(name, body), parts)
         }
         Stage::Stalled { at, hint } => {
             let headline = format!("{} is stuck", shorten(name, HEADLINE - 9));
@@ -240,21 +381,52 @@ fn client_screen(client: &ClientStatus, shown: Duration) -> (Screen, usize) {
     }
 }
 
-fn images(status: &Status, shown: Duration) -> (Screen, usize) {
-    let headline = match status.images.len() {
-        0 => "No image yet".to_owned(),
-        1 => "1 image".to_owned(),
-        count => format!("{count} images"),
+/// No image, or the only one.
+fn images(status: &Status) -> Screen {
+    match status.images.last() {
+        Some(image) => Screen::new("1 image", vec![line(with_test(status, image)), line("New Pis get it.")]),
+        None => Screen::new("No image yet", vec![line("Copy one onto the"), line("stick: .img, .img.xz")]),
+    }
+}
+
+/// One of several images, with what ENROLL does there.
+fn one_image(status: &Status, image: &ImageId) -> Screen {
+    let users = status.clients.iter().filter(|client| client.image == *image).count();
+    let users = match users {
+        0 => "No Pi has it.".to_owned(),
+        1 => "1 Pi has it.".to_owned(),
+        count => format!("{count} Pis have it."),
     };
-    let pages: Vec<_> = status.images.chunks(LINES).take(MAX_PARTS).collect();
-    let (index, total) = part(pages.len(), shown);
-    let body = match pages.get(index) {
-        Some(images) => images.iter().map(|image| line(image.as_str())).collect(),
-        None => ["Copy one onto the", "stick: .img, .img.xz"].iter().map(line).collect(),
+    // What the last test of it said matters more.
+    let test = status.self_test.as_ref().filter(|test| test.target == Target::Image(image.clone()));
+    let users = match test.map(|test| test.state) {
+        Some(TestState::Runs) => "Self-test runs.".to_owned(),
+        Some(TestState::Failed(_)) => "Self-test failed!".to_owned(),
+        Some(TestState::Passed) | None => users,
     };
-    let mut screen = Screen::new(&headline, body);
-    screen.place = (total > 1).then_some((index, total));
-    (screen, total)
+    let is_default = status.images.last() == Some(image);
+    // The name has two lines: the end tells versions apart.
+    let name = wrap(image.as_str(), COLUMNS);
+    let name = match name.as_slice() {
+        [first, second] => [first.clone(), second.clone()],
+        [first] => [first.clone(), String::new()],
+        _ => [name.first().cloned().unwrap_or_default(), shorten(&name[1..].concat(), COLUMNS)],
+    };
+    let choice = if is_default { "New Pis get it." } else { "ENROLL: for new Pis" };
+    let lines = [name[0].as_str(), name[1].as_str(), &users, choice];
+    let headline = if is_default { "Image for new Pis" } else { "Another image" };
+    Screen::new(headline, lines.iter().map(line).collect())
+}
+
+/// The image, with what the last test of it said.
+fn with_test(status: &Status, image: &ImageId) -> String {
+    let test = status.self_test.as_ref().filter(|test| test.target == Target::Image(image.clone()));
+    match test.map(|test| test.state) {
+        None => image.to_string(),
+        Some(TestState::Runs) => format!("{} ...", shorten(image.as_str(), COLUMNS - 4)),
+        Some(TestState::Passed) => format!("{} ok", shorten(image.as_str(), COLUMNS - 3)),
+        Some(TestState::Failed(_)) => format!("{} !", shorten(image.as_str(), COLUMNS - 2)),
+    }
 }
 
 fn stick(stick: &Stick) -> Screen {
@@ -263,7 +435,9 @@ fn stick(stick: &Stick) -> Screen {
         Stick::Reading => ("Being read.", None, ""),
         Stick::NeedsConfirmation { name, free_bytes, .. } => (name.as_str(), Some(*free_bytes), "Waits for your OK."),
         Stick::Preparing => ("Being prepared.", None, "Leave it in."),
-        Stick::Ready { name, free_bytes } => (name.as_str(), Some(*free_bytes), "In use: leave it in."),
+        Stick::Ready { name, free_bytes } => (name.as_str(), Some(*free_bytes), "To pull: hold ENROLL"),
+        Stick::Releasing { .. } => ("Being closed.", None, "Leave it in."),
+        Stick::Released { .. } => ("Closed.", None, "You can pull it now."),
         Stick::Unusable { .. } => ("Cannot be used.", None, ""),
     };
     let body = match free {
@@ -323,13 +497,13 @@ mod tests {
     fn clocks_in_a_status_go_on_after_it_was_told() {
         let second = Duration::from_secs(1);
         let status = Status {
-            enrolment: Enrolment::Open { left: second * 100 },
+            enrolment: Enrolment::Open { left: second * 100, batch: false, enrolled: 0, swap: None },
             import: Some(Import { file: String::new(), per_mille: 1, left: Some(second) }),
             ..Status::default()
         };
         let aged = aged(status, second * 40);
         assert_eq!(aged.uptime, second * 40);
-        assert_eq!(aged.enrolment, Enrolment::Open { left: second * 60 });
+        assert!(matches!(aged.enrolment, Enrolment::Open { left, .. } if left == second * 60));
         assert_eq!(aged.import.and_then(|import| import.left), Some(Duration::ZERO));
     }
 

@@ -40,7 +40,7 @@ pub enum Error {
 }
 
 /// An open terminal in raw mode; back in its own mode when dropped.
-struct Terminal {
+pub struct Terminal {
     tty: OwnedFd,
     path: PathBuf,
     before: Termios,
@@ -49,7 +49,7 @@ struct Terminal {
 }
 
 impl Terminal {
-    fn open(path: &Path) -> Result<Self, Error> {
+    pub fn open(path: &Path) -> Result<Self, Error> {
         let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let tty = rustix::fs::open(path, flags, Mode::empty())
             .map_err(|source| Error::Open { path: path.to_owned(), source: source.into() })?;
@@ -66,9 +66,37 @@ impl Terminal {
         Ok(Self { tty, path: path.to_owned(), before, ours: foreground.is_some() })
     }
 
+    /// Columns and rows; 0 where that is unknown, as on a serial line.
+    pub fn size(&self) -> (u16, u16) {
+        tcgetwinsize(&self.tty).map_or((0, 0), |size| (size.ws_col, size.ws_row))
+    }
+
     fn style(&self) -> Style {
-        let size = tcgetwinsize(&self.tty).ok();
-        size.map_or(Style::HalfBlocks, |size| Style::fitting(size.ws_col, size.ws_row))
+        let (columns, rows) = self.size();
+        Style::fitting(columns, rows)
+    }
+
+    /// Waits for keys, or with `writing` for room for more bytes, at most this long. Returns the keys.
+    pub fn wait(&self, writing: bool, time: Duration) -> Result<Vec<u8>, Error> {
+        let wanted = if writing { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
+        self.poll(&mut [PollFd::new(&self.tty, wanted)], time)
+    }
+
+    /// The first source is the terminal itself.
+    fn poll(&self, sources: &mut [PollFd<'_>], time: Duration) -> Result<Vec<u8>, Error> {
+        let time = Timespec { tv_sec: time.as_secs().min(3600) as i64, tv_nsec: time.subsec_nanos().into() };
+        match poll(sources, Some(&time)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(source) => return Err(self.failed(source)),
+        }
+        let happened = sources.first().map_or(PollFlags::empty(), PollFd::revents);
+        if happened.contains(PollFlags::IN) {
+            return self.read();
+        }
+        if happened.intersects(PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL) {
+            return Err(Error::Closed { path: self.path.clone() });
+        }
+        Ok(Vec::new())
     }
 
     fn failed(&self, source: rustix::io::Errno) -> Error {
@@ -90,7 +118,7 @@ impl Terminal {
     }
 
     /// Writes what it can and keeps the rest.
-    fn write(&self, pending: &mut Vec<u8>) -> Result<(), Error> {
+    pub fn write(&self, pending: &mut Vec<u8>) -> Result<(), Error> {
         match rustix::io::write(&self.tty, pending) {
             Ok(count) => {
                 pending.drain(..count);
@@ -124,7 +152,10 @@ pub(super) fn run(core: &Core, outlet: &Outlet, path: &Path) {
             if retry.worked() {
                 core.tell(Event::Hardware(format!("panel on {}", path.display())));
             }
-            session(core, outlet, &terminal)
+            core.display(true);
+            let end = session(core, outlet, &terminal);
+            core.display(false);
+            end
         });
         match end {
             Ok(End::Closing) => return,
@@ -177,7 +208,7 @@ fn session(core: &Core, outlet: &Outlet, terminal: &Terminal) -> Result<End, Err
             match keys.feed(byte) {
                 Some(Key::Press(gesture)) => core.press(gesture),
                 Some(Key::Interrupt) if terminal.ours => return Ok(End::Interrupted),
-                Some(Key::Interrupt) | None => {}
+                Some(Key::Interrupt | Key::Quit) | None => {}
             }
         }
     }
@@ -186,18 +217,6 @@ fn session(core: &Core, outlet: &Outlet, terminal: &Terminal) -> Result<End, Err
 /// Waits for keys, a picture, or room for more bytes; at most a second. Returns the keys.
 fn wait(outlet: &Outlet, terminal: &Terminal, writing: bool) -> Result<Vec<u8>, Error> {
     let wanted = if writing { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
-    let mut sources = [PollFd::new(&terminal.tty, wanted), PollFd::from_borrowed_fd(outlet.bell(), PollFlags::IN)];
-    let second = Timespec { tv_sec: 1, tv_nsec: 0 };
-    match poll(&mut sources, Some(&second)) {
-        Ok(_) | Err(rustix::io::Errno::INTR) => {}
-        Err(source) => return Err(terminal.failed(source)),
-    }
-    let happened = sources[0].revents();
-    if happened.contains(PollFlags::IN) {
-        return terminal.read();
-    }
-    if happened.intersects(PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL) {
-        return Err(Error::Closed { path: terminal.path.clone() });
-    }
-    Ok(Vec::new())
+    let bell = PollFd::from_borrowed_fd(outlet.bell(), PollFlags::IN);
+    terminal.poll(&mut [PollFd::new(&terminal.tty, wanted), bell], Duration::from_secs(1))
 }

@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -13,8 +14,9 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use super::frame::Frame;
 use super::gestures::{Gestures, SAMPLING};
 use super::gpio::{Buttons, GpioButtons};
+use super::led::{self, Led, Signal};
 use super::oled::{self, Keeper, News, Oled};
-use super::pages::{Pages, View};
+use super::pages::{Meaning, Pages, View};
 use super::presence::{self, Brightness, Look, Presence};
 use super::retry::Retry;
 use super::screen::Screen;
@@ -42,6 +44,10 @@ pub(super) struct State {
     pub(super) status: Option<Status>,
     presses: VecDeque<Gesture>,
     hold: Option<u16>,
+    /// The brightness of a picture is of no use to the LED: it shows what matters most.
+    signal: Signal,
+    /// Displays that work just now.
+    displays: usize,
     pub(super) showing: View,
     pub(super) closing: bool,
     /// Something above has changed.
@@ -54,6 +60,8 @@ impl Core {
             status: None,
             presses: VecDeque::new(),
             hold: None,
+            signal: Signal::NoStick,
+            displays: 0,
             showing: View::Starting,
             closing: false,
             news: true,
@@ -83,13 +91,19 @@ impl Core {
         (self.sink)(event);
     }
 
+    /// A press; the panel's thread says at once what it means where.
     pub(super) fn press(&self, gesture: Gesture) {
-        self.tell(Event::Pressed(gesture));
         self.change(|state| {
             if state.presses.len() < MAX_PRESSES {
                 state.presses.push_back(gesture);
             }
         });
+    }
+
+    /// A display began to work, or does no more.
+    pub(super) fn display(&self, works: bool) {
+        let mut state = self.lock();
+        state.displays = if works { state.displays + 1 } else { state.displays.saturating_sub(1) };
     }
 
     pub(super) fn closing(&self) -> bool {
@@ -159,8 +173,8 @@ impl Outlet {
 }
 
 /// The panel's thread: turns status, presses and the clock into pictures.
-pub(super) fn compose(core: &Core, outlets: &[Arc<Outlet>]) {
-    let (mut pages, mut presence) = (Pages::default(), Presence::default());
+pub(super) fn compose(core: &Core, outlets: &[Arc<Outlet>], config: &config::Panel) {
+    let (mut pages, mut presence) = (Pages::default(), Presence::new(config.dim_after, config.dark_after));
     let (mut told, mut told_at) = (Status::default(), Duration::ZERO);
     let mut drawn: Option<(Screen, Look)> = None;
     loop {
@@ -170,6 +184,7 @@ pub(super) fn compose(core: &Core, outlets: &[Arc<Outlet>]) {
         state.news = false;
         let (status, presses, hold, closing) =
             (state.status.take(), std::mem::take(&mut state.presses), state.hold, state.closing);
+        let blind = state.displays == 0;
         drop(state);
         if closing {
             outlets.iter().for_each(|outlet| outlet.ring());
@@ -183,13 +198,20 @@ pub(super) fn compose(core: &Core, outlets: &[Arc<Outlet>]) {
             (told, told_at) = (status, now);
         }
         let status = screens::aged(told.clone(), now.saturating_sub(told_at));
-        pages.update(now, &status);
+        // A hold that has just ended is still about what was seen.
+        pages.update(now, &status, hold.is_some() || !presses.is_empty());
         for gesture in presses {
             let dark = presence.look(now).brightness == Brightness::Dark;
             presence.wake(now);
-            // In the dark nobody can know what NEXT would turn from.
-            if !(dark && gesture == Gesture::Short(Button::Next)) {
-                pages.press(now, gesture, &status);
+            // In the dark nobody can know what NEXT would turn from, and without a
+            // display ENROLL means what it means on the overview.
+            if gesture == Gesture::Short(Button::Next) && (dark || blind) {
+                continue;
+            }
+            match pages.press(now, gesture, &status) {
+                Meaning::Plain => core.tell(Event::Pressed(gesture)),
+                Meaning::Wish(wish) => core.tell(Event::Wished(wish)),
+                Meaning::Turn => {}
             }
         }
         if hold.is_some() {
@@ -199,7 +221,13 @@ pub(super) fn compose(core: &Core, outlets: &[Arc<Outlet>]) {
         let mut screen = screens::screen(&status, &view, shown);
         screen.place = screen.place.or(pages.place(&status));
         screen.hold = hold;
-        core.lock().showing = view;
+        let signal = led::signal(&status);
+        let mut state = core.lock();
+        state.showing = view;
+        if std::mem::replace(&mut state.signal, signal) != signal {
+            core.changed.notify_all();
+        }
+        drop(state);
         let look = presence.look(now);
         if drawn.as_ref().is_none_or(|(old, at)| *old != screen || *at != look) {
             let picture = Arc::new(picture(&screen, look));
@@ -236,7 +264,7 @@ pub(super) fn watch_buttons(core: &Core, config: &config::Panel) {
     };
     let (enroll, next) = (config.enroll_gpio, config.next_gpio);
     core.tell(Event::Hardware(format!("buttons: ENROLL on GPIO {enroll}, NEXT on GPIO {next}")));
-    let mut gestures = Gestures::default();
+    let mut gestures = if config.buttons == 1 { Gestures::of_one_button() } else { Gestures::default() };
     let mut drawn = None;
     while !core.closing() {
         let now = core.now();
@@ -253,6 +281,28 @@ pub(super) fn watch_buttons(core: &Core, config: &config::Panel) {
     }
 }
 
+/// The LED's thread.
+pub(super) fn blink(core: &Core) {
+    let Some(mut led) = Led::open(Path::new("/sys/class/leds")) else { return };
+    core.tell(Event::Hardware("the green LED shows what goes on".to_owned()));
+    let (mut shown, mut since) = (None, Duration::ZERO);
+    let mut state = core.lock();
+    while !state.closing {
+        let (signal, now) = (state.signal, core.now());
+        if shown != Some(signal) {
+            (shown, since) = (Some(signal), now);
+        }
+        let (lit, wait) = led::at(signal, now.saturating_sub(since));
+        drop(state);
+        if !led.set(lit) {
+            return;
+        }
+        state = core.lock();
+        let same = |state: &mut State| !state.closing && state.signal == signal;
+        state = core.changed.wait_timeout_while(state, wait, same).unwrap_or_else(PoisonError::into_inner).0;
+    }
+}
+
 /// The OLED's thread.
 pub(super) fn show_on_oled(core: &Core, outlet: &Outlet, config: &config::Panel) {
     let (bus, address) = (config.i2c_bus, config.i2c_address);
@@ -260,6 +310,7 @@ pub(super) fn show_on_oled(core: &Core, outlet: &Outlet, config: &config::Panel)
         oled::open_bus(bus).and_then(|i2c| Oled::start(i2c, bus, address, frame, brightness))
     };
     let mut keeper = Keeper::new(open);
+    let mut works = false;
     while !core.closing() {
         let now = core.now();
         let news = outlet.latest().and_then(|picture| keeper.show(now, &picture.worn, picture.brightness));
@@ -270,6 +321,10 @@ pub(super) fn show_on_oled(core: &Core, outlet: &Outlet, config: &config::Panel)
             Some(News::Failed(complaint)) => core.tell(Event::Failed(complaint)),
             None => {}
         }
+        if keeper.works() != works {
+            works = keeper.works();
+            core.display(works);
+        }
         outlet.wait(keeper.wait(core.now()).max(SAMPLING));
     }
 }
@@ -279,14 +334,37 @@ mod tests {
     use super::*;
 
     #[test]
-    fn presses_that_nobody_takes_are_bounded_and_each_is_still_told() {
-        let told = Arc::new(Mutex::new(0));
-        let count = told.clone();
-        let core = Core::new(Arc::new(move |_| *count.lock().unwrap() += 1));
+    fn presses_that_nobody_takes_are_bounded() {
+        let core = Core::new(Arc::new(|_| {}));
         for _ in 0..100 {
             core.press(Gesture::Short(Button::Next));
         }
-        assert_eq!((core.lock().presses.len(), *told.lock().unwrap()), (MAX_PRESSES, 100));
+        assert_eq!(core.lock().presses.len(), MAX_PRESSES);
+    }
+
+    /// The panel's thread with a display or none; the events that these presses lead to.
+    fn pressed(displays: bool, presses: &[Gesture]) -> Vec<Event> {
+        let (to, events) = std::sync::mpsc::channel();
+        let core = Arc::new(Core::new(Arc::new(move |event| to.send(event).unwrap())));
+        core.display(displays);
+        let running = core.clone();
+        let panel = std::thread::spawn(move || compose(&running, &[], &config::Panel::default()));
+        for &press in presses {
+            core.press(press);
+        }
+        // The last press has been taken when its event is told.
+        let mut told = vec![events.recv_timeout(Duration::from_secs(9)).unwrap()];
+        core.change(|state| state.closing = true);
+        panel.join().unwrap();
+        told.extend(events.try_iter());
+        told
+    }
+
+    #[test]
+    fn enroll_is_told_at_once_and_without_a_display_next_turns_nothing() {
+        let (next, enroll) = (Gesture::Short(Button::Next), Gesture::Short(Button::Enroll));
+        assert_eq!(pressed(false, &[next, enroll]), [Event::Pressed(enroll)]);
+        assert_eq!(pressed(true, &[next, next, enroll]), [Event::Pressed(enroll)]);
     }
 
     #[test]

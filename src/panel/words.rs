@@ -75,7 +75,7 @@ pub fn bytes(count: u64) -> String {
         _ => (1_000_000_000_000, "TB"),
     };
     let whole = count / unit;
-    if whole < 10 && unit > 1_000_000 {
+    if whole < 10 && unit > 1_000 {
         format!("{whole}.{} {name}", count % unit * 10 / unit)
     } else {
         format!("{whole} {name}")
@@ -152,7 +152,7 @@ mod tests {
     fn numbers_have_units_a_person_says() {
         let of = |seconds| duration(Duration::from_secs(seconds));
         assert_eq!([of(0), of(99), of(100), of(11_520), of(500_000)], ["0 s", "99 s", "1 min", "3 h 12 min", "5 days"]);
-        assert_eq!([bytes(0), bytes(812_400_000), bytes(1_560_000_000)], ["0 KB", "812 MB", "1.5 GB"]);
+        assert_eq!([bytes(0), bytes(1_560_000), bytes(1_560_000_000)], ["0 KB", "1.5 MB", "1.5 GB"]);
         assert_eq!([bytes(27_900_000_000), bytes(2_000_000_000_000)], ["27 GB", "2.0 TB"]);
         let left = |seconds| time_left(Some(Duration::from_secs(seconds)));
         assert_eq!([left(3), left(41), left(170)], ["A few seconds left", "About 50 s left", "About 3 min left"]);

@@ -1,7 +1,7 @@
 //! What an open store holds: its key, its images, its clients with their
 //! states and snapshots; and its housekeeping when it is opened.
 //!
-//! I/O. Whatever is broken is left where it is and told; the rest serves.
+//! I/O. Whatever is broken is passed over and told (`aside`); the rest serves.
 
 use std::fs::{self, DirBuilder};
 use std::io;
@@ -14,7 +14,7 @@ use super::manifest::{
 };
 use super::operate::recover;
 use super::states::{MAX_SNAPSHOTS, MAX_STATES, Record, Snapshot, SnapshotName, State};
-use super::{atomic, trash};
+use super::{aside, atomic, trash};
 use crate::client::{ImageId, Role};
 use crate::directory::HandleKey;
 
@@ -42,7 +42,7 @@ pub struct Library {
     pub clients: Vec<Record>,
     /// Folder names below `clients/` that no new client may take.
     pub taken: Vec<Role>,
-    /// What could not be read, in words.
+    /// What could not be read: `file: reason`.
     pub broken: Vec<String>,
 }
 
@@ -75,7 +75,8 @@ pub fn open(store: &Path) -> Result<Library, LibraryError> {
 
 /// Reads all of it as it is.
 pub fn read(store: &Path) -> Result<Library, LibraryError> {
-    let mut library = Library { handle_key: handle_key(store)?, ..Library::default() };
+    let (handle_key, said) = handle_key(store)?;
+    let mut library = Library { handle_key, broken: said.into_iter().collect(), ..Library::default() };
     match read_choice(store) {
         Ok(choice) => library.default_image = choice.default_image,
         Err(error) => library.broken.push(format!("{STORE_MANIFEST}: {error}")),
@@ -94,7 +95,7 @@ pub fn read_choice(store: &Path) -> Result<StoreManifest, String> {
     }
 }
 
-/// Changes `store.toml`; one that cannot be read is begun anew.
+/// Changes `store.toml`; one that cannot be read is put aside and begun anew.
 pub fn change_choice(store: &Path, change: impl FnOnce(&mut StoreManifest)) -> io::Result<()> {
     let before = read_choice(store);
     let mut choice = before.clone().unwrap_or_default();
@@ -102,29 +103,43 @@ pub fn change_choice(store: &Path, change: impl FnOnce(&mut StoreManifest)) -> i
     if before.as_ref() == Ok(&choice) {
         return Ok(());
     }
+    if before.is_err() {
+        aside::put(store, &store.join(STORE_MANIFEST))?;
+    }
     let text = toml::to_string(&choice).map_err(io::Error::other)?;
     atomic::write(&store.join(STORE_MANIFEST), text.as_bytes(), 0o644)
 }
 
-/// 16 random bytes, made once. A file that is none is an error and not made
-/// anew: with another key all clients' handles would be stale.
-fn handle_key(store: &Path) -> Result<HandleKey, LibraryError> {
+/// 16 random bytes, made once. With another key all clients' handles are stale, so one that cannot be read just now is
+/// an error; only what is no key at all is put aside for a new one, and told.
+fn handle_key(store: &Path) -> Result<(HandleKey, Option<String>), LibraryError> {
     let path = store.join(HANDLE_KEY);
     let failed = |source| LibraryError { path: path.clone(), source };
-    match atomic::read_bounded(&path, 16) {
-        Ok(bytes) => {
-            let key = <[u8; 16]>::try_from(bytes).map_err(|_| failed(io::ErrorKind::InvalidData.into()))?;
-            Ok(HandleKey(key))
+    let mut said = None;
+    let found = match atomic::read_bounded(&path, 16) {
+        Ok(bytes) => <[u8; 16]>::try_from(bytes).map_err(|bytes| format!("has {} bytes, not 16", bytes.len())),
+        Err(error) if matches!(error.kind(), io::ErrorKind::FileTooLarge | io::ErrorKind::InvalidInput) => {
+            Err(error.to_string())
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let mut key = [0; 16];
-            rustix::rand::getrandom(&mut key, rustix::rand::GetRandomFlags::empty())
-                .map_err(|errno| failed(errno.into()))?;
-            atomic::write(&path, &key, 0o600).map_err(failed)?;
-            Ok(HandleKey(key))
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((new_key(&path).map_err(failed)?, None)),
+        Err(error) => return Err(failed(error)),
+    };
+    let key = match found {
+        Ok(key) => HandleKey(key),
+        Err(reason) => {
+            let aside = aside::put(store, &path).map_err(failed)?;
+            said = Some(format!("{HANDLE_KEY}: {reason}; kept as {aside}, and running clients must be restarted"));
+            new_key(&path).map_err(failed)?
         }
-        Err(error) => Err(failed(error)),
-    }
+    };
+    Ok((key, said))
+}
+
+fn new_key(path: &Path) -> io::Result<HandleKey> {
+    let mut key = [0; 16];
+    rustix::rand::getrandom(&mut key, rustix::rand::GetRandomFlags::empty())?;
+    atomic::write(path, &key, 0o600)?;
+    Ok(HandleKey(key))
 }
 
 fn names(folder: &Path) -> Result<Vec<String>, LibraryError> {
@@ -138,10 +153,13 @@ fn names(folder: &Path) -> Result<Vec<String>, LibraryError> {
 fn read_images(store: &Path, library: &mut Library) -> Result<(), LibraryError> {
     let ids = names(&store.join(IMAGES))?.into_iter().filter_map(|name| name.parse::<ImageId>().ok());
     for id in ids.take(MAX_IMAGES) {
-        let path = ImagePaths::of(store, &id).manifest();
-        match text_of(&path).and_then(|bytes| manifest::parse_image(&bytes).map_err(|error| error.to_string())) {
-            Ok(manifest) => library.images.push((id, manifest)),
-            Err(error) => library.broken.push(format!("images/{id}/image.toml: {error}")),
+        let paths = ImagePaths::of(store, &id);
+        let manifest = text_of(&paths.manifest())
+            .and_then(|bytes| manifest::parse_image(&bytes).map_err(|error| error.to_string()));
+        match (manifest, aside::fault(&paths)) {
+            (Ok(manifest), None) => library.images.push((id, manifest)),
+            (Ok(_), Some(fault)) => library.broken.push(format!("images/{id}: {fault}")),
+            (Err(error), _) => library.broken.push(format!("images/{id}/image.toml: {error}")),
         }
     }
     sort_images(&mut library.images, library.default_image.as_ref());
@@ -168,16 +186,18 @@ fn read_clients(store: &Path, library: &mut Library) -> Result<(), LibraryError>
         }
         library.taken.push(role);
     }
-    // Two clients must not answer to one address, board or export.
+    // Two clients must not answer to one board or export. An address that was given away while its
+    // client's manifest was damaged is no reason: that client gets another one (control's `readdress`).
     let mut kept: Vec<Record> = Vec::new();
     for record in library.clients.drain(..) {
         let client = &record.client;
-        let double = kept.iter().map(|kept| &kept.client).find(|other| {
-            other.mac == client.mac || other.address == client.address || other.export_id == client.export_id
-        });
+        let double = kept
+            .iter()
+            .map(|kept| &kept.client)
+            .find(|other| other.mac == client.mac || other.export_id == client.export_id);
         match double {
             Some(other) => library.broken.push(format!(
-                "clients/{}/client.toml: has the MAC address, address or export_id of {}",
+                "clients/{}/client.toml: has the MAC address or export_id of {}",
                 client.role, other.role
             )),
             None => kept.push(record),
@@ -245,7 +265,10 @@ mod tests {
         assert_eq!(open(store.path()).unwrap().handle_key, first.handle_key);
         assert_ne!(first.handle_key, HandleKey::default());
         fs::write(store.path().join(HANDLE_KEY), "short").unwrap();
-        assert!(open(store.path()).is_err());
+        let second = open(store.path()).unwrap();
+        assert!(second.broken[0].contains("5 bytes") && second.handle_key != first.handle_key, "{:?}", second.broken);
+        assert_eq!(fs::read(store.path().join("damaged/handle.key")).unwrap(), b"short");
+        assert_eq!(open(store.path()).unwrap().broken.len(), 0);
     }
 
     #[test]

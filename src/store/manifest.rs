@@ -25,6 +25,8 @@ pub const HANDLE_KEY: &str = "handle.key";
 pub const STORE_MANIFEST: &str = "store.toml";
 /// What nobody needs any more, until it is deleted.
 pub const TRASH: &str = "trash";
+/// What was damaged and had to be made anew.
+pub const DAMAGED: &str = "damaged";
 /// What is not finished carries this in front and is removed at the next opening.
 pub const UNFINISHED: &str = ".importing-";
 /// A client being made.
@@ -203,6 +205,12 @@ pub fn parse_image(bytes: &[u8]) -> Result<ImageManifest, ManifestError> {
 /// `store.toml`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoreManifest {
+    /// Which store it is: a copy has the same (`backup`). 32 hexadecimal digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// How often a copy of it stood in for it.
+    #[serde(default)]
+    pub turn: u32,
     /// What new clients get; none, or one that is not there: the newest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub default_image: Option<ImageId>,

@@ -2,17 +2,22 @@
 //!
 //! A shell: it reports by `Event` and obeys by `Command`, and decides nothing
 //! about clients. Two threads stay: `worker` owns every mount, `hotplug` says when
-//! to look again. An import, operations and the trash have threads while they run.
+//! to look again. An import, operations, a backup and the trash have threads while they run.
 //!
 //! - `devices`, `hotplug`, `identify`, `table`: what is plugged in
 //! - `place`, `prepare`: where the store lies, opening and making it
 //! - [`shop`]: the store as a file of an exFAT or FAT32 file system
 //! - `library`, `manifest`, `states`, `atomic`, `lock`: what it holds, as small text files
+//! - `aside`: what of it is damaged
 //! - `sources`, `packing`, `import`: image files on sticks, and making images of them
-//! - `root`, `mounts`, `personalise`: clients' trees
+//! - `root`, `mounts`, `in_place`, `personalise`: clients' trees
 //! - `volume`: their block volumes
+//! - `usage`, `idle`: what they occupy, counted at the lowest priority
+//! - `history`: how their last boots went
 //! - `trash`: what is not needed any more, deleted behind everybody's back
 //! - `operate`: what a person does with clients and images, step by step
+//! - `backup`: a second stick as a copy that can stand in
+//! - `reports`: what the black box tells, a folder each
 //! - `offline`: the same for a command, with no server
 //! - `words`: what people are told
 //!
@@ -20,12 +25,17 @@
 //! ENROLL, and only where nothing is: a partition in unpartitioned space after a
 //! held press, or one more file in free clusters, which a laptop can delete.
 
+mod aside;
 pub(crate) mod atomic;
+pub mod backup;
 mod crc32;
 mod devices;
+pub mod history;
 mod hotplug;
 pub(crate) mod identify;
+mod idle;
 mod import;
+pub(crate) mod in_place;
 mod library;
 mod lock;
 pub(crate) mod manifest;
@@ -36,6 +46,7 @@ pub(crate) mod packing;
 pub mod personalise;
 mod place;
 mod prepare;
+pub mod reports;
 mod root;
 pub mod shop;
 mod sources;
@@ -43,6 +54,7 @@ pub mod states;
 pub(crate) mod table;
 mod tools;
 pub mod trash;
+mod usage;
 mod volume;
 mod words;
 mod worker;
@@ -58,6 +70,7 @@ use std::time::{Duration, Instant};
 
 use crate::client::{Client, ImageId, Role};
 use crate::directory::HandleKey;
+use crate::quota::{Account, Level};
 use crate::status::NewPlace;
 
 pub use self::personalise::RULES;
@@ -85,6 +98,8 @@ pub struct Options {
     pub make_store: bool,
     /// Size of a store in memory; without it half of the machine's.
     pub memory_bytes: Option<u64>,
+    /// Free space that clients do not get; without it a part of the store.
+    pub reserve_bytes: Option<u64>,
     /// Where clients mount from.
     pub appliance: Ipv4Addr,
     /// Name servers for new clients.
@@ -104,6 +119,7 @@ impl Default for Options {
             store_bytes: None,
             make_store: true,
             memory_bytes: None,
+            reserve_bytes: None,
             appliance: Ipv4Addr::new(192, 168, 77, 1),
             dns: Vec::new(),
             plain_writes: false,
@@ -117,6 +133,9 @@ pub enum Command {
     /// The person confirmed: make the store on the stick that the last
     /// `NeedsConfirmation` named.
     Prepare,
+    /// The person confirmed: make the stick that the last `BackupOffered` named
+    /// a copy of the store. Answered by `BackedUp` or `BackupFailed`.
+    Backup,
     /// Answered by `ClientReady` or `ClientFailed`.
     CreateClient(Box<Client>),
     /// Writes `client.toml` anew; only a failure is told.
@@ -124,9 +143,26 @@ pub enum Command {
     /// Answered by `Operated` with this ticket, and by `Changed` behind that
     /// unless it only looked.
     Operate(u64, Box<operate::Operation>),
+    /// The appliance's own address is another one: roots that name the former
+    /// are fitted by `RenewClient`.
+    Appliance(Ipv4Addr),
     /// The client's boot begins and it must get what `renew_at_boot` tells of;
     /// its trees are served no more. Answered as `CreateClient`.
     RenewClient(Role),
+    /// Let go of the stick, so that it can be pulled: answered by `Releasing` and, when nothing of it
+    /// is in use any more, by `Released`.
+    Release,
+    /// Use it again, if it is still there.
+    Resume,
+    /// A client's boot has ended: into its history, stamped with the time. With `amends` it takes
+    /// the last record's place. Answered by `Boots`.
+    SaveBoot { role: Role, record: history::BootRecord, amends: bool },
+    /// Mount an image's root for a test of it. Answered by `ImageMounted`.
+    MountImage(ImageId),
+    /// That test has ended: the image is let go where no client needs it.
+    ReleaseImage(ImageId),
+    /// Answered by `ReportSaved` with this ticket.
+    SaveReport(Option<u64>, Box<reports::Report>),
     /// Watch for this client's evidence that its start is complete, or stop.
     WatchUp(Role, bool),
 }
@@ -203,17 +239,99 @@ pub enum Event {
     Up {
         role: Role,
     },
+    /// A client's last boots, oldest first: behind `Opened` for those that have any, and after each `SaveBoot`.
+    Boots {
+        role: Role,
+        boots: Vec<history::BootRecord>,
+    },
+    /// Names and sizes of an image's boot files: behind `Opened`, `Imported` and `Changed`.
+    BootFiles {
+        image: ImageId,
+        files: Vec<(String, u64)>,
+    },
+    ImageMounted {
+        image: ImageId,
+        /// Its root and its boot files, both to be read only; the error is for people.
+        trees: Result<(PathBuf, PathBuf), String>,
+    },
+    ReportSaved {
+        ticket: Option<u64>,
+        /// The folder below the store's; the error is for people.
+        saved: Result<String, String>,
+    },
+    /// What clients may still write, and how near that is to nothing.
     FreeSpace {
         free_bytes: u64,
+        level: Level,
+    },
+    /// How much of its quota a client has used: told when it comes near or away from it.
+    Quota {
+        role: Role,
+        used_bytes: u64,
+        quota_bytes: u64,
+        level: Level,
+    },
+    /// Beside the open store: this stick can become its copy.
+    BackupOffered {
+        name: String,
+        offer: BackupOffer,
+    },
+    /// At most one a second.
+    BackupProgress {
+        name: String,
+        per_mille: u16,
+    },
+    /// The copy is complete.
+    BackedUp {
+        name: String,
+        /// Unix seconds.
+        taken: u64,
+        /// What was written for it.
+        bytes: u64,
+    },
+    BackupFailed {
+        name: String,
+        message: String,
+        action: String,
+    },
+    /// The stick that was offered, or held the copy, was pulled.
+    BackupGone,
+    /// The stick is being let go of: clients' trees are to be let go of. Comes twice, before and
+    /// after they are taken away.
+    Releasing {
+        name: String,
+    },
+    /// It can be pulled.
+    Released {
+        name: String,
     },
     /// The stick with the store was pulled; its clients' trees are gone.
     Closed {
         name: String,
     },
+    /// The update files on all sticks are these now.
+    UpdateFiles(Vec<PathBuf>),
     Problem {
         message: String,
         action: String,
     },
+    /// Something in the store is damaged and passed over: which file, and why. The rest serves.
+    Damaged {
+        file: String,
+        reason: String,
+        action: String,
+    },
+}
+
+/// What a second stick is before it becomes a copy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BackupOffer {
+    /// It has no store; one is made, by the rules for a store of its own.
+    New,
+    /// It is a copy, complete at that time (Unix seconds) or not.
+    Renew(Option<u64>),
+    /// The store that a copy stood in for; it is written over.
+    Former,
 }
 
 /// An image that clients can be made of.
@@ -227,8 +345,8 @@ pub struct ImageInfo {
     pub root_bytes: u64,
 }
 
-/// A client whose trees are mounted.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A client whose trees are mounted. Two are equal whatever was charged to them.
+#[derive(Debug, Clone)]
 pub struct OpenClient {
     pub client: Client,
     /// `/` of the client.
@@ -237,9 +355,21 @@ pub struct OpenClient {
     pub boot: PathBuf,
     /// The folder of its block volume.
     pub volume: Option<PathBuf>,
+    /// What its changes are charged to.
+    pub account: Option<Arc<Account>>,
     /// Its next boot must begin with `RenewClient`.
     pub renew_at_boot: bool,
 }
+
+impl PartialEq for OpenClient {
+    fn eq(&self, other: &Self) -> bool {
+        let Self { client, root, boot, volume, account: _, renew_at_boot } = self;
+        (client, root, boot, volume, renew_at_boot)
+            == (&other.client, &other.root, &other.boot, &other.volume, &other.renew_at_boot)
+    }
+}
+
+impl Eq for OpenClient {}
 
 /// Why the store cannot be started.
 #[derive(Debug, thiserror::Error)]
@@ -276,6 +406,8 @@ pub fn start(mut options: Options, sink: Sink) -> Result<Handle, Error> {
     // The kernel lists mounts by their real paths.
     let made = std::fs::create_dir_all(&options.run).and_then(|()| std::fs::canonicalize(&options.run));
     options.run = made.map_err(|source| Error::MakeFolder { path: options.run.clone(), source })?;
+    // Of a run that was killed while it made a copy.
+    backup::thaw(&options.run.join("store"));
     mounts::unmount_below(&options.run, false)?;
 
     let (messages, queue) = channel();
@@ -301,6 +433,12 @@ impl Handle {
     pub fn send(&self, command: Command) {
         // Gone only after `stop`.
         let _ = self.messages.send(worker::Message::Command(command));
+    }
+
+    /// The same as `send`, for a thread that outlives a borrow.
+    pub fn sender(&self) -> impl Fn(Command) + Send + 'static {
+        let messages = self.messages.clone();
+        move |command| drop(messages.send(worker::Message::Command(command)))
     }
 
     /// Ends an import, syncs, unmounts everything. Returns after at most 25 s,

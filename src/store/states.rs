@@ -200,6 +200,7 @@ pub(crate) mod tests {
             image: "a-1".parse().unwrap(),
             mode: Mode::default(),
             volume_size: None,
+            quota: None,
             export_id: 1,
         };
         let snapshot = |&(name, state): &(&str, u32)| Snapshot {

@@ -60,6 +60,8 @@ pub enum Event {
     /// A file was found. `folder` is the serial number that the path began
     /// with: the way a board that sends no option 97 tells its own.
     Started { address: Ipv4Addr, path: String, folder: Option<Serial>, size: Option<u64> },
+    /// A transfer that goes on: so many bytes of the file are acknowledged. At most twice a second each.
+    Progress { address: Ipv4Addr, bytes: u64 },
     /// The client acknowledged the last block.
     Finished { address: Ipv4Addr, path: String, bytes: u64, took: Duration },
     /// The client ended it by an ERROR (normal after a size probe), by a new
@@ -86,6 +88,7 @@ impl Event {
     pub fn address(&self) -> Ipv4Addr {
         match self {
             Self::Started { address, .. }
+            | Self::Progress { address, .. }
             | Self::Finished { address, .. }
             | Self::Aborted { address, .. }
             | Self::TimedOut { address, .. }

@@ -30,6 +30,7 @@ use super::files::{BootFile, Files};
 use super::packet::{self, DATA_HEADER_BYTES, Packet, Request};
 use super::transfer::{MAX_BLKSIZE, Outcome, Output, Transfer, wire_number};
 use super::{Event, Options, Sink, path};
+use crate::blackbox::tap;
 use crate::directory::{Directory, Published};
 
 /// Transfers at once, of all clients.
@@ -44,6 +45,9 @@ const READ_THREADS: usize = 8;
 
 /// How long a flood of nonsense from strangers stays one event.
 const STRANGERS_PAUSE: Duration = Duration::from_secs(1);
+
+/// How often a transfer tells how far it is.
+const PROGRESS_PAUSE: Duration = Duration::from_millis(500);
 
 /// Longest datagram over IPv4: a request of 10,000 bytes is read whole, so
 /// that it can be told what it is.
@@ -228,6 +232,7 @@ impl Listener {
         if !self.files.serves(address) {
             if self.strangers.is_none_or(|last| last.elapsed() >= STRANGERS_PAUSE) {
                 self.strangers = Some(Instant::now());
+                self.show(peer, datagram);
                 let shown = match packet::parse(datagram) {
                     Ok(Packet::Rrq(request) | Packet::Wrq(request)) => path::display(&request.path),
                     _ => String::new(),
@@ -236,6 +241,7 @@ impl Listener {
             }
             return;
         }
+        self.show(peer, datagram);
         match packet::parse(datagram) {
             Ok(Packet::Rrq(request)) => self.request(address, peer, request).await,
             Ok(Packet::Wrq(request)) => {
@@ -299,6 +305,13 @@ impl Listener {
         }
     }
 
+    /// For the black box.
+    fn show(&self, peer: SocketAddr, datagram: &[u8]) {
+        if let SocketAddr::V4(peer) = peer {
+            tap::datagram(false, peer, SocketAddrV4::new(self.listen, 69), datagram.len(), datagram);
+        }
+    }
+
     fn refused(&self, address: Ipv4Addr, path: String, reason: &'static str) {
         (self.sink)(Event::Refused { address, path, reason });
     }
@@ -306,9 +319,19 @@ impl Listener {
     async fn deny(&self, peer: SocketAddr, code: u16, message: &str) {
         if let Ok(socket) = connect(self.listen, peer).await {
             // Lost ones are asked for again.
-            let _ = socket.send(&packet::error(code, message)).await;
+            let _ = send(&socket, &packet::error(code, message)).await;
         }
     }
+}
+
+/// Sends what is no DATA, and shows it to the black box.
+async fn send(socket: &UdpSocket, datagram: &[u8]) -> io::Result<usize> {
+    if tap::is_on()
+        && let (Ok(SocketAddr::V4(from)), Ok(SocketAddr::V4(to))) = (socket.local_addr(), socket.peer_addr())
+    {
+        tap::datagram(false, from, to, datagram.len(), datagram);
+    }
+    socket.send(datagram).await
 }
 
 /// A socket with a port of its own (the server's TID) that hears this client only.
@@ -403,12 +426,13 @@ impl Service {
         };
         let transfer = Transfer::new(&self.request.asked, file.size());
         let (sink, address) = (self.sink.clone(), self.address);
+        let tell = |bytes| (self.sink)(Event::Progress { address, bytes });
         let mut report = Report { sink, address, path, since, transfer, ended: None };
         let repeated = || {
             let path = path::display(&self.request.path);
             (self.sink)(Event::Repeated { address: self.address, path });
         };
-        match exchange(&socket, &mut report.transfer, &mut file, since, &self.progress, &repeated).await {
+        match exchange(&socket, &mut report.transfer, &mut file, since, &self.progress, &tell, &repeated).await {
             Ok(Exchanged { outcome, again }) => {
                 report.ended = Some(Ended::As(outcome));
                 again
@@ -416,7 +440,7 @@ impl Service {
             Err(error) => {
                 self.progress.set_phase(ENDED);
                 if !self.progress.is_superseded() {
-                    let _ = socket.send(&packet::error(0, "Cannot read the file")).await;
+                    let _ = send(&socket, &packet::error(0, "Cannot read the file")).await;
                 }
                 report.ended = Some(Ended::Unreadable(error));
                 false
@@ -434,16 +458,19 @@ fn denial_words(denial: &Denial) -> (u16, &str) {
     }
 }
 
-/// Runs the state machine against socket, clock and file. The error is the file's.
+/// Runs the state machine against socket, clock and file; `tell` hears what was
+/// acknowledged. The error is the file's.
 async fn exchange(
     socket: &UdpSocket,
     transfer: &mut Transfer,
     file: &mut BootFile,
     since: Instant,
     progress: &Progress,
+    tell: &(impl Fn(u64) + Sync),
     repeated: &(dyn Fn() + Sync),
 ) -> io::Result<Exchanged> {
     let mut window = Window::default();
+    let mut told = since;
     // One timer for the whole transfer: it is set anew when it rings too early, not for each block.
     let mut timer = pin!(tokio::time::sleep_until(since.into()));
     let (mut nudged, mut in_a_row) = (false, 0);
@@ -459,7 +486,7 @@ async fn exchange(
             }
             Output::Oack => {
                 // What cannot be sent counts as lost: time repeats it.
-                let _ = socket.send(transfer.oack().unwrap_or_default()).await;
+                let _ = send(socket, transfer.oack().unwrap_or_default()).await;
                 progress.set_phase(OFFERED);
                 continue;
             }
@@ -481,6 +508,10 @@ async fn exchange(
         if hear(socket, transfer) {
             if transfer.is_acknowledged() {
                 progress.set_phase(ACKNOWLEDGED);
+            }
+            if told.elapsed() >= PROGRESS_PAUSE {
+                told = Instant::now();
+                tell(transfer.acked_bytes());
             }
             in_a_row += 1;
             if in_a_row % MAX_IN_A_ROW == 0 {
@@ -526,7 +557,14 @@ fn hear(socket: &UdpSocket, transfer: &mut Transfer) -> bool {
     match rustix::net::recv(socket, &mut buffer[..], rustix::net::RecvFlags::DONTWAIT) {
         Ok((length, _)) => match packet::parse(&buffer[..length.min(512)]) {
             Ok(Packet::Ack(number)) => transfer.ack(number),
-            Ok(Packet::Error(_)) => transfer.error(),
+            Ok(Packet::Error(_)) => {
+                if let (true, Ok(SocketAddr::V4(to)), Ok(SocketAddr::V4(from))) =
+                    (tap::is_on(), socket.local_addr(), socket.peer_addr())
+                {
+                    tap::datagram(false, from, to, length, &buffer[..length.min(512)]);
+                }
+                transfer.error();
+            }
             _ => {}
         },
         // ICMP says that the client's port is closed: nobody waits for this file any more.

@@ -20,6 +20,7 @@ pub fn run(trees: &Path) -> Result<()> {
     let served = |id: usize| {
         let number = id as u32 + 1;
         let export = |tree, name| Export {
+            account: None,
             id: 2 * number + u32::from(tree == Tree::Boot),
             path: format!("/clients/{number}/{name}"),
             directory: trees.join(number.to_string()),

@@ -94,6 +94,7 @@ impl Lab {
             folder.display()
         ));
         let export = |id, name: &str| Export {
+            account: None,
             id,
             path: format!("/clients/{name}"),
             directory: folder.join(name),

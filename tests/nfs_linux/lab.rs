@@ -62,6 +62,7 @@ impl Lab {
         wire.ip(&format!("address add {SERVER}/24 dev br0"));
         wire.tap(TAP, "br0");
         let export = |id, path: &str, name: &str, tree| Export {
+            account: None,
             id,
             path: path.to_owned(),
             directory: place.join(name),

@@ -33,6 +33,7 @@ fn client() -> Client {
         image: "image-1".parse().unwrap(),
         mode: Mode::Persistent,
         volume_size: None,
+        quota: None,
         export_id: 1,
     }
 }

@@ -180,6 +180,7 @@ pub fn client(n: u8, image: &ImageId) -> Client {
         image: image.clone(),
         mode: Mode::Persistent,
         volume_size: None,
+        quota: None,
         export_id: n.into(),
     }
 }
@@ -195,6 +196,8 @@ pub fn pi_root(folder: &Path) {
         ("etc/shadow", "root:*:1:0:99999:7:::\npi:!:1:0:99999:7:::\n"),
         ("etc/ssh/sshd_config", "\n"),
         ("usr/lib/systemd/systemd", "program"),
+        // What the server's self-test can follow: a script of that program.
+        ("sbin/init", "#!/usr/lib/systemd/systemd\n"),
         ("usr/lib/systemd/system/ssh.service", "[Unit]\n"),
         ("usr/share/doc/one", "one\n"),
         ("home/pi/.profile", "\n"),

@@ -48,6 +48,7 @@ pub fn boot_tree() -> tempfile::TempDir {
 
 pub fn served(address: Ipv4Addr, serial: Option<Serial>, boot: &Path) -> Served {
     let export = |id, tree, directory: &Path| Export {
+        account: None,
         id,
         path: format!("/clients/{address}/{tree:?}"),
         directory: directory.to_owned(),

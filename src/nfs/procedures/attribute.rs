@@ -11,6 +11,7 @@ use rustix::process::{Gid, Uid};
 use super::{Arguments, Context, Object, fh};
 use crate::nfs::access::{self, Rwx};
 use crate::nfs::attributes;
+use crate::nfs::charge;
 use crate::nfs::intent::Intent;
 use crate::nfs::xdr::{Encoder, Malformed};
 
@@ -93,6 +94,14 @@ fn guarded(
 /// owner, since a change of owner takes set-id bits away; times last, since the
 /// others change them.
 pub(super) fn apply(context: &Context<'_>, object: &Object, stat: &Stat, new: &sattr3) -> Result<(), nfsstat3> {
+    // Whatever is set on a file of the image copies it up.
+    let copy = charge::change(&object.export, &object.handle, &object.file, stat)?;
+    let result = set(context, object, stat, new);
+    copy.settle(&object.file);
+    result
+}
+
+fn set(context: &Context<'_>, object: &Object, stat: &Stat, new: &sattr3) -> Result<(), nfsstat3> {
     let fail = |errno| context.fail(object, errno);
     if let set_size3::size(size) = new.size {
         truncate(context, object, stat, size)?;

@@ -7,6 +7,8 @@ use nfsserve::nfs::wcc_data;
 use rustix::fs::{AtFlags, RenameFlags};
 
 use super::{Arguments, Context, Object, component, fh, file_at, filename, is_dot};
+use crate::nfs::attributes;
+use crate::nfs::charge;
 use crate::nfs::intent::{Intent, Place};
 use crate::nfs::xdr::{Encoder, Malformed};
 
@@ -48,10 +50,13 @@ fn unlink(
             }
             let gone = gone.insert(Leaving::new(&directory, name));
             let intent = || gone.handle.map(|file| Intent::Vanish { at: Place::new(directory.handle, name), file });
+            let going = gone.charge();
             context.once(intent, || {
                 let _caller = context.assume()?;
                 rustix::fs::unlinkat(directory.file.fd(), name, flags).map_err(|errno| context.fail(&directory, errno))
-            })
+            })?;
+            going.gone();
+            Ok(())
         });
         (result, directory.wcc(before.ok().as_ref()))
     };
@@ -66,13 +71,19 @@ fn unlink(
 /// held open here any more, or its room would not be free at once.
 struct Leaving<'a> {
     directory: &'a Object,
+    name: &'a [u8],
     handle: Option<crate::nfs::handle::Handle>,
 }
 
 impl<'a> Leaving<'a> {
-    fn new(directory: &'a Object, name: &[u8]) -> Self {
+    fn new(directory: &'a Object, name: &'a [u8]) -> Self {
         // The type is part of the key: a regular file's is all that holds room.
-        Self { directory, handle: file_at(directory, name).ok() }
+        Self { directory, name, handle: file_at(directory, name).ok() }
+    }
+
+    /// What its file gives back when it is gone.
+    fn charge(&self) -> charge::Going<'a> {
+        charge::Going::of(&self.directory.export, self.directory.file.fd(), self.name, self.handle.as_ref())
     }
 }
 
@@ -101,7 +112,9 @@ pub fn rename(context: &Context<'_>, args: Arguments<'_, '_>, reply: &mut Encode
         let _order = from.export.lock_two(from.handle, to.handle);
         let (from_before, to_before) = (context.stat(&from), context.stat(&to));
         let result = from_before.and_then(|_| {
-            to_before?;
+            if let Err(status) = &to_before {
+                return Err(*status);
+            }
             context.directory(&from)?;
             context.directory(&to)?;
             if from.handle.export != to.handle.export {
@@ -112,18 +125,31 @@ pub fn rename(context: &Context<'_>, args: Arguments<'_, '_>, reply: &mut Encode
                 return Err(NFS3ERR_INVAL);
             }
             context.writable(&from)?;
-            gone = Some(Leaving::new(&to, to_name));
+            let gone = gone.insert(Leaving::new(&to, to_name));
+            let moved = file_at(&from, from_name).ok();
             let intent = || {
                 let (old, new) = (Place::new(from.handle, from_name), Place::new(to.handle, to_name));
-                Some(Intent::Move { from: old, to: new, file: file_at(&from, from_name).ok()? })
+                Some(Intent::Move { from: old, to: new, file: moved? })
             };
+            let copy = charge::copy_up_at(&from.export, moved.as_ref(), from.file.fd(), from_name)?;
+            let going = if moved == gone.handle { charge::Going::nothing() } else { gone.charge() };
             context.once(intent, || {
                 let _caller = context.assume()?;
                 rustix::fs::renameat_with(from.file.fd(), from_name, to.file.fd(), to_name, RenameFlags::empty())
                     .map_err(|errno| context.fail(&from, errno))
-            })
+            })?;
+            copy.settle_at(to.file.fd(), to_name);
+            going.gone();
+            Ok(())
         });
-        (result, from.wcc(from_before.ok().as_ref()), to.wcc(to_before.ok().as_ref()))
+        let to_wcc = match &to_before {
+            // One directory is charged once.
+            Ok(same) if from.handle == to.handle => {
+                attributes::wcc(Some(same), to.file.stat().ok().as_ref(), to.export.id)
+            }
+            before => to.wcc(before.as_ref().ok()),
+        };
+        (result, from.wcc(from_before.ok().as_ref()), to_wcc)
     };
     drop(gone);
     let result = result.and_then(|()| {
@@ -151,7 +177,7 @@ pub fn link(context: &Context<'_>, args: Arguments<'_, '_>, reply: &mut Encoder)
         let _order = directory.export.lock_two(file.handle, directory.handle);
         let before = context.stat(&directory);
         let result = before.and_then(|_| {
-            context.stat(&file)?;
+            let stat = context.stat(&file)?;
             context.directory(&directory)?;
             if file.handle.export != directory.handle.export {
                 return Err(NFS3ERR_XDEV);
@@ -165,7 +191,10 @@ pub fn link(context: &Context<'_>, args: Arguments<'_, '_>, reply: &mut Encoder)
             }
             context.writable(&directory)?;
             let intent = || context.appears(&directory, name, Some(file.handle));
-            context.once(intent, || link_to(context, &file, &directory, name))
+            let copy = charge::copy_up(&file.export, &file.handle, &file.file, &stat)?;
+            let result = context.once(intent, || link_to(context, &file, &directory, name));
+            copy.settle(&file.file);
+            result
         });
         (result, file.post_op_now(), directory.wcc(before.ok().as_ref()))
     };

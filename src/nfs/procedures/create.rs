@@ -8,6 +8,8 @@ use rustix::io::Errno;
 use super::attribute::{apply, durable};
 use super::{Arguments, Context, MAX_LINK_TEXT, Object, component, fh, filename, is_dot};
 use crate::nfs::attributes;
+use crate::nfs::charge;
+use crate::nfs::handle::Handle;
 use crate::nfs::xdr::{Encoder, Malformed};
 
 /// `createhow3`.
@@ -164,11 +166,16 @@ fn as_caller(
     name: &[u8],
     call: impl FnOnce() -> Result<(), Errno>,
 ) -> Result<(), nfsstat3> {
+    let exists = |_: &Handle| NFS3ERR_EXIST;
+    let room = charge::new_file(&directory.export)
+        .map_err(|status| super::file_at(directory, name).as_ref().map_or(status, exists))?;
     let intent = || context.appears(directory, name, None);
     context.once(intent, || {
         let _caller = context.assume()?;
         call().map_err(|errno| context.fail(directory, errno))
-    })
+    })?;
+    room.settle();
+    Ok(())
 }
 
 /// Attributes that making a file did not set, and what the client gets to know of it.
@@ -180,6 +187,7 @@ fn finish(
     mode_again: bool,
 ) -> Result<Made, nfsstat3> {
     let (made, stat) = context.child(directory, name)?;
+    charge::made(&directory.export, &stat);
     let mut rest = *new;
     if !mode_again {
         rest.mode = set_mode3::Void;

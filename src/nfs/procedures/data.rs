@@ -14,6 +14,7 @@ use rustix::io::Errno;
 use super::attribute::may;
 use super::{Arguments, Context, MAX_IO, Object, fh};
 use crate::nfs::access::Rwx;
+use crate::nfs::charge;
 use crate::nfs::pipe;
 use crate::nfs::xdr::{Encoder, Malformed, padding};
 
@@ -198,11 +199,15 @@ fn write_at(
 ) -> Result<usize, nfsstat3> {
     regular(object)?;
     may(context, object, before, Rwx { write: true, ..Rwx::default() })?;
-    let writer =
-        object.file.writer(&object.export.root, &object.handle).map_err(|errno| context.fail(object, errno))?;
     if offset.checked_add(data.len() as u64).is_none_or(|end| i64::try_from(end).is_err()) {
         return Err(NFS3ERR_FBIG);
     }
+    let copy = charge::copy_up(&object.export, &object.handle, &object.file, before)?;
+    let writer =
+        object.file.writer(&object.export.root, &object.handle).map_err(|errno| context.fail(object, errno))?;
+    copy.settle(&object.file);
+    let room = charge::write(&object.export, writer, offset, data.len())?;
+    let data = &data[..room.bytes];
     // Only for set-id bits, which the kernel takes away for all but root, is it of account who writes.
     let _caller = if before.st_mode & 0o6000 != 0 { Some(context.assume()?) } else { None };
     let mut written = 0;
@@ -216,6 +221,7 @@ fn write_at(
             Err(errno) => return Err(context.fail(object, errno)),
         }
     }
+    room.settle(writer);
     Ok(written)
 }
 

@@ -37,6 +37,7 @@ use rustix::io::Errno;
 
 use super::access::Rwx;
 use super::attributes;
+use super::charge;
 use super::credentials::{self, Assumed};
 use super::export::{Exports, OpenExport};
 use super::file::{File, handle_at};
@@ -405,7 +406,13 @@ impl Object {
 
     /// Attributes before a change, and now.
     fn wcc(&self, before: Option<&Stat>) -> wcc_data {
-        attributes::wcc(before, self.file.stat().ok().as_ref(), self.export.id)
+        let after = self.file.stat().ok();
+        if let (Some(before), Some(after)) = (before, &after)
+            && self.handle.is_directory()
+        {
+            charge::directory(&self.export, before, after);
+        }
+        attributes::wcc(before, after.as_ref(), self.export.id)
     }
 }
 

@@ -4,6 +4,7 @@ use nfsserve::nfs::nfsstat3::*;
 use nfsserve::nfs::{FSF_CANSETTIME, FSF_HOMOGENEOUS, FSF_LINK, FSF_SYMLINK, fsinfo3, nfstime3};
 
 use super::{Arguments, Context, MAX_IO, MAX_LIST, MAX_NAME, fh};
+use crate::nfs::charge;
 use crate::nfs::xdr::{Encoder, Malformed};
 
 /// ext4 with 4 KiB blocks ends there, and every tree's upper layer is ext4.
@@ -23,11 +24,9 @@ pub fn fsstat(context: &Context<'_>, args: Arguments<'_, '_>, reply: &mut Encode
         Ok((object, stat, space)) => {
             reply.value(&NFS3_OK);
             reply.value(&object.post_op(Some(&stat)));
-            for blocks in [space.f_blocks, space.f_bfree, space.f_bavail] {
-                reply.u64(blocks.saturating_mul(space.f_frsize));
-            }
-            for files in [space.f_files, space.f_ffree, space.f_favail] {
-                reply.u64(files);
+            let view = charge::view(&object.export, &space);
+            for figure in view.bytes.into_iter().chain(view.files) {
+                reply.u64(figure);
             }
             // invarsec: it may change at any time.
             reply.u32(0);

@@ -72,10 +72,12 @@ use self::tar::TarError;
 pub use self::writer::Method;
 use self::zip::ZipError;
 use super::identify;
+use super::in_place;
 use super::manifest::{self, IMAGES, ImageManifest, ImagePaths, SourceFile, UNFINISHED};
 use super::mounts::{self, MountError};
+use super::operate::verify;
 use super::packing::{self, Content, Packing};
-use super::{atomic, tools};
+use super::{aside, atomic, tools};
 use crate::client::ImageId;
 
 /// The most that a file may unpack to, holes included. A bomb of zeros takes
@@ -97,6 +99,9 @@ pub struct Job {
     /// Where the finished root is mounted for a look.
     pub check_point: PathBuf,
     pub method: Method,
+    /// The root of an uncompressed image stays in its file, which lies on a
+    /// stick that is there as long as the store is.
+    pub in_place: bool,
 }
 
 /// How an import ended well.
@@ -288,8 +293,37 @@ fn publish(
     atomic::write_unsynced(&paths.manifest(), text.as_bytes(), 0o644, false).map_err(failed)?;
     let open = File::open(folder).map_err(failed)?;
     rustix::fs::syncfs(&open).map_err(|error| failed(error.into()))?;
+    // Of the same file, but damaged since: or it would have been known.
+    if fs::symlink_metadata(&finished.folder).is_ok() {
+        // images/<id>, so the store is two above it.
+        let store = finished.folder.ancestors().nth(2).unwrap_or(folder);
+        if same_files(&paths.boot(), &finished.boot()) {
+            return mend(store, paths, finished, &text).map_err(failed);
+        }
+        aside::put(store, &finished.folder).map_err(failed)?;
+    }
     fs::rename(folder, &finished.folder).map_err(failed)?;
     atomic::sync_folder(finished.folder.parent().unwrap_or(folder)).map_err(failed)
+}
+
+/// Puts a new root into a damaged image. Its boot tree stays the folder that it is: overlayfs knows the layer below a
+/// client's by its inode, and refuses another one (ESTALE).
+fn mend(store: &Path, new: &ImagePaths, image: &ImagePaths, manifest: &str) -> io::Result<()> {
+    match aside::put(store, &image.root()) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    fs::rename(new.root(), image.root())?;
+    atomic::write(&image.manifest(), manifest.as_bytes(), 0o644)
+}
+
+/// Whether two boot trees hold the same files with the same content.
+fn same_files(a: &Path, b: &Path) -> bool {
+    let (a, b) = (verify::boot_files(a), verify::boot_files(b));
+    let same = |((name, path), (other, other_path)): (&(String, PathBuf), &(String, PathBuf))| {
+        name == other && fs::read(path).is_ok_and(|bytes| fs::read(other_path).is_ok_and(|other| bytes == other))
+    };
+    a.len() == b.len() && a.iter().zip(&b).all(same)
 }
 
 fn write_error(path: &Path, source: io::Error) -> ImportError {
@@ -310,8 +344,12 @@ fn images(store: &Path) -> impl Iterator<Item = (ImageId, ImageManifest)> {
     let store = store.to_owned();
     entries.filter_map(move |entry| {
         let id: ImageId = entry.file_name().to_str()?.parse().ok()?;
-        let path = ImagePaths::of(&store, &id).manifest();
-        let bytes = atomic::read_bounded(&path, manifest::MAX_MANIFEST_BYTES).ok()?;
+        let paths = ImagePaths::of(&store, &id);
+        // One that is damaged is not there: its file makes it whole again.
+        if aside::fault(&paths).is_some() {
+            return None;
+        }
+        let bytes = atomic::read_bounded(&paths.manifest(), manifest::MAX_MANIFEST_BYTES).ok()?;
         Some((id, manifest::parse_image(&bytes).ok()?))
     })
 }
@@ -358,7 +396,8 @@ fn check_root(root: &Path, point: &Path, stop: &AtomicBool) -> Result<(), Import
             return Err(ImportError::NotPi("its root file system is damaged".into()));
         }
     }
-    mounts::image_root(root, point)?;
+    // The point lies in the folder of this run.
+    in_place::mount_root(root, point.parent().unwrap_or(point), point)?;
     let is_root = fs::symlink_metadata(point.join("etc")).is_ok_and(|found| found.is_dir())
         && ["usr", "bin", "sbin"].iter().any(|name| fs::symlink_metadata(point.join(name)).is_ok());
     mounts::unmount(point)?;

@@ -30,6 +30,7 @@ use tokio::task::JoinSet;
 use tokio_uring::buf::BoundedBuf;
 
 use super::{ImportError, RESERVE_BYTES, write_error};
+use crate::quota::{Figures, reserve_bytes};
 
 /// Bytes of a block, and what its place in the file is a multiple of.
 const BLOCK_BYTES: usize = 1 << 20;
@@ -218,9 +219,13 @@ impl Drop for Writer {
     }
 }
 
+/// What an import may use, `RESERVE_BYTES` and more of which it leaves.
 pub fn free_bytes(store: &Path) -> Result<u64, ImportError> {
     let vfs = rustix::fs::statvfs(store).map_err(|error| write_error(store, error.into()))?;
-    Ok(vfs.f_bavail.saturating_mul(vfs.f_frsize))
+    // Clients are left nothing beyond the reserve: what it is larger than ours is not for us.
+    let figures = Figures::of(&vfs);
+    let reserve = reserve_bytes(figures.total_bytes, None).saturating_sub(RESERVE_BYTES);
+    Ok(figures.free_bytes.saturating_sub(reserve))
 }
 
 pub fn no_room(missing_bytes: u64) -> ImportError {

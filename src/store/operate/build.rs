@@ -75,12 +75,24 @@ pub fn build(
             mounts::device(&device.path, &point, "ext4", false, "noinit_itable,nodiscard")?;
         }
         let without = |path: &Path| WITHOUT[1..].iter().any(|left_out| path.parent() == Some(Path::new(left_out)));
-        let rules = Rules { over_image: false, without: &|path| path == Path::new(WITHOUT[0]) || without(path), stop };
+        let rules = Rules {
+            over_image: false,
+            layers: false,
+            without: &|path| path == Path::new(WITHOUT[0]) || without(path),
+            seen: None,
+            stop,
+        };
         copy::mirror(&source.root, &point, &rules)?;
         let tree = Tree::open(&point)?;
         personalise::forget_identity(&tree, &hostname(site, base))?;
         drop(tree);
-        let rules = Rules { over_image: false, without: &|path| path == Path::new("userconf.txt"), stop };
+        let rules = Rules {
+            over_image: false,
+            layers: false,
+            without: &|path| path == Path::new("userconf.txt"),
+            seen: None,
+            stop,
+        };
         copy::mirror(&source.boot, &paths.boot(), &rules)?;
         mounts::unmount(&point)?;
         publish(site, &paths, name, root_bytes, record, stop)

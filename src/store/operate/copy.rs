@@ -11,7 +11,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use rustix::fs::{
     AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, SeekFrom, Stat, Timespec, Timestamps, Uid, XattrFlags,
@@ -51,10 +51,24 @@ pub struct Rules<'a> {
     /// from there is left alone. Inode numbers and change times agree for
     /// nothing else: no client can set a change time.
     pub over_image: bool,
-    /// Not copied: paths below the top.
+    /// `from` holds overlay layers that lie still or are being written, and `to`
+    /// an earlier copy of them: what has not changed since is left alone, what
+    /// vanishes meanwhile is passed over, and the overlay's own marks go along.
+    pub layers: bool,
+    /// Not copied: paths below the top. In layers such a path also stays in `to`.
     pub without: &'a dyn Fn(&Path) -> bool,
+    /// Counts the bytes that were looked at, where somebody shows them.
+    pub seen: Option<&'a AtomicU64>,
     pub stop: &'a AtomicBool,
 }
+
+/// Which file, in which state, a copied layer's file was made from: inode,
+/// change time and size, of which no client can set the time.
+const MADE_FROM: &CStr = c"trusted.rootstock.made-from";
+/// What of the overlay's own marks means the same in a copy. The others name
+/// inodes (`origin`) or count names in the index (`nlink`), which are others there.
+const KEPT_MARKS: [&[u8]; 4] =
+    [b"trusted.overlay.opaque", b"trusted.overlay.redirect", b"trusted.overlay.whiteout", b"trusted.overlay.protattr"];
 
 /// Makes the folder `to` the same as `from`; what `from` has not goes from `to`.
 pub fn mirror(from: &Path, to: &Path, rules: &Rules<'_>) -> Result<Copied, CopyError> {
@@ -67,7 +81,7 @@ pub fn mirror(from: &Path, to: &Path, rules: &Rules<'_>) -> Result<Copied, CopyE
 /// Copies one path of a tree into another, over what is there. Folders above
 /// it are made as in `from` where `to` has none. False: `from` has no such path.
 pub fn path(from: &Path, to: &Path, path: &str, stop: &AtomicBool) -> Result<bool, CopyError> {
-    let rules = Rules { over_image: false, without: &|_| false, stop };
+    let rules = Rules { over_image: false, layers: false, without: &|_| false, seen: None, stop };
     let mut copy =
         Copy { rules: &rules, linked: HashMap::new(), copied: Copied::default(), remove: false, to: to.to_owned() };
     let (mut from, mut to) = (open_top(from)?, open_top(to)?);
@@ -161,6 +175,9 @@ impl Copy<'_> {
         let wanted = names(from, at)?;
         if self.remove {
             for name in names(to, at)?.difference(&wanted) {
+                if self.rules.layers && (self.rules.without)(&at.join(text(name))) {
+                    continue;
+                }
                 remove(to, name, &at.join(text(name)), depth)?;
             }
         }
@@ -173,7 +190,7 @@ impl Copy<'_> {
         // Last: what lies in it changed its times.
         let stat = rustix::fs::fstat(from).map_err(failed("reading", at))?;
         own(to, &stat).map_err(failed("changing", at))?;
-        attributes(from.as_fd(), to.as_fd()).map_err(failed("copying the attributes of", at))?;
+        self.attributes(from.as_fd(), to.as_fd()).map_err(failed("copying the attributes of", at))?;
         rustix::fs::futimens(to, &times(&stat)).map_err(failed("changing", at))
     }
 
@@ -182,8 +199,14 @@ impl Copy<'_> {
             return Err(CopyError::Stopped);
         }
         let stat = |folder| rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW);
-        let source = stat(from).map_err(failed("reading", at))?;
+        let source = match stat(from) {
+            Err(Errno::NOENT) if self.rules.layers => return Ok(()),
+            other => other.map_err(failed("reading", at))?,
+        };
         let present = stat(to).ok();
+        if let Some(seen) = self.rules.seen {
+            seen.fetch_add(u64::try_from(source.st_blocks).unwrap_or(0) * 512, Ordering::Relaxed);
+        }
         let kind = |stat: &Stat| FileType::from_raw_mode(stat.st_mode);
         let directory = kind(&source) == FileType::Directory;
         if let Some(present) = &present {
@@ -191,6 +214,9 @@ impl Copy<'_> {
                 a.st_ino == b.st_ino && a.st_ctime == b.st_ctime && a.st_ctime_nsec == b.st_ctime_nsec
             };
             if self.rules.over_image && !directory && same(&source, present) {
+                return Ok(());
+            }
+            if self.rules.layers && !directory && self.is_copied(from, to, name, at, (&source, present)) {
                 return Ok(());
             }
             if !(directory && kind(present) == FileType::Directory) {
@@ -223,7 +249,10 @@ impl Copy<'_> {
         at: &Path,
         depth: usize,
     ) -> Result<(), CopyError> {
-        let source = open_folder(from, name).map_err(failed("opening", at))?;
+        let source = match open_folder(from, name) {
+            Err(Errno::NOENT) if self.rules.layers => return Ok(()),
+            other => other.map_err(failed("opening", at))?,
+        };
         match rustix::fs::mkdirat(to, name, Mode::from_raw_mode(0o700)) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(errno) => return Err(failed("making", at)(errno)),
@@ -251,7 +280,10 @@ impl Copy<'_> {
 
     fn file(&mut self, from: &OwnedFd, to: &OwnedFd, name: &CStr, at: &Path, stat: &Stat) -> Result<(), CopyError> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let source = rustix::fs::openat(from, name, flags, Mode::empty()).map_err(failed("opening", at))?;
+        let source = match rustix::fs::openat(from, name, flags, Mode::empty()) {
+            Err(Errno::NOENT) if self.rules.layers => return Ok(()),
+            other => other.map_err(failed("opening", at))?,
+        };
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let target = rustix::fs::openat(to, name, flags, Mode::from_raw_mode(0o600)).map_err(failed("making", at))?;
         self.copied.files += 1;
@@ -261,8 +293,59 @@ impl Copy<'_> {
             source,
         })?;
         own(&target, stat).map_err(failed("changing", at))?;
-        attributes(source.as_fd(), target.as_fd()).map_err(failed("copying the attributes of", at))?;
-        rustix::fs::futimens(&target, &times(stat)).map_err(failed("changing", at))
+        self.attributes(source.as_fd(), target.as_fd()).map_err(failed("copying the attributes of", at))?;
+        rustix::fs::futimens(&target, &times(stat)).map_err(failed("changing", at))?;
+        if self.rules.layers {
+            // Last: a file that was cut off in the middle has none. As it was before it was
+            // read, so that one that is written meanwhile is copied again.
+            let made_from = made_from(stat);
+            rustix::fs::fsetxattr(&target, MADE_FROM, made_from.as_bytes(), XattrFlags::empty())
+                .map_err(failed("marking", at))?;
+        }
+        Ok(())
+    }
+
+    /// Whether an earlier copy of this entry, which is no folder, still holds.
+    /// Its names are held together by the first of them.
+    fn is_copied(
+        &mut self,
+        from: &OwnedFd,
+        to: &OwnedFd,
+        name: &CStr,
+        at: &Path,
+        (source, present): (&Stat, &Stat),
+    ) -> bool {
+        if FileType::from_raw_mode(source.st_mode) != FileType::from_raw_mode(present.st_mode) {
+            return false;
+        }
+        if FileType::from_raw_mode(source.st_mode) != FileType::RegularFile {
+            let known =
+                |stat: &Stat| (stat.st_mode, stat.st_uid, stat.st_gid, stat.st_rdev, stat.st_mtime, stat.st_mtime_nsec);
+            let target = |folder: &OwnedFd| rustix::fs::readlinkat(folder, name, Vec::new()).ok();
+            return known(source) == known(present) && target(from) == target(to);
+        }
+        #[allow(clippy::unnecessary_cast, reason = "the types differ by architecture")]
+        let key = (source.st_dev as u64, source.st_ino as u64);
+        if source.st_nlink > 1
+            && let Some(first) = self.linked.get(&key)
+        {
+            return rustix::fs::lstat(self.to.join(first)).is_ok_and(|first| first.st_ino == present.st_ino);
+        }
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let Ok(copy) = rustix::fs::openat(to, name, flags, Mode::empty()) else { return false };
+        let mut mark = [0u8; 128];
+        let holds = rustix::fs::fgetxattr(&copy, MADE_FROM, &mut mark[..])
+            .is_ok_and(|length| mark[..length] == *made_from(source).as_bytes());
+        if holds && source.st_nlink > 1 && self.linked.len() < MAX_LINKED {
+            self.linked.insert(key, at.to_owned());
+        }
+        holds
+    }
+
+    /// Extended attributes, access lists among them; of the overlay's own only
+    /// what layers need.
+    fn attributes(&self, from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> rustix::io::Result<()> {
+        attributes(from, to, if self.rules.layers { &KEPT_MARKS } else { &[] })
     }
 
     /// Owner, mode and times of what is not opened.
@@ -337,8 +420,12 @@ fn data(from: &OwnedFd, to: &OwnedFd, stop: &AtomicBool) -> io::Result<u64> {
     Ok(copied)
 }
 
-/// Extended attributes, access lists among them; not the overlay's own.
-fn attributes(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> rustix::io::Result<()> {
+fn made_from(stat: &Stat) -> String {
+    format!("{} {}.{:09} {}", stat.st_ino, stat.st_ctime, stat.st_ctime_nsec, stat.st_size)
+}
+
+/// Extended attributes, access lists among them; of the overlay's own those named.
+fn attributes(from: BorrowedFd<'_>, to: BorrowedFd<'_>, kept: &[&[u8]]) -> rustix::io::Result<()> {
     let mut list = vec![0u8; MAX_XATTR_BYTES];
     let length = match rustix::fs::flistxattr(from, &mut list[..]) {
         Err(Errno::OPNOTSUPP | Errno::RANGE) => return Ok(()),
@@ -346,7 +433,7 @@ fn attributes(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> rustix::io::Result<()
     };
     let mut value = Vec::new();
     for name in list[..length].split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
-        if name.starts_with(b"trusted.overlay.") {
+        if name.starts_with(b"trusted.overlay.") && !kept.contains(&name) || name == MADE_FROM.to_bytes() {
             continue;
         }
         value.resize(MAX_XATTR_BYTES, 0);
@@ -368,6 +455,6 @@ pub fn top(from: &Path, to: &Path) -> Result<(), CopyError> {
     let (source, target) = (open_top(from)?, open_top(to)?);
     let stat = rustix::fs::fstat(&source).map_err(failed("reading", from))?;
     own(&target, &stat).map_err(failed("changing", to))?;
-    attributes(source.as_fd(), target.as_fd()).map_err(failed("copying the attributes of", from))?;
+    attributes(source.as_fd(), target.as_fd(), &[]).map_err(failed("copying the attributes of", from))?;
     rustix::fs::futimens(&target, &times(&stat)).map_err(failed("changing", to))
 }

@@ -272,7 +272,7 @@ fn flatten(site: &Site, record: &Record, state: u32, stop: &AtomicBool) -> Resul
     let image = &record.client.image;
     let old = site.stack("old", record, record.books.state, image, Access::Write)?;
     let new = site.stack_of("new", &record.client, &[state], image, Access::Write)?;
-    let rules = copy::Rules { over_image: true, without: &|_| false, stop };
+    let rules = copy::Rules { over_image: true, layers: false, without: &|_| false, seen: None, stop };
     copy::mirror(&old.root, &new.root, &rules)?;
     copy::mirror(&old.boot, &new.boot, &rules)?;
     new.close()?;

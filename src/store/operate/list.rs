@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::plan::{Facts, image_users};
 use super::site::Site;
 use crate::client::{ImageId, MacAddr, Mode, Model, Role, Serial};
+use crate::store::history::{self, BootRecord};
 use crate::store::library::Library;
 use crate::store::manifest::{ClientPaths, ImageManifest, ImagePaths};
 use crate::store::states::{Record, SnapshotName};
@@ -34,6 +35,9 @@ pub struct ClientEntry {
     /// What it changed in its live state, in bytes on the stick; for one client only.
     pub changed_bytes: Option<u64>,
     pub snapshots: Vec<SnapshotEntry>,
+    /// Its last boots, oldest first; for one client only.
+    #[serde(default)]
+    pub boots: Vec<BootRecord>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -99,6 +103,7 @@ pub fn client(site: &Site, record: &Record, sizes: bool) -> ClientEntry {
         layers: record.chain().map_or(0, |chain| chain.len()),
         changed_bytes: size(record.books.state),
         snapshots: record.snapshots.iter().map(snapshot).collect(),
+        boots: if sizes { history::read(&site.store, &client.role) } else { Vec::new() },
     }
 }
 

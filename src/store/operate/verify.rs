@@ -165,7 +165,7 @@ fn look(
 }
 
 /// The regular files of the boot tree, by their path below it.
-fn boot_files(boot: &Path) -> Vec<(String, PathBuf)> {
+pub fn boot_files(boot: &Path) -> Vec<(String, PathBuf)> {
     let mut files = Vec::new();
     let mut pending = vec![boot.to_owned()];
     while let Some(folder) = pending.pop() {

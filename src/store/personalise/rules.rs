@@ -225,6 +225,7 @@ mod tests {
             image: "image-1".parse().unwrap(),
             mode: Mode::Persistent,
             volume_size: None,
+            quota: None,
             export_id: 1,
         }
     }

@@ -1,16 +1,18 @@
 //! Clients are made, renewed for a boot, and written down.
 
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
+use super::opening::mount;
 use super::{MAX_UP_BYTES, Worker};
-use crate::client::{Client, Role};
+use crate::client::{Client, ImageId, Role};
+use crate::store::history::BootRecord;
 use crate::store::manifest::ClientPaths;
 use crate::store::personalise::Tree;
 use crate::store::root::Surroundings;
 use crate::store::states::Record;
 use crate::store::words::root_action;
-use crate::store::{Event, chain};
+use crate::store::{Event, chain, history};
 
 impl Worker {
     // Clients.
@@ -71,6 +73,31 @@ impl Worker {
         }
     }
 
+    /// Clients whose image was damaged, now that it was imported once more.
+    pub(super) fn mount_those_of(&mut self, image: &ImageId) {
+        let Some(store) = &self.store else { return };
+        let site = self.site(&store.folder, "short");
+        let busy: Vec<Role> = self.operating.iter().filter_map(|running| running.operation.stops().cloned()).collect();
+        let Some(store) = &mut self.store else { return };
+        let mut mounted = Vec::new();
+        for record in store.clients.iter_mut().filter(|record| record.client.image == *image) {
+            let role = record.client.role.clone();
+            if store.open.contains_key(&role) || busy.contains(&role) {
+                continue;
+            }
+            match mount(&site, &mut store.roots, record, &self.stop) {
+                Ok(open) => mounted.push(Ok(open)),
+                Err(error) => mounted.push(Err(format!("clients/{role}: {error}"))),
+            }
+        }
+        let (open, broken): (Vec<_>, Vec<_>) = mounted.into_iter().partition(Result::is_ok);
+        for open in open.into_iter().flatten() {
+            store.open.insert(open.client.role.clone(), open.clone());
+            (self.sink)(Event::ClientReady(open));
+        }
+        self.tell_damaged(broken.into_iter().filter_map(Result::err).collect());
+    }
+
     /// What could not be given to a client beside its root.
     pub(super) fn warn(&self, role: &Role, warnings: Vec<String>) {
         for warning in warnings {
@@ -98,6 +125,45 @@ impl Worker {
         if let Err(message) = result {
             let action = "Check the stick".to_owned();
             self.tell(Event::ClientFailed { role: client.role.clone(), message, action });
+        }
+    }
+
+    /// One more boot of a client is over.
+    pub(super) fn save_boot(&mut self, role: &Role, mut record: BootRecord, amends: bool) {
+        // Its folder may just be on its way to another name, or to the trash.
+        if self.is_operated_on(role) {
+            return;
+        }
+        let Some(store) = &self.store else { return };
+        if !store.clients.iter().any(|known| known.client.role == *role) {
+            return;
+        }
+        record.when = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let mut boots = history::read(&store.folder, role);
+        history::add(&mut boots, record, amends);
+        // A full or dead stick is told by others; here only a note is lost.
+        if let Err(error) = history::write(&store.folder, role, &boots) {
+            tracing::warn!(%role, %error, "the history of boots was not written");
+        }
+        self.tell(Event::Boots { role: role.clone(), boots });
+    }
+
+    /// What is known of boots: of each client's own, and of each image's files.
+    pub(super) fn tell_boots(&self) {
+        let Some(store) = &self.store else { return };
+        for role in store.open.keys() {
+            let boots = history::read(&store.folder, role);
+            if !boots.is_empty() {
+                self.tell(Event::Boots { role: role.clone(), boots });
+            }
+        }
+        self.tell_boot_files();
+    }
+
+    pub(super) fn tell_boot_files(&self) {
+        let Some(store) = &self.store else { return };
+        for (image, _) in &store.images {
+            self.tell(Event::BootFiles { image: image.clone(), files: history::boot_files(&store.folder, image) });
         }
     }
 }

@@ -20,6 +20,9 @@ impl Worker {
 
     /// Compares what is plugged in with what was, and acts on it.
     pub(super) fn look(&mut self) {
+        if self.options.folder.is_some() && self.is_released() {
+            return;
+        }
         if self.options.folder.is_some() {
             self.open_folder();
             self.schedule_import();
@@ -45,10 +48,15 @@ impl Worker {
                 None => self.added(disk),
             }
         }
+        if self.is_released() {
+            return;
+        }
         self.open_store();
         self.open_in_memory();
         self.mount_sources();
+        self.tell_updates();
         self.say_what_is_missing();
+        self.look_at_seconds();
         self.schedule_import();
     }
 
@@ -68,7 +76,20 @@ impl Worker {
             })
         });
         self.refused.clear();
-        self.sticks.insert(disk.name.clone(), Stick { reading, disk, sources: Vec::new(), unusable: broken });
+        self.sticks.insert(
+            disk.name.clone(),
+            Stick { reading, disk, sources: Vec::new(), unusable: broken, copy: None, second: None },
+        );
+    }
+
+    /// Tells when other update files lie on the sticks than before.
+    fn tell_updates(&mut self) {
+        let sources = self.sticks.values().flat_map(|stick| &stick.sources);
+        let found: Vec<_> = sources.flat_map(|folder| sources::updates(folder)).collect();
+        if found != self.updates {
+            self.updates.clone_from(&found);
+            self.tell(Event::UpdateFiles(found));
+        }
     }
 
     /// How large a new store is to be.
@@ -77,8 +98,13 @@ impl Worker {
     }
 
     pub(super) fn removed(&mut self, name: &str) {
+        self.end_backup(name);
         let Some(stick) = self.sticks.remove(name) else { return };
+        if stick.second.is_some() {
+            self.tell(Event::BackupGone);
+        }
         tracing::info!(disk = name, "stick removed");
+        self.pulled_released(name);
         if let Some(importing) = &self.importing
             && stick.sources.iter().any(|source| importing.path.starts_with(source))
         {
@@ -97,6 +123,10 @@ impl Worker {
             self.end_operations(&store.stop);
             self.take_down_store();
             self.said = None;
+            // What the others are to the next store is another matter.
+            for stick in self.sticks.values_mut() {
+                stick.second = None;
+            }
             self.tell(Event::Closed { name: store.name });
         }
     }
@@ -156,6 +186,14 @@ impl Worker {
             match &stick.reading {
                 _ if stick.unusable.is_some() => reason = stick.unusable.clone(),
                 Err(message) => reason = Some(unusable(message.clone(), "Try another stick")),
+                Ok(_) if stick.copy.is_some() => match stick.copy.as_ref().and_then(|known| known.mark.as_ref()?.taken)
+                {
+                    Some(_) => best = Some((u64::MAX, NewPlace::Copy, stick)),
+                    None => {
+                        let message = format!("{} is a copy that was not completed", stick.disk.title);
+                        reason = Some(unusable(message, "Plug in the stick that it was made from"));
+                    }
+                },
                 Ok(_) if !self.options.make_store => {
                     let message = format!("{} has no store, and store.write is false", stick.disk.title);
                     reason = Some(unusable(message, "Set store.write to true, or use a stick with a store"));
@@ -186,6 +224,7 @@ impl Worker {
         let (event, candidate) = match best.filter(|_| !damaged) {
             Some((free_bytes, place, stick)) => {
                 let name = stick.disk.title.clone();
+                let free_bytes = if place == NewPlace::Copy { 0 } else { free_bytes };
                 (Event::NeedsConfirmation { name, free_bytes, place }, Some(stick.disk.name.clone()))
             }
             None => (reason.unwrap_or(Event::StickAbsent), None),

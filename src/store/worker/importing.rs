@@ -33,6 +33,8 @@ impl Worker {
             packing,
             store: store.folder.clone(),
             check_point: self.options.run.join("check"),
+            // In memory, and not a folder for development.
+            in_place: !store.is_on_stick && self.options.folder.is_none(),
             method: if self.options.plain_writes { Method::Plain } else { Method::Uring },
         };
         tracing::info!(file = source.file, bytes = source.bytes, "import begins");
@@ -67,6 +69,8 @@ impl Worker {
                     let chosen = library::read_choice(&store.folder).unwrap_or_default().default_image;
                     library::sort_images(&mut store.images, chosen.as_ref());
                     self.tell(Event::Imported { image: info(&id, &manifest) });
+                    self.mount_those_of(&id);
+                    self.tell_boot_files();
                     // A person's choice goes before the newest.
                     if chosen.is_some() {
                         self.tell_changed();

@@ -5,13 +5,16 @@
 //! not by edge: what is there is compared with what was known.
 //!
 //! This file is the loop and what the worker knows; what it does is in `disks`, `opening`,
-//! `clients`, `importing` and `operating`.
+//! `clients`, `importing`, `operating`, `room` and `backup`.
 
+mod backup;
 mod clients;
 mod disks;
 mod importing;
 mod opening;
 mod operating;
+mod releasing;
+mod room;
 
 pub(super) use disks::store_place;
 
@@ -24,6 +27,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::client::{ImageId, Role};
+use crate::store::backup::{Backup, BackupError, Known};
 use crate::store::devices::{Disk, Reading};
 use crate::store::import::{ImportError, Imported};
 use crate::store::lock::Lock;
@@ -32,8 +36,10 @@ use crate::store::operate::perform::OperateError;
 use crate::store::operate::{Operation, Outcome};
 use crate::store::root::Roots;
 use crate::store::states::Record;
-use crate::store::{Command, Event, ImageInfo, OpenClient, Options, Sink, chain, mounts};
+use crate::store::{Command, Event, ImageInfo, OpenClient, Options, Sink, chain, mounts, reports};
 use clients::up_text;
+use releasing::Releasing;
+use room::Room;
 
 /// What the worker is told.
 pub enum Message {
@@ -43,6 +49,9 @@ pub enum Message {
     ImportEnded {
         source: SourceFile,
         result: Result<Imported, ImportError>,
+    },
+    BackupEnded {
+        result: Result<Backup, BackupError>,
     },
     OperationEnded {
         ticket: u64,
@@ -54,8 +63,6 @@ pub enum Message {
 /// How often watched clients are looked at; the free space every fifth time.
 const TICK: Duration = Duration::from_secs(1);
 const TICKS_PER_SPACE: u32 = 5;
-/// Free space is told when it changed by this much.
-const SPACE_STEP_BYTES: u64 = 16 << 20;
 /// How long `Stop` waits for the import and for the last sync.
 const IMPORT_END_LIMIT: Duration = Duration::from_secs(8);
 const SYNC_LIMIT: Duration = Duration::from_secs(12);
@@ -76,15 +83,22 @@ pub struct Worker {
     operating: Vec<Operating>,
     waiting: VecDeque<(u64, Operation)>,
     emptying: Option<JoinHandle<()>>,
+    measuring: Option<JoinHandle<()>>,
+    /// The copy that is being made.
+    backing: Option<backup::Backing>,
     /// A store waits to be opened until an operation on the former has ended.
     postponed: bool,
     /// Files that failed, until their stick is plugged in again.
     refused: HashSet<SourceFile>,
+    /// The update files that were told last.
+    updates: Vec<PathBuf>,
     /// Folder mode: files as the last look saw them, since one that still
     /// grows is being copied.
     seen: Vec<SourceFile>,
     /// What was last said while no store is open, so that it is said once.
     said: Option<Event>,
+    /// Let go of by a person, or on the way to it.
+    releasing: Option<Releasing>,
     /// The stick that `Prepare` would write to.
     candidate: Option<String>,
     ticks: u32,
@@ -99,6 +113,10 @@ struct Stick {
     sources: Vec<PathBuf>,
     /// Why its store could not be opened.
     unusable: Option<Event>,
+    /// What its store was found to be, where several sticks or a mark asked for a look.
+    copy: Option<Known>,
+    /// What it is beside the open store.
+    second: Option<backup::Second>,
 }
 
 /// The open store.
@@ -106,6 +124,8 @@ struct Store {
     name: String,
     /// The stick's disk; `None` for a folder.
     disk: Option<String>,
+    /// Neither a folder nor memory.
+    is_on_stick: bool,
     folder: PathBuf,
     roots: Roots,
     images: Vec<(ImageId, ImageManifest)>,
@@ -118,7 +138,7 @@ struct Store {
     stop: Arc<AtomicBool>,
     /// Watched clients with the text last seen.
     watched: BTreeMap<Role, Option<String>>,
-    told_free_bytes: u64,
+    room: Room,
     told_read_only: bool,
 }
 
@@ -150,10 +170,14 @@ impl Worker {
             operating: Vec::new(),
             waiting: VecDeque::new(),
             emptying: None,
+            measuring: None,
+            backing: None,
             postponed: false,
             refused: HashSet::new(),
+            updates: Vec::new(),
             seen: Vec::new(),
             said: None,
+            releasing: None,
             candidate: None,
             ticks: 0,
         }
@@ -167,6 +191,7 @@ impl Worker {
                 Ok(Message::Command(command)) => self.obey(command),
                 Ok(Message::Look) => self.look(),
                 Ok(Message::ImportEnded { source, result }) => self.import_ended(source, result),
+                Ok(Message::BackupEnded { result }) => self.backup_ended(result),
                 Ok(Message::OperationEnded { ticket, result }) => self.operation_ended(ticket, result),
                 Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => {}
@@ -187,13 +212,57 @@ impl Worker {
         self.tell(Event::Problem { message, action: action.to_owned() });
     }
 
+    /// Each is `file: reason`.
+    fn tell_damaged(&self, broken: Vec<String>) {
+        for words in broken {
+            let (file, reason) = words.split_once(": ").unwrap_or((&words, "is damaged"));
+            let (file, reason) = (file.to_owned(), reason.to_owned());
+            let action = "Repair it on a computer, or leave it: the rest serves".to_owned();
+            self.tell(Event::Damaged { file, reason, action });
+        }
+    }
+
     fn obey(&mut self, command: Command) {
         match command {
             Command::Prepare => self.prepare(),
+            Command::Backup => self.back_up(),
             Command::CreateClient(client) => self.create(&client),
             Command::SaveClient(client) => self.save(&client),
             Command::Operate(ticket, operation) => self.operate(ticket, *operation),
+            Command::Appliance(address) => {
+                self.options.appliance = address;
+                if let Some(store) = &mut self.store {
+                    store.roots.appliance = address;
+                }
+            }
             Command::RenewClient(role) => self.renew(&role),
+            Command::Release => self.release(),
+            Command::Resume => self.resume(),
+            Command::SaveBoot { role, record, amends } => self.save_boot(&role, record, amends),
+            Command::MountImage(image) => {
+                let trees = match &mut self.store {
+                    Some(store) => store.roots.image_trees(&image).map_err(|error| chain(&error)),
+                    None => Err("there is no stick with a store".to_owned()),
+                };
+                self.tell(Event::ImageMounted { image, trees });
+            }
+            Command::ReleaseImage(image) => {
+                // What an operation works with stays; so does a client's.
+                let busy = !self.operating.is_empty();
+                if let Some(store) = self.store.as_mut().filter(|_| !busy)
+                    && !store.open.values().any(|open| open.client.image == image)
+                    && let Err(error) = store.roots.release_image(&image)
+                {
+                    tracing::warn!(%image, error = chain(&error), "an image stays mounted");
+                }
+            }
+            Command::SaveReport(ticket, report) => {
+                let saved = match &self.store {
+                    Some(store) => reports::save(&store.folder, &report).map_err(|error| chain(&error)),
+                    None => Err("there is no stick with a store".to_owned()),
+                };
+                self.tell(Event::ReportSaved { ticket, saved });
+            }
             Command::WatchUp(role, true) => {
                 if let Some(store) = &mut self.store {
                     let live = store.clients.iter().find(|record| record.client.role == role);
@@ -223,12 +292,9 @@ impl Worker {
                 }
             }
             self.ticks = self.ticks.wrapping_add(1);
+            store.room.look(&store.folder);
             if self.ticks.is_multiple_of(TICKS_PER_SPACE) {
-                let free_bytes = free_bytes(&store.folder);
-                if free_bytes.abs_diff(store.told_free_bytes) >= SPACE_STEP_BYTES {
-                    store.told_free_bytes = free_bytes;
-                    events.push(Event::FreeSpace { free_bytes });
-                }
+                events.extend(store.tell_room());
                 // ext4 does that to itself after a write error.
                 if is_read_only(&store.folder) && !store.told_read_only {
                     store.told_read_only = true;
@@ -241,6 +307,8 @@ impl Worker {
             self.tell(event);
         }
         self.empty_trash();
+        self.measure();
+        self.go_on_releasing();
         if self.options.folder.is_some() || self.postponed {
             self.look();
         }
@@ -258,10 +326,17 @@ impl Worker {
                 }
             }
         }
+        let backing = self.stop_backup();
         if let Some(store) = self.store.take() {
             self.end_operations(&store.stop);
             let deadline = Instant::now() + IMPORT_END_LIMIT;
-            let threads = self.operating.drain(..).map(|running| running.thread).chain(self.emptying.take());
+            let threads = self
+                .operating
+                .drain(..)
+                .map(|running| running.thread)
+                .chain(self.emptying.take())
+                .chain(self.measuring.take())
+                .chain(backing);
             for thread in threads {
                 while !thread.is_finished() && Instant::now() < deadline {
                     std::thread::sleep(Duration::from_millis(10));
@@ -296,11 +371,6 @@ fn info(id: &ImageId, manifest: &ImageManifest) -> ImageInfo {
         imported: manifest.imported,
         root_bytes: manifest.root_bytes,
     }
-}
-
-/// What clients may still write; 0 when the stick does not answer.
-fn free_bytes(folder: &Path) -> u64 {
-    rustix::fs::statvfs(folder).map_or(0, |vfs| vfs.f_bavail.saturating_mul(vfs.f_frsize))
 }
 
 fn is_read_only(folder: &Path) -> bool {

@@ -6,19 +6,23 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use super::disks::{holds_files, parts, store_place};
-use super::{Stick, Store, Worker, free_bytes, info};
+use super::room::{Room, figures};
+use super::{Stick, Store, Worker, info};
+use crate::quota::Space;
+use crate::store::backup::{self, Known};
 use crate::store::operate::site::Site;
 use crate::store::operate::{perform, recover};
 use crate::store::place::Place;
 use crate::store::root::Roots;
 use crate::store::states::{Books, Record};
 use crate::store::words::{open_action, prepare_action, unusable};
-use crate::store::{Event, OpenClient, chain, library, lock, mounts, prepare};
+use crate::store::{Event, OpenClient, chain, library, lock, manifest, mounts, prepare};
 
 impl Worker {
     /// Everything of the store, at once: the stick is not there any more.
     pub(super) fn take_down_store(&self) {
         let run = &self.options.run;
+        backup::thaw(&run.join("store"));
         for folder in ["operate", "check", "clients", "images", "store", "memory"] {
             if let Err(error) = mounts::unmount_below(&run.join(folder), true) {
                 tracing::warn!(error = chain(&error), "unmounting");
@@ -37,7 +41,8 @@ impl Worker {
             .filter(|stick| stick.unusable.is_none())
             .filter_map(|stick| Some((stick.disk.name.clone(), store_place(stick.reading.as_ref().ok()?)?)))
             .collect();
-        for (index, (name, place)) in stores.iter().enumerate() {
+        for (name, place) in self.in_order(stores) {
+            let (name, place) = (&name, &place);
             let title = self.sticks.get(name).map_or(name.clone(), |stick| stick.disk.title.clone());
             let write_protected = self.sticks.get(name).is_some_and(|stick| stick.disk.read_only);
             let opened = match write_protected {
@@ -45,15 +50,10 @@ impl Worker {
                 false => self.open(place, &title, Some(name.clone())),
             };
             match opened {
-                Ok(()) => {
-                    for (other, _) in &stores[index + 1..] {
-                        self.problem(
-                            format!("{other} has a store too; {title} is used"),
-                            "Pull the one that is not wanted",
-                        );
-                    }
-                    return;
-                }
+                // What the others are to it is told by `look_at_seconds`.
+                Ok(()) => return,
+                // A copy: a person is asked.
+                Err(_) if self.sticks.get(name).is_some_and(|stick| stick.copy.is_some()) => {}
                 Err((message, action)) => {
                     let event = Event::StickUnusable { message, action: action.to_owned() };
                     if let Some(stick) = self.sticks.get_mut(name) {
@@ -62,6 +62,24 @@ impl Worker {
                 }
             }
         }
+    }
+
+    /// Of several stores the one to go on with first, and no copies. With one
+    /// store nothing is looked at twice: most appliances have one.
+    fn in_order(&mut self, stores: Vec<(String, Place)>) -> Vec<(String, Place)> {
+        let unknown = |(name, _): &&(String, Place)| self.sticks.get(name).is_some_and(|stick| stick.copy.is_none());
+        let stores: Vec<(String, Place)> = stores.iter().filter(unknown).cloned().collect();
+        if stores.len() < 2 {
+            return stores;
+        }
+        // One that cannot be read comes last, and is told of by its opening.
+        let know = |(name, place): (String, Place)| {
+            let known = self.know(&place).ok();
+            (known.is_none(), known.unwrap_or_default(), name, place)
+        };
+        let mut known: Vec<_> = stores.into_iter().map(know).collect();
+        known.sort_by(|one, two| (one.0, one.1.order()).cmp(&(two.0, two.1.order())));
+        known.into_iter().map(|(_, _, name, place)| (name, place)).collect()
     }
 
     /// Where a stick with files must not be written: clients that live until
@@ -128,17 +146,30 @@ impl Worker {
             self.take_down_store();
             locked(error)
         })?;
+        if backup::read_mark(&folder).is_some() {
+            let known = Known::read(&folder);
+            drop(lock);
+            self.take_down_store();
+            if let Some(stick) = disk.as_ref().and_then(|disk| self.sticks.get_mut(disk)) {
+                stick.copy = Some(known);
+            }
+            return Err((format!("{name} is a copy"), "Plug in the stick that it was made from"));
+        }
         let mut library = library::open(&folder).map_err(|error| {
             self.take_down_store();
             (chain(&error), "Check the stick on a computer")
         })?;
         let (appliance, dns) = (self.options.appliance, self.options.dns.clone());
-        let told = library::change_choice(&folder, |choice| (choice.appliance, choice.dns) = (Some(appliance), dns));
+        let told = library::change_choice(&folder, |choice| {
+            (choice.appliance, choice.dns) = (Some(appliance), dns);
+            choice.id = choice.id.take().or_else(|| new_id().ok());
+        });
         if let Err(error) = told {
             library.broken.push(format!("store.toml: {error}"));
         }
         let site = self.site(&folder, "short");
-        let mut roots = Roots::new(&folder, &self.options.run);
+        let space = Arc::new(Space::new(self.options.reserve_bytes));
+        let mut roots = Roots::new(&folder, &self.options.run, self.options.appliance, space.clone());
         let mut broken = library.broken;
         let mut open = BTreeMap::new();
         for record in &mut library.clients {
@@ -148,12 +179,15 @@ impl Worker {
                 Err(error) => broken.push(format!("clients/{role}: {error}")),
             }
         }
-        let free_bytes = free_bytes(&folder);
+        let figures = figures(&folder);
+        space.tell(&figures);
+        let free_bytes = space.left_bytes(&figures);
         let images = library.images.iter().map(|(id, manifest)| info(id, manifest)).collect();
         tracing::info!(name, clients = open.len(), ms = started.elapsed().as_millis() as u64, "store open");
         self.store = Some(Store {
             name: name.to_owned(),
             disk,
+            is_on_stick: matches!(place, Place::Partition(_) | Place::Run { .. }),
             folder,
             roots,
             images: library.images,
@@ -163,7 +197,7 @@ impl Worker {
             _locks: [Some(lock), held],
             stop: Arc::default(),
             watched: BTreeMap::new(),
-            told_free_bytes: free_bytes,
+            room: Room::new(space, free_bytes),
             told_read_only: false,
         });
         self.said = None;
@@ -176,9 +210,8 @@ impl Worker {
             taken_roles: library.taken,
             handle_key: library.handle_key,
         });
-        for message in broken {
-            self.problem(message, "Correct the file on a computer");
-        }
+        self.tell_boots();
+        self.tell_damaged(broken);
         Ok(())
     }
 
@@ -189,6 +222,14 @@ impl Worker {
         let Ok(reading) = &stick.reading else { return };
         let (name, title) = (stick.disk.name.clone(), stick.disk.title.clone());
         self.tell(Event::Preparing { name: title.clone() });
+        if stick.copy.is_some() {
+            tracing::info!(disk = name, "a copy stands in");
+            self.said = None;
+            if let Err(message) = self.stand_in(&name) {
+                self.problem(format!("{title} cannot stand in: {message}"), "Check the stick on a computer");
+            }
+            return self.look();
+        }
         tracing::info!(disk = name, "making a store");
         // Its files are looked at through the kernel's driver, which must not see them change.
         for point in &stick.sources {
@@ -218,6 +259,13 @@ pub(super) fn mount(
         record.books = Books { adapt: false, former: None, ..record.books.clone() };
     }
     roots.mount(record).map_err(|error| chain(&error))
+}
+
+/// Which store it is, for its copies.
+fn new_id() -> Result<String, rustix::io::Errno> {
+    let mut id = [0; 16];
+    rustix::rand::getrandom(&mut id, rustix::rand::GetRandomFlags::empty())?;
+    Ok(manifest::hex(&id))
 }
 
 /// The other half is for the kernel, which keeps there what it reads of images.

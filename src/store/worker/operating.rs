@@ -81,6 +81,7 @@ impl Worker {
         let changed = !operation.looks() && self.store.is_some();
         if changed {
             self.refresh(&operation);
+            self.doubt(&operation);
         }
         let result = result.map(Box::new).map_err(|error| chain(&error));
         self.tell(Event::Operated { ticket, result });
@@ -138,9 +139,7 @@ impl Worker {
         store.images = library.images;
         store.clients = library.clients;
         store.taken = library.taken;
-        for message in broken {
-            self.problem(message, "Correct the file on a computer");
-        }
+        self.tell_damaged(broken);
         for (role, warnings) in warned {
             self.warn(&role, warnings);
         }
@@ -153,6 +152,7 @@ impl Worker {
             clients: store.open.values().cloned().collect(),
             taken_roles: store.taken.clone(),
         });
+        self.tell_boots();
     }
 
     /// Deletes what lies in the store's trash, behind everybody's back.

@@ -57,8 +57,14 @@ impl World {
         // Bounds for all that the calls may make.
         let flags = MountFlags::NODEV | MountFlags::NOSUID;
         mount("tmpfs", &top, "tmpfs", flags, c"size=16m,nr_inodes=2000").expect("mount tmpfs");
-        let export =
-            |id, path: &str, tree| Export { id, path: path.into(), directory: top.clone(), tree, read_only: id == 3 };
+        let export = |id, path: &str, tree| Export {
+            id,
+            path: path.into(),
+            directory: top.clone(),
+            tree,
+            read_only: id == 3,
+            account: None,
+        };
         let served = Served {
             role: Role::numbered(1),
             address: ADDRESS,

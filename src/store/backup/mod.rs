@@ -1,0 +1,174 @@
+//! A second stick as a copy of the store, so that it can stand in for the
+//! first.
+//!
+//! - `mark`: what a stick is to the store that is open; pure
+//! - `freeze`: a file system that takes no writes for some seconds
+//! - here: the copy. I/O.
+//!
+//! The copy is one of files: images, clients' layers with their snapshots, the
+//! key of the handles, the profile. It may be larger or smaller than the first,
+//! in a partition or in a file of exFAT. A first pass copies while everybody
+//! works; what changed meanwhile is copied while the file system is frozen, so
+//! that the whole is one moment's. `backup.toml` says that it is a copy, and is
+//! the last to say that it is complete: until then it is never served.
+//!
+//! What it cannot be is the same inodes. Handles of what lies in an image alone
+//! stay good, those of files that clients wrote do not: clients that ran when
+//! the first stick died are switched off and on.
+
+mod freeze;
+mod mark;
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use self::freeze::Frozen;
+pub use self::freeze::thaw;
+pub use self::mark::{Known, MARK, Mark, Standing, is_left_out, parse as parse_mark, read as read_mark, standing};
+use super::manifest::CLIENTS;
+use super::operate::copy::{self, CopyError, Rules};
+use super::{atomic, library};
+
+/// How long clients' writes may wait. A client's own limit is minutes; a
+/// person at a prompt notices seconds.
+const FROZEN_LIMIT: Duration = Duration::from_secs(10);
+/// Frozen passes that were too long: then clients write more than the second
+/// stick takes.
+const ATTEMPTS: u32 = 4;
+/// Passes before the first frozen one, until one is as short as this.
+const WARM_PASSES: u32 = 3;
+const WARM_ENOUGH: Duration = Duration::from_secs(3);
+
+/// Why there is no copy, or not a complete one.
+#[derive(Debug, thiserror::Error)]
+pub enum BackupError {
+    #[error(transparent)]
+    Copy(#[from] CopyError),
+    #[error("writing {path}")]
+    Write { path: PathBuf, source: io::Error },
+    #[error("holding the clients' writes")]
+    Freeze(#[source] io::Error),
+    #[error("clients write more than the second stick takes")]
+    TooBusy,
+    #[error("{needed_bytes} bytes are used, and the second stick has {has_bytes}")]
+    NoRoom { needed_bytes: u64, has_bytes: u64 },
+}
+
+impl BackupError {
+    /// Whether it was ended on purpose.
+    pub fn is_stop(&self) -> bool {
+        matches!(self, Self::Copy(CopyError::Stopped))
+            || matches!(self, Self::Copy(CopyError::Io { source, .. }) if source.kind() == io::ErrorKind::Interrupted)
+    }
+}
+
+/// What was copied, and how long clients' writes waited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Backup {
+    /// Unix seconds.
+    pub taken: u64,
+    pub bytes: u64,
+    pub frozen: Duration,
+}
+
+/// Bytes that are used in the file system of `folder`, and that it has in all.
+pub fn size(folder: &Path) -> io::Result<(u64, u64)> {
+    let vfs = rustix::fs::statvfs(folder)?;
+    let all = vfs.f_blocks.saturating_mul(vfs.f_frsize);
+    Ok((all.saturating_sub(vfs.f_bfree.saturating_mul(vfs.f_frsize)), all))
+}
+
+/// Makes the mounted store `to` a copy of the open store `from`. `seen` counts
+/// up to about the bytes that are used in `from`.
+pub fn copy(from: &Path, to: &Path, seen: &AtomicU64, stop: &AtomicBool) -> Result<Backup, BackupError> {
+    let write = |path: &Path| {
+        let path = path.to_owned();
+        move |source| BackupError::Write { path, source }
+    };
+    let (needed_bytes, _) = size(from).map_err(write(from))?;
+    let (_, has_bytes) = size(to).map_err(write(to))?;
+    if needed_bytes > has_bytes {
+        return Err(BackupError::NoRoom { needed_bytes, has_bytes });
+    }
+    let id = library::read_choice(from).unwrap_or_default().id.unwrap_or_default();
+    let mark = |taken| Mark { of: id.clone(), taken }.write(to).map_err(write(&to.join(MARK)));
+    mark(None)?;
+
+    let mut bytes = 0;
+    for _ in 0..WARM_PASSES {
+        let began = Instant::now();
+        bytes += pass(from, to, Some(seen), stop)?;
+        if began.elapsed() < WARM_ENOUGH {
+            break;
+        }
+        seen.store(needed_bytes, Ordering::Relaxed);
+    }
+    // What is in the second stick's cache would make the frozen pass wait for it.
+    sync(to).map_err(write(to))?;
+    for _ in 0..ATTEMPTS {
+        let frozen = Frozen::begin(from, FROZEN_LIMIT).map_err(BackupError::Freeze)?;
+        let copied = pass(from, to, None, stop);
+        let (in_time, held) = frozen.end();
+        bytes += copied?;
+        if in_time {
+            work_folders(to).map_err(write(to))?;
+            sync(to).map_err(write(to))?;
+            let taken = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+            mark(Some(taken))?;
+            return Ok(Backup { taken, bytes, frozen: held });
+        }
+        bytes += pass(from, to, None, stop)?;
+    }
+    Err(BackupError::TooBusy)
+}
+
+fn pass(from: &Path, to: &Path, seen: Option<&AtomicU64>, stop: &AtomicBool) -> Result<u64, CopyError> {
+    let rules = Rules { over_image: false, layers: true, without: &is_left_out, seen, stop };
+    Ok(copy::mirror(from, to, &rules)?.bytes)
+}
+
+fn sync(folder: &Path) -> io::Result<()> {
+    Ok(rustix::fs::syncfs(File::open(folder)?)?)
+}
+
+/// Every layer that can be written has an empty folder for the overlay to work in.
+fn work_folders(store: &Path) -> io::Result<()> {
+    let folders = |path: &Path| -> io::Result<Vec<PathBuf>> {
+        match fs::read_dir(path) {
+            Ok(entries) => entries.map(|entry| Ok(entry?.path())).collect(),
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                Ok(Vec::new())
+            }
+            Err(error) => Err(error),
+        }
+    };
+    for client in folders(&store.join(CLIENTS))? {
+        let mut layers = folders(&client.join("states"))?;
+        layers.push(client);
+        for layer in layers {
+            for (upper, work) in [("upper", "work"), ("boot-upper", "boot-work")] {
+                if !layer.join(upper).is_dir() {
+                    continue;
+                }
+                match fs::DirBuilder::new().mode(0o755).create(layer.join(work)) {
+                    Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+                    _ => {}
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The copy becomes the store, and goes before what it was made from.
+pub fn stand_in(store: &Path) -> io::Result<()> {
+    library::change_choice(store, |choice| choice.turn = choice.turn.saturating_add(1))?;
+    match fs::remove_file(store.join(MARK)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => atomic::sync_folder(store),
+    }
+}

@@ -1,0 +1,228 @@
+//! A second stick as a copy of the store, on loop devices: made, renewed, cut
+//! short, standing in, and both plugged in at once.
+
+#![allow(clippy::unwrap_used, reason = "a failing test may panic")]
+
+mod store_support;
+
+use std::fs::{self, FileTimes};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use rootstock::directory::HandleKey;
+use rootstock::status::NewPlace;
+use rootstock::store::backup::{self, Mark};
+use rootstock::store::{BackupOffer, Command, Event, OpenClient, Options};
+use store_support::*;
+
+fn options(bench: &Bench, sticks: &[&LoopDisk]) -> Options {
+    Options {
+        extra_devices: sticks.iter().map(|stick| stick.name()).collect(),
+        minimum_store_bytes: 64 * MIB,
+        ..bench.options()
+    }
+}
+
+fn store_stick(bench: &Bench, name: &str) -> LoopDisk {
+    let stick = disk(&bench.path(name), 300 * MIB, "");
+    run("mke2fs", &["-q", "-t", "ext4", "-L", "ROOTSTOCK", stick.node.to_str().unwrap()]);
+    stick
+}
+
+fn mounted(bench: &Bench, stick: &LoopDisk, name: &str) -> PathBuf {
+    let point = bench.path(name);
+    fs::create_dir_all(&point).unwrap();
+    run("mount", &[stick.node.to_str().unwrap(), point.to_str().unwrap()]);
+    point
+}
+
+fn opened(running: &mut Running) -> (OpenClient, HandleKey) {
+    running.wait("Opened", |event| match event {
+        Event::Opened { clients, handle_key, .. } => Some((clients[0].clone(), handle_key.clone())),
+        _ => None,
+    })
+}
+
+fn offered(running: &mut Running) -> BackupOffer {
+    running.wait("BackupOffered", |event| match event {
+        Event::BackupOffered { offer, .. } => Some(offer.clone()),
+        _ => None,
+    })
+}
+
+/// Bytes that were written.
+fn back_up(running: &mut Running) -> u64 {
+    running.send(Command::Backup);
+    running.wait("BackedUp", |event| match event {
+        Event::BackedUp { bytes, taken: 1.., .. } => Some(*bytes),
+        Event::BackupFailed { message, .. } => panic!("{message}"),
+        _ => None,
+    })
+}
+
+#[test]
+fn a_copy_stands_in_for_a_lost_stick_and_takes_it_back_as_its_own_copy() {
+    let bench = Bench::new();
+    let first = store_stick(&bench, "one");
+    pi_image(&mounted(&bench, &first, "mounted"), "a.img");
+    run("umount", &[bench.path("mounted").to_str().unwrap()]);
+    let second = disk(&bench.path("two"), 400 * MIB, "");
+
+    let mut running = Running::start(options(&bench, &[&first, &second]));
+    running.wait("Opened", |event| matches!(event, Event::Opened { .. }).then_some(()));
+    assert_eq!(offered(&mut running), BackupOffer::New);
+    let image = running.imported().id;
+    let open = running.create(&client(1, &image));
+    change(&open.root);
+    let whole = back_up(&mut running);
+    assert!(whole > 30 * MIB, "{whole}");
+
+    // Same size and times: only the change time, which nobody can set, tells.
+    let kept = open.root.join("kept");
+    let times = fs::metadata(&kept).unwrap();
+    fs::write(&kept, "KEPT").unwrap();
+    let file = fs::File::options().write(true).open(&kept).unwrap();
+    file.set_times(FileTimes::new().set_modified(times.modified().unwrap())).unwrap();
+    // An open file would hold the root when the store is closed.
+    drop(file);
+    fs::remove_file(open.root.join("gone-later")).unwrap();
+    let renewed = back_up(&mut running);
+    assert!(renewed < MIB, "{renewed} bytes were written anew");
+    running.stop();
+
+    // The first is lost.
+    let mut running = Running::start(options(&bench, &[&second]));
+    let place = running.wait("NeedsConfirmation", |event| match event {
+        Event::NeedsConfirmation { place, .. } => Some(*place),
+        Event::Opened { .. } => panic!("a copy was served unasked"),
+        _ => None,
+    });
+    assert_eq!(place, NewPlace::Copy);
+    running.send(Command::Prepare);
+    let (stood_in, key) = opened(&mut running);
+    assert_eq!(stood_in.client, open.client);
+    check(&stood_in.root);
+    fs::write(stood_in.root.join("written-by-the-copy"), "x").unwrap();
+    running.stop();
+    run("e2fsck", &["-f", "-n", &format!("{}p1", second.node.display())]);
+
+    // Both, whichever is found first: the one that somebody went on with.
+    for sticks in [[&first, &second], [&second, &first]] {
+        let mut running = Running::start(options(&bench, &sticks));
+        let (both, same) = opened(&mut running);
+        assert!(both.root.join("written-by-the-copy").exists() && same == key);
+        assert_eq!(offered(&mut running), BackupOffer::Former);
+        running.stop();
+    }
+    let mut running = Running::start(options(&bench, &[&first, &second]));
+    opened(&mut running);
+    assert_eq!(offered(&mut running), BackupOffer::Former);
+    back_up(&mut running);
+    running.stop();
+    let mut running = Running::start(options(&bench, &[&first]));
+    running.wait("NeedsConfirmation", |event| matches!(event, Event::NeedsConfirmation { .. }).then_some(()));
+    running.send(Command::Prepare);
+    let (back, _) = opened(&mut running);
+    check(&back.root);
+    assert!(back.root.join("written-by-the-copy").exists());
+    running.stop();
+}
+
+/// What a client does to its root that a copy could lose.
+fn change(root: &Path) {
+    fs::write(root.join("kept"), "kept").unwrap();
+    fs::write(root.join("gone-later"), "x").unwrap();
+    // A whiteout, an opaque folder, and a hard link that a copy-up must not break.
+    fs::remove_file(root.join("etc/hosts")).unwrap();
+    fs::remove_dir_all(root.join("home/pi")).unwrap();
+    fs::create_dir(root.join("home/pi")).unwrap();
+    fs::write(root.join("usr/share/doc/one"), "changed\n").unwrap();
+    fs::hard_link(root.join("kept"), root.join("usr/kept-too")).unwrap();
+    std::os::unix::fs::symlink("kept", root.join("link")).unwrap();
+    run("mkfifo", &[root.join("pipe").to_str().unwrap()]);
+}
+
+fn check(root: &Path) {
+    assert_eq!(fs::read_to_string(root.join("kept")).unwrap(), "KEPT");
+    assert!(!root.join("gone-later").exists() && !root.join("etc/hosts").exists());
+    assert_eq!(fs::read_dir(root.join("home/pi")).unwrap().count(), 0, "an opaque folder shows what lies below");
+    assert_eq!(fs::read_to_string(root.join("usr/share/doc/one")).unwrap(), "changed\n");
+    let (one, other) = (fs::metadata(root.join("kept")).unwrap(), fs::metadata(root.join("usr/kept-too")).unwrap());
+    assert_eq!((one.ino(), one.nlink()), (other.ino(), 2));
+    assert_eq!(fs::read_link(root.join("link")).unwrap(), Path::new("kept"));
+    assert!(fs::metadata(root.join("pipe")).unwrap().file_type().is_fifo());
+    assert_eq!(fs::read_to_string(root.join("etc/hostname")).unwrap(), "pi-1\n");
+    // The root goes on being one that can be written.
+    fs::write(root.join("etc/hosts.new"), "x").unwrap();
+    fs::write(root.join("kept"), "KEPT").unwrap();
+}
+
+#[test]
+fn a_copy_is_one_moments_while_a_client_writes_and_none_before_it_is_complete() {
+    let bench = Bench::new();
+    let (one, two) = (store_stick(&bench, "one"), store_stick(&bench, "two"));
+    let (from, to) = (mounted(&bench, &one, "from"), mounted(&bench, &two, "to"));
+    let upper = from.join("clients/pi-1/upper");
+    fs::create_dir_all(&upper).unwrap();
+    fs::write(from.join("store.toml"), "id = \"a\"\n").unwrap();
+    for n in 0..2000 {
+        fs::write(upper.join(format!("file-{n}")), n.to_string()).unwrap();
+    }
+    let copy = |stop: bool| backup::copy(&from, &to, &AtomicU64::new(0), &AtomicBool::new(stop));
+
+    assert!(copy(true).unwrap_err().is_stop());
+    assert_eq!(backup::read_mark(&to), Some(Mark { of: "a".into(), taken: None }));
+
+    // One number in two files, the first always written first.
+    let over = Arc::new(AtomicBool::new(false));
+    let (stopped, folder) = (over.clone(), upper.clone());
+    let writer = std::thread::spawn(move || {
+        let mut n = 0u64;
+        while !stopped.load(Ordering::Relaxed) {
+            n += 1;
+            for name in ["a-first", "z-second"] {
+                fs::write(folder.join("new"), n.to_string()).unwrap();
+                fs::rename(folder.join("new"), folder.join(name)).unwrap();
+            }
+        }
+        n
+    });
+    let number = |store: &Path, name: &str| -> u64 {
+        fs::read_to_string(store.join("clients/pi-1/upper").join(name)).unwrap().parse().unwrap()
+    };
+    for _ in 0..3 {
+        let made = copy(false).unwrap();
+        assert!(made.frozen.as_secs() < 10, "{:?}", made.frozen);
+        let (first, second) = (number(&to, "a-first"), number(&to, "z-second"));
+        assert!(first == second || first == second + 1, "{first} and {second} are of two moments");
+        assert_eq!(backup::read_mark(&to).unwrap().taken, Some(made.taken));
+    }
+    let before = number(&from, "a-first");
+    while number(&from, "a-first") == before {
+        std::thread::yield_now();
+    }
+    over.store(true, Ordering::Relaxed);
+    assert!(writer.join().unwrap() > before, "writes go on afterwards");
+    for point in [&from, &to] {
+        run("umount", &[point.to_str().unwrap()]);
+    }
+
+    // A copy that was cut short is told, and never served.
+    let to = mounted(&bench, &two, "to");
+    Mark { of: "a".into(), taken: None }.write(&to).unwrap();
+    run("umount", &[to.to_str().unwrap()]);
+    let mut running = Running::start(options(&bench, &[&two]));
+    let said = running.wait("StickUnusable", |event| match event {
+        Event::StickUnusable { message, .. } => Some(message.clone()),
+        Event::Opened { .. } | Event::NeedsConfirmation { .. } => panic!("{event:?}"),
+        _ => None,
+    });
+    assert!(said.contains("not completed"), "{said}");
+    running.stop();
+    let mut running = Running::start(options(&bench, &[&one, &two]));
+    running.wait("Opened", |event| matches!(event, Event::Opened { .. }).then_some(()));
+    assert_eq!(offered(&mut running), BackupOffer::Renew(None));
+    running.stop();
+}
