@@ -29,7 +29,7 @@ mod aside;
 pub(crate) mod atomic;
 pub mod backup;
 mod crc32;
-mod devices;
+pub mod devices;
 pub mod history;
 mod hotplug;
 pub(crate) mod identify;
