@@ -4,7 +4,6 @@
 //! I/O, but no decisions. One thread runs the loop; each shell has threads of
 //! its own and reports through `Inbox`, which never makes it wait.
 
-use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -129,7 +128,6 @@ struct Shells {
     orders: orders::Handle,
     update: Option<update::shell::Handle>,
     dhcp: Option<dhcp::Socket>,
-    server: Ipv4Addr,
     directory: Arc<Published<Directory>>,
     run: PathBuf,
     inbox: Inbox,
@@ -163,10 +161,10 @@ pub fn run(options: Options, started: impl FnOnce(Inbox)) -> Result<End, Error> 
         },
         sink(&inbox, Event::Net),
     )?;
-    let listen = config.network.address.address;
+    let (own, listen) = (config.network.address.address, config.listen());
     let _tftp = tftp::start(tftp::Options { listen, port: 69 }, directory.clone(), sink(&inbox, Event::Tftp))?;
     // Only now that the port is ours: another server's black box in this folder must not be begun anew.
-    let left = tap::install(&options.run, listen);
+    let left = tap::install(&options.run, own);
     let left = left.inspect_err(|error| warn!("no black box: {error}")).unwrap_or(Left::Nothing);
     let nfs_options = nfs::Options {
         listen,
@@ -189,7 +187,7 @@ pub fn run(options: Options, started: impl FnOnce(Inbox)) -> Result<End, Error> 
             make_store: config.store.write,
             memory_bytes: None,
             reserve_bytes: config.store.reserve.map(|size| size.0),
-            appliance: listen,
+            appliance: own,
             dns: config.network.dns.clone(),
             plain_writes: false,
         },
@@ -219,7 +217,6 @@ pub fn run(options: Options, started: impl FnOnce(Inbox)) -> Result<End, Error> 
         orders,
         update,
         dhcp: None,
-        server: listen,
         directory,
         run: options.run,
         inbox: inbox.clone(),
@@ -278,7 +275,7 @@ impl Shells {
     fn listen_for_dhcp(&mut self, name: &str, index: u32, inbox: &Inbox) {
         // The former socket first: it holds the port.
         self.dhcp = None;
-        match dhcp::Socket::open(name, index, self.server, sink(inbox, Event::Dhcp)) {
+        match dhcp::Socket::open(name, index, sink(inbox, Event::Dhcp)) {
             Ok(socket) => {
                 self.dhcp = Some(socket);
                 log_ready(name);
@@ -296,6 +293,10 @@ impl Shells {
                 None => warn!("dhcp: no interface to answer on"),
             },
             Action::Probe(address, owner) => self.net.probe(address, Some(owner)),
+            Action::Survey => self.net.survey(),
+            Action::Lease(wanted) => self.net.lease(wanted),
+            Action::Watch(macs) => self.net.watch(macs),
+            Action::LookForNeighbours => self.net.look_for_neighbours(),
             Action::Neighbour(mac, address) => self.net.neighbour(mac, address),
             Action::ForgetNeighbour(address) => self.net.forget_neighbour(address),
             Action::Publish(directory) => self.directory.set(directory),

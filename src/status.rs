@@ -214,6 +214,9 @@ pub struct Stranger {
     pub model: Model,
     pub serial: Option<Serial>,
     pub memory_mib: Option<u32>,
+    /// The other appliance that serves it: it is not ours to take.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub of: Option<Ipv4Addr>,
     /// What it needs beside ENROLL.
     pub hint: Option<Hint>,
 }

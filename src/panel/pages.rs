@@ -360,7 +360,8 @@ mod tests {
 
     #[test]
     fn a_stranger_is_shown_only_where_enroll_would_help() {
-        let stranger = Stranger { mac: MacAddr([1; 6]), model: Model::Pi5, serial: None, memory_mib: None, hint: None };
+        let stranger =
+            Stranger { mac: MacAddr([1; 6]), model: Model::Pi5, serial: None, memory_mib: None, hint: None, of: None };
         let mut status = Status { strangers: vec![stranger], ..ready() };
         assert_eq!(views(&status), [View::Stranger(MacAddr([1; 6])), View::Ready]);
         status.enrolment = open();

@@ -74,7 +74,7 @@ fn compose(status: &Status, view: &View, shown: Duration) -> (Screen, usize) {
         View::ReleasingStick => waits("Closing stick", &["The last writes.", "Leave it in."]),
         View::ReleasedStick => says(
             "Stick is closed",
-            &["You can pull it now.", "Your Pis wait for it.", "Or press ENROLL to", "go on with it."],
+            &["You can pull it now.", "Your Pis wait for it", "Or press ENROLL to", "go on with it."],
         ),
         View::Notice(notice) => match notice.failed {
             true => told("Not done", &notice.message, "", shown),
@@ -105,6 +105,9 @@ fn compose(status: &Status, view: &View, shown: Duration) -> (Screen, usize) {
                 || mac.to_string(),
                 |stranger| words::board(stranger.model, stranger.memory_mib, stranger.serial),
             );
+            if let Some(of) = stranger.and_then(|stranger| stranger.of) {
+                return says("Not our Pi", &[&board, "It belongs to the", "other Rootstock,", &format!("{of}.")]);
+            }
             match stranger.and_then(|stranger| stranger.hint) {
                 Some(hint) => {
                     let lines = [board].into_iter().chain(wrap(hint.action(), COLUMNS)).map(line);

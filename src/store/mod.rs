@@ -10,7 +10,7 @@
 //! - `library`, `manifest`, `states`, `atomic`, `lock`: what it holds, as small text files
 //! - `aside`: what of it is damaged
 //! - `sources`, `packing`, `import`: image files on sticks, and making images of them
-//! - `root`, `mounts`, `personalise`: clients' trees
+//! - `root`, `mounts`, `in_place`, `personalise`: clients' trees
 //! - `volume`: their block volumes
 //! - `usage`, `idle`: what they occupy, counted at the lowest priority
 //! - `history`: how their last boots went
@@ -29,12 +29,13 @@ mod aside;
 pub(crate) mod atomic;
 pub mod backup;
 mod crc32;
-mod devices;
+pub mod devices;
 pub mod history;
 mod hotplug;
 pub(crate) mod identify;
 mod idle;
 mod import;
+pub(crate) mod in_place;
 mod library;
 mod lock;
 pub(crate) mod manifest;
@@ -142,6 +143,9 @@ pub enum Command {
     /// Answered by `Operated` with this ticket, and by `Changed` behind that
     /// unless it only looked.
     Operate(u64, Box<operate::Operation>),
+    /// The appliance's own address is another one: roots that name the former
+    /// are fitted by `RenewClient`.
+    Appliance(Ipv4Addr),
     /// The client's boot begins and it must get what `renew_at_boot` tells of;
     /// its trees are served no more. Answered as `CreateClient`.
     RenewClient(Role),

@@ -11,8 +11,18 @@ mod load;
 #[path = "../support/netns.rs"]
 #[allow(dead_code)] // other tests use the rest
 mod netns;
+mod offer;
 mod peers;
 mod serve;
+#[path = "../serve_lab/mod.rs"]
+#[allow(dead_code, clippy::unwrap_used)] // a test's module: other tests use the rest, and a panic is how it reports
+mod serve_lab;
+#[path = "../store_support/mod.rs"]
+#[allow(dead_code, clippy::unwrap_used)] // as above
+mod store_support;
+#[path = "../support/mod.rs"]
+#[allow(dead_code, clippy::unwrap_used)] // as above
+mod support;
 mod table;
 
 use std::path::Path;

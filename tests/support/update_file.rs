@@ -48,6 +48,9 @@ pub fn make(rootstock: &str, image: &Path, folder: &Path, wanted: &Wanted<'_>) -
         fs::create_dir_all(overlay.join("etc/rootstock")).map_err(failed)?;
         fs::write(overlay.join("etc/rootstock/version"), format!("{}\n", wanted.version)).map_err(failed)?;
         let (from, to) = (text(&overlay)?, text(&initramfs)?);
+        // The kernel takes a further archive only where it begins at a multiple of 4.
+        let bytes = fs::metadata(&initramfs).map_err(failed)?.len().next_multiple_of(4);
+        fs::File::options().write(true).open(&initramfs).and_then(|file| file.set_len(bytes)).map_err(failed)?;
         tool("sh", &["-c", &format!("cd {from} && find etc | cpio --quiet -o -H newc -R 0:0 >> {to}")])?;
     }
     for name in ["version.txt", "boards.txt", "initramfs.img"] {

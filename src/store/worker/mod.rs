@@ -229,6 +229,12 @@ impl Worker {
             Command::CreateClient(client) => self.create(&client),
             Command::SaveClient(client) => self.save(&client),
             Command::Operate(ticket, operation) => self.operate(ticket, *operation),
+            Command::Appliance(address) => {
+                self.options.appliance = address;
+                if let Some(store) = &mut self.store {
+                    store.roots.appliance = address;
+                }
+            }
             Command::RenewClient(role) => self.renew(&role),
             Command::Release => self.release(),
             Command::Resume => self.resume(),
