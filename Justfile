@@ -21,18 +21,29 @@ nfs-whole: (deps "build" "image" "qemu" "net")
 
 # Format, clippy, unit tests: the quick look before a commit
 check:
-    cargo fmt --check
-    cargo clippy --quiet --all-targets -- -D warnings
-    cargo clippy --quiet --test bench --test demo --test modes --test board --test stick --test shop_qemu --test nfs_linux --test sd_image --test update_qemu --test uboot -- -D warnings
+    cargo fmt --all --check
+    cargo clippy --quiet --workspace --all-targets -- -D warnings
+    cargo clippy --quiet --test bench --test demo --test modes --test board --test stick --test shop_qemu --test nfs_linux --test sd_image --test update_qemu --test uboot --test hil_qemu -- -D warnings
     cargo metadata --quiet --locked --format-version 1 --manifest-path tests/fuzz/Cargo.toml >/dev/null
     board/budget
-    cargo test --quiet --lib --bins
+    cargo test --quiet --workspace --lib --bins
 
 # Kill the server and cut the power, under writing clients and each operation on the store, for SEEDS seeds each (about 40 s a seed); then U-Boot, and 100 cut updates
 soak SEEDS="200": (deps "build" "image" "qemu" "os" "net") image
     tests/run soak {{SEEDS}}
     tests/run uboot
     ROOTSTOCK_CUTS=100 tests/run updates
+
+# The board's own tests on a Pi with Raspberry Pi OS or Debian, by ssh: just hil pi@192.168.1.20 --expect display,buttons
+[positional-arguments]
+hil HOST *ARGUMENTS: (deps "build")
+    tests/hil/run "$@"
+
+# The same as a card for a Pi without any system: target/hil/rootstock-hil.img. WORDS such as hil.expect=display,buttons,stick
+[positional-arguments]
+hil-card *WORDS: image
+    board/cross --package tests/hil
+    tests/hil/card "$@"
 
 # Fuzz one target of tests/fuzz/corpus, or all of them, each for SECONDS
 fuzz TARGET="all" SECONDS="60":

@@ -13,7 +13,7 @@ use crate::config::Subnet;
 use crate::dhcp::{self, Binding, Server};
 use crate::init::{mbr, uevent};
 use crate::nfs::probe;
-use crate::store::{backup, identify, manifest, packing, personalise, table};
+use crate::store::{backup, identify, in_place, manifest, packing, personalise, table};
 use crate::tftp::packet::Packet;
 use crate::{blackbox, config, net, self_test, tftp};
 
@@ -124,6 +124,7 @@ fn manifest(file: &[u8]) {
     let _ = manifest::parse_image(file);
     let _ = manifest::parse_client(file, &Role::numbered(1));
     let _ = backup::parse_mark(file);
+    let _ = in_place::parse(file);
     let _ = manifest::parse_store(file);
     let _ = manifest::parse_state(file);
     if let Ok(name) = "a".parse() {

@@ -26,6 +26,8 @@
 //! for power-off by exit code 64, for a reboot by 65, and for a try of the other slot by 66; every other end starts
 //! it again.
 //!
+//! `rootstock.serve=/bin/rootstock-hil` puts that program into the server's place: the board's own tests (`tests/hil`).
+//!
 //! Pure: `plan`, `supervise`, `modules`, `uevent`, `mbr`, `words`. I/O: the rest.
 
 pub mod bootconf;

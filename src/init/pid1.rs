@@ -217,13 +217,16 @@ impl Pid1 {
         }
     }
 
-    /// `rootstock serve --appliance`; in a container PID 1's own arguments, if it has any, are run in its place.
+    /// `rootstock serve --appliance`, or the program that the kernel's command line puts in its place; in a container PID 1's own arguments, if it has any, are run in its place.
     fn serve_args(&self) -> Vec<OsString> {
         let given: Vec<OsString> = std::env::args_os().skip(1).collect();
         if self.machine == Machine::Container && !given.is_empty() {
             return given;
         }
-        vec![OWN_PROGRAM.into(), "serve".into(), "--appliance".into()]
+        match &self.words.serve {
+            Some(program) => vec![program.into(), "--appliance".into()],
+            None => vec![OWN_PROGRAM.into(), "serve".into(), "--appliance".into()],
+        }
     }
 
     /// Arms the watchdog as soon as its driver is there, and feeds it.

@@ -12,8 +12,8 @@
 //! ```
 //!
 //! Pure: `gestures`, `keys`, `pages`, `screens` with `screen` and `words`, `draw`
-//! with `frame`, `blocks`, `presence`, `retry`, and `led` but for its two files. I/O: `gpio`, `oled`, `terminal`, and
-//! the threads and locks in `threads`.
+//! (`low` for 32 rows) with `frame`, `blocks`, `presence`, `retry`, and `led` but for its two files. I/O: `gpio`,
+//! `oled` with `sh1106`, `terminal`, and the threads and locks in `threads`.
 
 pub mod blocks;
 pub mod draw;
@@ -22,12 +22,14 @@ pub mod gestures;
 pub mod gpio;
 pub mod keys;
 pub mod led;
+pub mod low;
 pub mod oled;
 pub mod pages;
 pub mod presence;
 pub mod retry;
 pub mod screen;
 pub mod screens;
+mod sh1106;
 pub mod terminal;
 mod threads;
 pub mod words;

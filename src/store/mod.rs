@@ -10,7 +10,7 @@
 //! - `library`, `manifest`, `states`, `atomic`, `lock`: what it holds, as small text files
 //! - `aside`: what of it is damaged
 //! - `sources`, `packing`, `import`: image files on sticks, and making images of them
-//! - `root`, `mounts`, `personalise`: clients' trees
+//! - `root`, `mounts`, `in_place`, `personalise`: clients' trees
 //! - `volume`: their block volumes
 //! - `usage`, `idle`: what they occupy, counted at the lowest priority
 //! - `history`: how their last boots went
@@ -29,12 +29,13 @@ mod aside;
 pub(crate) mod atomic;
 pub mod backup;
 mod crc32;
-mod devices;
+pub mod devices;
 pub mod history;
 mod hotplug;
 pub(crate) mod identify;
 mod idle;
 mod import;
+pub(crate) mod in_place;
 mod library;
 mod lock;
 pub(crate) mod manifest;

@@ -28,6 +28,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant, SystemTime};
 
+use super::in_place;
 use super::manifest::{self, CLIENTS, ClientPaths, IMAGES, ImagePaths, NEW, PROFILE};
 use super::mounts::{self, Layers, MountError};
 use super::operate::site;
@@ -115,7 +116,7 @@ impl Roots {
         if !paths.root().is_file() {
             return Err(RootError::NoImage(id.clone()));
         }
-        Ok(mounts::image_root(&paths.root(), &point)?)
+        Ok(in_place::mount_root(&paths.root(), &self.run, &point)?)
     }
 
     /// An image's own root and boot files, mounted or where they lie, for reading only.

@@ -2,6 +2,7 @@
 #![allow(dead_code, unused_imports, clippy::unwrap_used)]
 
 pub mod command;
+pub mod emulated_pi;
 pub mod netns;
 pub mod panel_tty;
 pub mod picture;
