@@ -8,9 +8,6 @@
 
 mod lab;
 mod load;
-#[path = "../support/netns.rs"]
-#[allow(dead_code)] // other tests use the rest
-mod netns;
 mod offer;
 mod peers;
 mod serve;
@@ -27,6 +24,8 @@ mod table;
 
 use std::path::Path;
 use std::process::ExitCode;
+
+use support::netns;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
