@@ -13,7 +13,7 @@ use crate::config::Subnet;
 use crate::dhcp::{self, Binding, Server};
 use crate::init::{mbr, uevent};
 use crate::nfs::probe;
-use crate::store::{backup, history, identify, manifest, packing, personalise, table};
+use crate::store::{backup, history, identify, in_place, manifest, packing, personalise, table};
 use crate::tftp::packet::Packet;
 use crate::{blackbox, config, net, self_test, tftp};
 
@@ -52,6 +52,8 @@ fn dhcp(datagram: &[u8]) {
     };
     let _ = dhcp::decide(&server, Some(&binding), &request);
     let _ = dhcp::decide(&server, None, &request);
+    let _ = dhcp::offer_boot(&server, &request);
+    let _ = dhcp::tell_presence(&server, &request);
 }
 
 /// A frame of spanning tree's group, and a packet that may be a DHCP server's answer to us.
@@ -122,6 +124,7 @@ fn manifest(file: &[u8]) {
     let _ = manifest::parse_image(file);
     let _ = manifest::parse_client(file, &Role::numbered(1));
     let _ = backup::parse_mark(file);
+    let _ = in_place::parse(file);
     let _ = manifest::parse_store(file);
     let _ = manifest::parse_state(file);
     let _ = history::parse(file);
