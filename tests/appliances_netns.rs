@@ -4,9 +4,7 @@
 
 #[allow(dead_code)] // other tests use the rest
 mod serve_lab;
-#[allow(dead_code)] // other tests use the rest
 mod store_support;
-#[allow(dead_code)] // other tests use the rest
 mod support;
 
 use serve_lab::Lab;

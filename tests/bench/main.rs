@@ -15,10 +15,8 @@ mod serve;
 #[allow(dead_code, clippy::unwrap_used)] // a test's module: other tests use the rest, and a panic is how it reports
 mod serve_lab;
 #[path = "../store_support/mod.rs"]
-#[allow(dead_code, clippy::unwrap_used)] // as above
 mod store_support;
 #[path = "../support/mod.rs"]
-#[allow(dead_code, clippy::unwrap_used)] // as above
 mod support;
 mod table;
 

@@ -52,15 +52,15 @@ pub fn mount_all(booted: &[(&Pi, &Fetched)]) {
                 let root = line.split(' ').find_map(|word| word.strip_prefix("nfsroot=")).unwrap();
                 let path = root.split([':', ',']).nth(1).unwrap().to_owned();
                 pi.netns.ip(&format!("address add {address}/24 dev eth0"));
-                pi.net(async || mount(&path).await).unwrap_or_else(|error| panic!("{address}, {path}: {error}"));
+                pi.net(async || mount(path.clone()).await).unwrap_or_else(|error| panic!("{address}, {path}: {error}"));
             });
         }
     });
 }
 
-async fn mount(path: &str) -> Result<(), String> {
+async fn mount(path: String) -> Result<(), String> {
     let root = auth_unix { stamp: 0, machinename: Opaque::borrowed(b"pi"), uid: 0, gid: 0, gids: Vec::new() };
-    let builder = Nfs3ConnectionBuilder::new(TokioConnector, SERVER.to_string(), path.to_owned());
+    let builder = Nfs3ConnectionBuilder::new(TokioConnector, SERVER.to_string(), path);
     let mounting = builder.credential(opaque_auth::auth_unix(&root)).mount();
     let limited = tokio::time::timeout(PATIENCE, mounting).await.map_err(|_| "no answer".to_owned())?;
     limited.map(drop).map_err(|error| format!("{error:?}"))
