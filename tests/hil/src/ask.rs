@@ -28,8 +28,8 @@ pub fn yes_or_no(bench: &Bench, question: &str) -> Option<bool> {
             return Some(answer);
         }
         let pressed = buttons.as_ref().map_or([false; 2], Buttons::pressed);
-        for gesture in gestures.sample(start.elapsed(), pressed) {
-            let (Gesture::Short(button) | Gesture::Long(button)) = gesture;
+        let gesture = gestures.sample(start.elapsed(), pressed).into_iter().next();
+        if let Some(Gesture::Short(button) | Gesture::Long(button)) = gesture {
             return Some(button == Button::Enroll);
         }
         std::thread::sleep(SAMPLING);
