@@ -21,15 +21,29 @@ nfs-whole: (deps "build" "image" "qemu" "net")
 
 # Format, clippy, unit tests: the quick look before a commit
 check:
-    cargo fmt --check
-    cargo clippy --quiet --all-targets -- -D warnings
-    cargo clippy --quiet --test bench --test demo --test modes --test board --test stick --test shop_qemu --test nfs_linux -- -D warnings
+    cargo fmt --all --check
+    cargo clippy --quiet --workspace --all-targets -- -D warnings
+    cargo clippy --quiet --test bench --test demo --test modes --test board --test stick --test shop_qemu --test nfs_linux --test sd_image --test update_qemu --test uboot --test hil_qemu -- -D warnings
     cargo metadata --quiet --locked --format-version 1 --manifest-path tests/fuzz/Cargo.toml >/dev/null
-    cargo test --quiet --lib --bins
+    board/budget
+    cargo test --quiet --workspace --lib --bins
 
-# Kill the server and cut the power, under writing clients and each operation on the store, for SEEDS seeds each (about 40 s a seed)
-soak SEEDS="200":
+# Kill the server and cut the power, under writing clients and each operation on the store, for SEEDS seeds each (about 40 s a seed); then U-Boot, and 100 cut updates
+soak SEEDS="200": (deps "build" "image" "qemu" "os" "net") image
     tests/run soak {{SEEDS}}
+    tests/run uboot
+    ROOTSTOCK_CUTS=100 tests/run updates
+
+# The board's own tests on a Pi with Raspberry Pi OS or Debian, by ssh: just hil pi@192.168.1.20 --expect display,buttons
+[positional-arguments]
+hil HOST *ARGUMENTS: (deps "build")
+    tests/hil/run "$@"
+
+# The same as a card for a Pi without any system: target/hil/rootstock-hil.img. WORDS such as hil.expect=display,buttons,stick
+[positional-arguments]
+hil-card *WORDS: image
+    board/cross --package tests/hil
+    tests/hil/card "$@"
 
 # Fuzz one target of tests/fuzz/corpus, or all of them, each for SECONDS
 fuzz TARGET="all" SECONDS="60":
@@ -49,6 +63,16 @@ bench-import IMAGE="" FOLDER="": (deps "build" "os")
 # The flashable image: target/image/rootstock.img.xz
 image: (deps "build" "image") cross
     board/image
+
+# Build program and image twice, each from nothing, and compare them byte by byte
+image-twice: (deps "build" "image")
+    board/image-twice
+
+# A signed update file of the image: put it on the appliance's stick. Makes your key the first time
+update: (deps "build" "image" "net") cross
+    board/update-key
+    board/image
+    cargo run --quiet --release -- update make --key "${XDG_CONFIG_HOME:-$HOME/.config}/rootstock/update" --out target/image
 
 # The binary for the Pi: static, arm64
 [private]

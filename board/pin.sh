@@ -3,35 +3,43 @@
 # Looks packages for the image up in the Debian archive. Sourced by pins and fetch,
 # after lib.sh.
 
-# The image's suite and architecture, not the building machine's. The tests' roots
-# have lists of other suites.
+# The image's suite and architecture, not the building machine's. The tests' roots have
+# lists of other suites, and a line NAME/SUITE of a list asks for one by itself.
 pin_suite=${pin_suite:-bookworm}
 pin_arch=arm64
-pin_apt=$cache_dir/apt-$pin_suite-$pin_arch
 
-# Fetch the package lists into the cache; the machine's own lists are not touched.
+pin_apt() { printf '%s' "$cache_dir/apt-$1-$pin_arch"; }
+
+# The suite of a line of a list.
+pin_suite_of() { if [[ $1 == */* ]]; then printf '%s' "${1#*/}"; else printf '%s' "$pin_suite"; fi; }
+
+# Fetch the package lists of the suites named into the cache; the machine's own lists are not touched.
 pin_refresh() {
-    apt_own_setup "$pin_apt" "$pin_suite" "$pin_arch"
-    apt_own "$pin_apt" "$pin_arch" apt-get update >"$cache_dir/apt-update.log" 2>&1 ||
-        die "the package lists of $pin_suite/$pin_arch cannot be fetched: see $cache_dir/apt-update.log"
+    local suite
+    for suite in "$@"; do
+        apt_own_setup "$(pin_apt "$suite")" "$suite" "$pin_arch"
+        apt_own "$(pin_apt "$suite")" "$pin_arch" apt-get update >"$cache_dir/apt-update.log" 2>&1 ||
+            die "the package lists of $suite/$pin_arch cannot be fetched: see $cache_dir/apt-update.log"
+    done
 }
 
-# pin_show PACKAGE: what the archive says about the newest version.
+# pin_show SUITE PACKAGE: what the archive says about the newest version.
 pin_show() {
-    apt_own "$pin_apt" "$pin_arch" apt-cache show --no-all-versions "$1" 2>/dev/null | sed '/^$/q'
+    apt_own "$(pin_apt "$1")" "$pin_arch" apt-cache show --no-all-versions "$2" 2>/dev/null | sed '/^$/q'
 }
 
 # pin_current WANTED: the lock's line for it, as the archive has it now.
 pin_current() {
-    local package=$1 shown path archive
+    local package=${1%%/*} suite shown path archive
     field() { sed -n "s/^$1: //p" <<<"$shown"; }
+    suite=$(pin_suite_of "$1")
     if [[ $package == *@ ]]; then
-        shown=$(pin_show "${package%@}")
+        shown=$(pin_show "$suite" "${package%@}")
         package=$(field Depends | sed 's/[[:space:],|].*//')
     fi
-    shown=$(pin_show "$package")
+    shown=$(pin_show "$suite" "$package")
     path=$(field Filename)
-    [ -n "$path" ] || die "$pin_suite/$pin_arch has no package '$package' (wanted: $1)"
+    [ -n "$path" ] || die "$suite/$pin_arch has no package '$package' (wanted: $1)"
     # The security archive is another one than the main archive, with its own pool.
     archive=Debian
     [[ $path != pool/updates/* ]] || archive=Debian-Security

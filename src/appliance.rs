@@ -4,7 +4,6 @@
 //! I/O, but no decisions. One thread runs the loop; each shell has threads of
 //! its own and reports through `Inbox`, which never makes it wait.
 
-use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,7 +18,7 @@ use crate::control::Wanted;
 use crate::control::{Action, Control, Event};
 use crate::directory::{Directory, Published};
 use crate::self_test::{self, Plan};
-use crate::{dhcp, memory, net, nfs, orders, panel, store, tftp};
+use crate::{dhcp, health, init, memory, net, nfs, orders, panel, store, tftp, update};
 
 /// Events of packets that may wait for control; more are dropped, as a full
 /// socket would drop them. Control handles about a million a second.
@@ -49,6 +48,8 @@ pub struct Options {
     pub run: PathBuf,
     /// Block devices that are never a stick.
     pub ignore_devices: Vec<String>,
+    /// Whether this is the appliance itself, which may be updated.
+    pub updates: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +64,10 @@ pub enum Error {
     Tftp(#[from] tftp::Error),
     #[error("orders")]
     Orders(#[from] orders::Error),
+    #[error("update")]
+    Update(#[source] std::io::Error),
+    #[error("health")]
+    Health(#[source] std::io::Error),
 }
 
 /// Why the server ended without an error.
@@ -72,6 +77,8 @@ pub enum End {
     Stopped,
     /// By a held NEXT: the machine is to be switched off.
     PowerOff,
+    /// The machine is to start its other slot once.
+    Try,
 }
 
 enum Message {
@@ -119,8 +126,8 @@ struct Shells {
     panel: panel::Handle,
     store: store::Handle,
     orders: orders::Handle,
+    update: Option<update::shell::Handle>,
     dhcp: Option<dhcp::Socket>,
-    server: Ipv4Addr,
     directory: Arc<Published<Directory>>,
     run: PathBuf,
     inbox: Inbox,
@@ -154,10 +161,10 @@ pub fn run(options: Options, started: impl FnOnce(Inbox)) -> Result<End, Error> 
         },
         sink(&inbox, Event::Net),
     )?;
-    let listen = config.network.address.address;
+    let (own, listen) = (config.network.address.address, config.listen());
     let _tftp = tftp::start(tftp::Options { listen, port: 69 }, directory.clone(), sink(&inbox, Event::Tftp))?;
     // Only now that the port is ours: another server's black box in this folder must not be begun anew.
-    let left = tap::install(&options.run, listen);
+    let left = tap::install(&options.run, own);
     let left = left.inspect_err(|error| warn!("no black box: {error}")).unwrap_or(Left::Nothing);
     let nfs_options = nfs::Options {
         listen,
@@ -181,13 +188,22 @@ pub fn run(options: Options, started: impl FnOnce(Inbox)) -> Result<End, Error> 
             memory_bytes: None,
             scrub_every: config.scrub.every,
             reserve_bytes: config.store.reserve.map(|size| size.0),
-            appliance: listen,
+            appliance: own,
             dns: config.network.dns.clone(),
             plain_writes: false,
         },
         sink(&inbox, Event::Store),
     )?;
     let orders = orders::start(&options.run, sink(&inbox, Event::Orders))?;
+    let update = match options.updates {
+        true => {
+            let card = options.ignore_devices.first().map(|name| PathBuf::from("/dev").join(name));
+            let options = update::shell::Options { run: options.run.clone(), card, address: listen };
+            Some(update::shell::start(options, sink(&inbox, Event::Update)).map_err(Error::Update)?)
+        }
+        false => None,
+    };
+    health::start(sink(&inbox, Event::Health)).map_err(Error::Health)?;
     info!("serving as {}", config.network.address);
 
     let mut control = Control::new(config, &problems);
@@ -200,8 +216,8 @@ pub fn run(options: Options, started: impl FnOnce(Inbox)) -> Result<End, Error> 
         panel,
         store,
         orders,
+        update,
         dhcp: None,
-        server: listen,
         directory,
         run: options.run,
         inbox: inbox.clone(),
@@ -241,6 +257,9 @@ pub fn run(options: Options, started: impl FnOnce(Inbox)) -> Result<End, Error> 
             if matches!(action, Action::PowerOff) {
                 break 'run End::PowerOff;
             }
+            if matches!(action, Action::Try) {
+                break 'run End::Try;
+            }
             shells.carry_out(action);
         }
     };
@@ -257,8 +276,11 @@ impl Shells {
     fn listen_for_dhcp(&mut self, name: &str, index: u32, inbox: &Inbox) {
         // The former socket first: it holds the port.
         self.dhcp = None;
-        match dhcp::Socket::open(name, index, self.server, sink(inbox, Event::Dhcp)) {
-            Ok(socket) => self.dhcp = Some(socket),
+        match dhcp::Socket::open(name, index, sink(inbox, Event::Dhcp)) {
+            Ok(socket) => {
+                self.dhcp = Some(socket);
+                log_ready(name);
+            }
             Err(error) => inbox.send(Event::Net(net::Event::Failed(format!("dhcp: {error}")))),
         }
     }
@@ -272,11 +294,20 @@ impl Shells {
                 None => warn!("dhcp: no interface to answer on"),
             },
             Action::Probe(address, owner) => self.net.probe(address, Some(owner)),
+            Action::Survey => self.net.survey(),
+            Action::Lease(wanted) => self.net.lease(wanted),
+            Action::Watch(macs) => self.net.watch(macs),
+            Action::LookForNeighbours => self.net.look_for_neighbours(),
             Action::Neighbour(mac, address) => self.net.neighbour(mac, address),
             Action::ForgetNeighbour(address) => self.net.forget_neighbour(address),
             Action::Publish(directory) => self.directory.set(directory),
             Action::ReleaseTrees => self.nfs.release_trees(),
             Action::Store(command) => self.store.send(command),
+            Action::Update(command) => {
+                if let Some(update) = &self.update {
+                    update.send(command);
+                }
+            }
             Action::Answer(ticket, reply) => self.orders.answer(ticket, *reply),
             Action::Report(wanted) => self.report(*wanted),
             Action::SelfTest(plan) => self.self_test(*plan),
@@ -284,9 +315,18 @@ impl Shells {
             Action::Show(status) => self.panel.show(*status),
             Action::Log(line) => info!("{line}"),
             // The loop ends by it.
-            Action::PowerOff => {}
+            Action::PowerOff | Action::Try => {}
         }
     }
+}
+
+/// From here on a Pi is answered: how long that took since the kernel and PID 1 began, where this is the appliance.
+fn log_ready(interface: &str) {
+    let began = std::env::var(init::BEGAN_VARIABLE).ok().and_then(|began| began.parse().ok());
+    let Some(began) = began.map(Duration::from_millis) else { return };
+    let now = init::log::now();
+    let since = now.saturating_sub(began).as_secs_f32();
+    info!("DHCP is answered on {interface}: {since:.2} s after PID 1, which began at {:.2} s", began.as_secs_f32());
 }
 
 impl Shells {
@@ -313,6 +353,9 @@ impl Shells {
             if crash {
                 blackbox::ring::forget_crash(&run);
             }
+            // Some megabytes, which nobody needs until the next one.
+            drop(records);
+            memory::give_back();
         };
         if let Err(error) = std::thread::Builder::new().name("report".to_owned()).spawn(make) {
             warn!("no report: {error}");

@@ -32,6 +32,15 @@ pub struct Config {
     pub panel: Panel,
 }
 
+impl Config {
+    /// Where TFTP and NFS listen: our address, or every one that we have where
+    /// another server may give us one later.
+    pub fn listen(&self) -> Ipv4Addr {
+        let can_move = !self.network.fixed && self.dhcp.mode != DhcpMode::Server;
+        if can_move { Ipv4Addr::UNSPECIFIED } else { self.network.address.address }
+    }
+}
+
 /// `[network]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Network {
@@ -92,9 +101,23 @@ impl fmt::Display for Subnet {
     }
 }
 
+/// `dhcp.mode`: who leases addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DhcpMode {
+    /// `auto`: we do, unless another server on the wire does.
+    #[default]
+    Auto,
+    /// `server`: we do, whoever else does.
+    Server,
+    /// `proxy`: another one does; we add the boot.
+    Proxy,
+}
+
 /// `[dhcp]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dhcp {
+    /// `mode`: who leases addresses.
+    pub mode: DhcpMode,
     /// `first` and `last`: the addresses that new clients get, both included.
     /// Must lie in the network's subnet.
     pub first: Ipv4Addr,
@@ -106,6 +129,7 @@ pub struct Dhcp {
 impl Default for Dhcp {
     fn default() -> Self {
         Self {
+            mode: DhcpMode::Auto,
             first: Ipv4Addr::new(192, 168, 77, 10),
             last: Ipv4Addr::new(192, 168, 77, 209),
             lease: Duration::from_secs(86_400),
@@ -186,6 +210,47 @@ pub struct Panel {
     pub dim_after: Duration,
     /// `dark_after`: seconds at rest, up to 604,800; 0 is never.
     pub dark_after: Duration,
+    /// `display`: its controller.
+    pub display: Controller,
+    /// `size`: of its glass, in pixels.
+    pub size: Glass,
+    /// `rotate = 180`: mounted upside down.
+    pub upside_down: bool,
+}
+
+/// `panel.display`: what drives the glass. Nothing on the bus tells one from the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Controller {
+    #[default]
+    Ssd1306,
+    /// Modules of 1.3 inches, mostly.
+    Sh1106,
+}
+
+impl fmt::Display for Controller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ssd1306 => "SSD1306",
+            Self::Sh1106 => "SH1106",
+        })
+    }
+}
+
+/// `panel.size`: 128 columns and so many rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Glass {
+    #[default]
+    Rows64,
+    Rows32,
+}
+
+impl Glass {
+    pub fn rows(self) -> u8 {
+        match self {
+            Self::Rows64 => 64,
+            Self::Rows32 => 32,
+        }
+    }
 }
 
 impl Default for Panel {
@@ -198,6 +263,9 @@ impl Default for Panel {
             buttons: 2,
             dim_after: Duration::from_secs(60),
             dark_after: Duration::from_secs(3600),
+            display: Controller::Ssd1306,
+            size: Glass::Rows64,
+            upside_down: false,
         }
     }
 }
@@ -285,6 +353,7 @@ impl Reader<'_> {
             }
             "network.gateway" => set(&mut config.network.gateway, address(value_of).map(Some)),
             "network.dns" => set(&mut config.network.dns, addresses(value_of)),
+            "dhcp.mode" => set(&mut config.dhcp.mode, dhcp_mode(value_of)),
             "dhcp.first" => set(&mut config.dhcp.first, address(value_of)),
             "dhcp.last" => set(&mut config.dhcp.last, address(value_of)),
             "dhcp.lease" => set(&mut config.dhcp.lease, seconds(value_of, 120..31_536_001)),
@@ -304,6 +373,9 @@ impl Reader<'_> {
             "panel.buttons" => set(&mut config.panel.buttons, byte(value_of, 1..3)),
             "panel.dim_after" => set(&mut config.panel.dim_after, seconds(value_of, 10..86_401)),
             "panel.dark_after" => set(&mut config.panel.dark_after, seconds(value_of, 0..604_801)),
+            "panel.display" => set(&mut config.panel.display, controller(value_of)),
+            "panel.size" => set(&mut config.panel.size, glass(value_of)),
+            "panel.rotate" => set(&mut config.panel.upside_down, half_turn(value_of)),
             _ => return self.wrong(&name, &key.span(), "no such key, so ignored"),
         };
         if let Err(expected) = taken {
@@ -367,6 +439,31 @@ impl Reader<'_> {
 
 type Expected = &'static str;
 
+fn controller(value: &DeValue<'_>) -> Result<Controller, Expected> {
+    match text(value) {
+        Some("ssd1306") => Ok(Controller::Ssd1306),
+        Some("sh1106") => Ok(Controller::Sh1106),
+        _ => Err("\"ssd1306\" or \"sh1106\""),
+    }
+}
+
+fn glass(value: &DeValue<'_>) -> Result<Glass, Expected> {
+    match text(value) {
+        Some("128x64") => Ok(Glass::Rows64),
+        Some("128x32") => Ok(Glass::Rows32),
+        _ => Err("\"128x64\" or \"128x32\""),
+    }
+}
+
+fn half_turn(value: &DeValue<'_>) -> Result<bool, Expected> {
+    let expected = "0 or 180";
+    match byte(value, 0..181).map_err(|_| expected)? {
+        0 => Ok(false),
+        180 => Ok(true),
+        _ => Err(expected),
+    }
+}
+
 fn set<T>(place: &mut T, value: Result<T, Expected>) -> Result<(), Expected> {
     *place = value?;
     Ok(())
@@ -391,6 +488,15 @@ fn mode(value: &DeValue<'_>) -> Result<Mode, Expected> {
         Some("ephemeral") => Ok(Mode::Ephemeral),
         Some("read-only") => Ok(Mode::ReadOnly),
         _ => Err("\"persistent\", \"ephemeral\" or \"read-only\""),
+    }
+}
+
+fn dhcp_mode(value: &DeValue<'_>) -> Result<DhcpMode, Expected> {
+    match text(value) {
+        Some("auto") => Ok(DhcpMode::Auto),
+        Some("server") => Ok(DhcpMode::Server),
+        Some("proxy") => Ok(DhcpMode::Proxy),
+        _ => Err("\"auto\", \"server\" or \"proxy\""),
     }
 }
 
@@ -487,16 +593,17 @@ mod tests {
     fn every_key_is_taken() {
         let config = check(
             "[network]\ninterface = 'eth1'\naddress = '10.0.0.1/16'\ngateway = '10.0.0.254'\ndns = ['9.9.9.9']\n\
-             [dhcp]\nfirst = '10.0.1.1'\nlast = '10.0.1.99'\nlease = 600\n\
+             [dhcp]\nmode = 'proxy'\nfirst = '10.0.1.1'\nlast = '10.0.1.99'\nlease = 600\n\
              [nfs]\nallow_unprivileged_ports = true\n[enrol]\nwindow = 60\nmode = 'ephemeral'\nvolume_size = '8G'\nquota = '12G'\n\
              [store]\nwrite = false\nsize_gib = 16\nreserve = '1G'\n[scrub]\nevery = 0\n\
              [panel]\nenroll_gpio = 5\nnext_gpio = 6\ni2c_bus = 3\ni2c_address = 0x3d\nbuttons = 1\n\
-             dim_after = 30\ndark_after = 0\n",
+             dim_after = 30\ndark_after = 0\ndisplay = 'sh1106'\nsize = '128x32'\nrotate = 180\n",
             &[],
         );
         assert_eq!(config.network.interface.as_deref(), Some("eth1"));
         assert_eq!(config.network.address.to_string(), "10.0.0.1/16");
-        assert_eq!(config.dhcp.last, Ipv4Addr::new(10, 0, 1, 99));
+        assert_eq!((config.dhcp.mode, config.dhcp.last), (DhcpMode::Proxy, Ipv4Addr::new(10, 0, 1, 99)));
+        assert!(config.network.fixed);
         let panel = Panel {
             enroll_gpio: 5,
             next_gpio: 6,
@@ -505,6 +612,9 @@ mod tests {
             buttons: 1,
             dim_after: Duration::from_secs(30),
             dark_after: Duration::ZERO,
+            display: Controller::Sh1106,
+            size: Glass::Rows32,
+            upside_down: true,
         };
         assert_eq!(config.panel, panel);
         assert!(config.nfs.allow_unprivileged_ports);

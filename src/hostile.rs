@@ -13,7 +13,7 @@ use crate::config::Subnet;
 use crate::dhcp::{self, Binding, Server};
 use crate::init::{mbr, uevent};
 use crate::nfs::probe;
-use crate::store::{backup, identify, manifest, packing, personalise, table};
+use crate::store::{backup, history, identify, in_place, manifest, packing, personalise, table};
 use crate::tftp::packet::Packet;
 use crate::{blackbox, config, net, self_test, tftp};
 
@@ -34,6 +34,7 @@ pub const ENTRIES: &[(&str, Entry)] = &[
     ("stick", stick),
     ("manifest", manifest),
     ("uevent", uevent),
+    ("update", update),
     ("ring", ring),
     ("elf", elf),
 ];
@@ -51,6 +52,8 @@ fn dhcp(datagram: &[u8]) {
     };
     let _ = dhcp::decide(&server, Some(&binding), &request);
     let _ = dhcp::decide(&server, None, &request);
+    let _ = dhcp::offer_boot(&server, &request);
+    let _ = dhcp::tell_presence(&server, &request);
 }
 
 /// A frame of spanning tree's group, and a packet that may be a DHCP server's answer to us.
@@ -84,6 +87,17 @@ fn config(file: &[u8]) {
     let _ = personalise::reads_custom(&String::from_utf8_lossy(file));
 }
 
+/// The head of an update file, and the card's `autoboot.txt`.
+fn update(head: &[u8]) {
+    use crate::update::{autoboot::Autoboot, container::Header, keys};
+    let _ = Autoboot::parse(head);
+    if let Ok(header) = Header::parse(head) {
+        let _ = header.unverified();
+        let _ = keys::public(header.signed());
+        let _ = ssh_key::SshSig::from_pem(header.signature());
+    }
+}
+
 /// The first sectors of a stick: what it holds, its table, and where a partition would go.
 fn stick(head: &[u8]) {
     let _ = identify::identify(head);
@@ -110,8 +124,10 @@ fn manifest(file: &[u8]) {
     let _ = manifest::parse_image(file);
     let _ = manifest::parse_client(file, &Role::numbered(1));
     let _ = backup::parse_mark(file);
+    let _ = in_place::parse(file);
     let _ = manifest::parse_store(file);
     let _ = manifest::parse_state(file);
+    let _ = history::parse(file);
     if let Ok(name) = "a".parse() {
         let _ = manifest::parse_snapshot(file, &name);
     }

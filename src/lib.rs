@@ -42,7 +42,9 @@
 //! | [`panel`] | gestures, pages, screens, drawing; GPIO, OLED, terminal | partly |
 //! | [`eeprom`] | a client's loader: its boot order, recovery cards, updates; no part of `serve` | mostly |
 //! | [`init`] | PID 1: plan, supervision, modules, boot configuration, power | partly |
+//! | [`update`] | a signed file on the stick becomes the card's other slot, on trial first | partly |
 //! | [`hostile`] | all that takes bytes from outside, by name, for the fuzzer | yes |
+//! | [`health`] | the board's heat and supply | I/O |
 //! | [`memory`] | what the allocator gives back to the kernel | I/O |
 //! | [`log`] | one line an event, with the time since the machine's start | I/O |
 //!
@@ -58,7 +60,7 @@
 //! - State files are written whole or not at all (`store::atomic`).
 //! - Nothing from the wire, a file or a stick makes us panic, abort, or allocate
 //!   without a bound. Every queue, table and loop has its bound beside it.
-//! - Nothing is written to the SD card.
+//! - Nothing is written to the SD card outside an update, and no update writes to what runs.
 
 pub mod appliance;
 pub mod blackbox;
@@ -70,6 +72,7 @@ pub mod diagnose;
 pub mod directory;
 pub mod eeprom;
 pub mod enrol;
+pub mod health;
 pub mod hostile;
 pub mod init;
 pub mod log;
@@ -85,4 +88,5 @@ pub mod stage;
 pub mod status;
 pub mod store;
 pub mod tftp;
+pub mod update;
 pub mod wire;

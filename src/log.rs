@@ -26,4 +26,9 @@ pub fn start(level: Level) {
         .with_timer(SinceBoot)
         .with_ansi(false)
         .init();
+    let print = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        crate::blackbox::tap::last_words(&panic.to_string());
+        print(panic);
+    }));
 }

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context, bail};
 use clap::{Parser, Subcommand};
 use rootstock::appliance::{self, End};
-use rootstock::{eeprom, init, log, memory, panel};
+use rootstock::{eeprom, init, log, memory, panel, update};
 
 #[derive(Parser)]
 #[command(version, about = "Turns a Raspberry Pi into a netboot appliance")]
@@ -49,6 +49,9 @@ enum Command {
     /// Teach a Pi 4 or 5 to try the network: show and set the boot order in its EEPROM's image
     #[command(subcommand)]
     Eeprom(eeprom::command::Command),
+    /// The appliance's own system: make, show and verify update files
+    #[command(subcommand)]
+    Update(update::command::Command),
 }
 
 #[derive(clap::Args)]
@@ -76,6 +79,8 @@ struct Serve {
 
 /// `serve` asks PID 1 for a power-off by this exit code.
 const POWER_OFF: u8 = 64;
+/// And for a restart from the other slot by this one.
+const TRY: u8 = 66;
 
 fn main() -> ExitCode {
     // The kernel starts us without arguments that are ours.
@@ -120,7 +125,12 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             Ok(match end {
                 End::Stopped => ExitCode::SUCCESS,
                 End::PowerOff => ExitCode::from(POWER_OFF),
+                End::Try => ExitCode::from(TRY),
             })
+        }
+        Command::Update(command) => {
+            update::command::run(&command, &mut std::io::stdout())?;
+            Ok(ExitCode::SUCCESS)
         }
         Command::Eeprom(command) => {
             eeprom::command::run(&command, &mut std::io::stdout())?;
@@ -167,6 +177,7 @@ impl Serve {
             interface: self.interface,
             panel,
             ignore_devices: found("boot-device").split_whitespace().map(str::to_owned).collect(),
+            updates: self.appliance,
             run: self.run,
         }
     }

@@ -57,6 +57,8 @@ pub struct Status {
     pub strangers: Vec<Stranger>,
     /// What needs a person, most urgent first.
     pub problems: Vec<Problem>,
+    /// The appliance's own update.
+    pub update: Option<Update>,
     pub notice: Option<Notice>,
     /// The last test of ourselves.
     pub self_test: Option<SelfTest>,
@@ -77,6 +79,32 @@ pub enum TestState {
     Passed,
     /// Where it stopped.
     Failed(Step),
+}
+
+/// What goes on with an update of the appliance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", rename_all_fields = "kebab-case")]
+pub enum Update {
+    /// Lies on the stick and asks for a held ENROLL.
+    Offered {
+        version: String,
+        /// Older than what runs: asks for a second hold, `again` after the first.
+        older: bool,
+        again: bool,
+        /// It was tried before and not kept.
+        tried: bool,
+    },
+    Writing {
+        version: String,
+        per_mille: u16,
+    },
+    Restarting {
+        version: String,
+    },
+    /// This system runs for the first time; it is kept once it serves.
+    OnTrial {
+        version: String,
+    },
 }
 
 /// The wired side.
@@ -186,6 +214,9 @@ pub struct Stranger {
     pub model: Model,
     pub serial: Option<Serial>,
     pub memory_mib: Option<u32>,
+    /// The other appliance that serves it: it is not ours to take.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub of: Option<Ipv4Addr>,
     /// What it needs beside ENROLL.
     pub hint: Option<Hint>,
 }

@@ -65,8 +65,6 @@ pub enum Serving {
     Beside,
     /// As before, but it has no address on that server's wire yet.
     BesideWithoutAddress,
-    /// Another server came while clients run on our leases: those keep them.
-    UntilClientsEnd,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -139,7 +137,7 @@ pub fn find(carrier: bool, facts: &Facts, serving: Serving, own: Option<Subnet>)
                 return Finding::OtherWire { server };
             }
             Serving::BesideWithoutAddress => return Finding::NoAddress { server },
-            Serving::LeasingAnyway | Serving::UntilClientsEnd => return Finding::TwoServers { server },
+            Serving::LeasingAnyway => return Finding::TwoServers { server },
             // Control follows within the same event.
             Serving::Beside | Serving::Leasing => {}
         }
@@ -276,6 +274,5 @@ mod tests {
         check(beside(), Beside, Some(subnet(77, 24)), Light::Red, &elsewhere);
         check(beside(), BesideWithoutAddress, None, Light::Red, &format!("{name} gives us no address"));
         check(beside(), LeasingAnyway, None, Light::Yellow, &format!("Two DHCP servers: we and {name}"));
-        check(beside(), UntilClientsEnd, None, Light::Yellow, &format!("Two DHCP servers: we and {name}"));
     }
 }

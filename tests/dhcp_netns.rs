@@ -48,7 +48,7 @@ impl Dhcp {
         let (events_in, events) = channel();
         let sink = Mutex::new(events_in.clone());
         let sink = Arc::new(move |event| drop(sink.lock().unwrap().send(Some(event))));
-        let socket = wire.in_server(|| Socket::open(SERVER, index, US, sink).unwrap());
+        let socket = wire.in_server(|| Socket::open(SERVER, index, sink).unwrap());
         let server = Server {
             subnet: Subnet { address: US, prefix: 24 },
             gateway: Some(Ipv4Addr::new(192, 168, 77, 254)),
@@ -332,6 +332,6 @@ fn a_client_in_a_busy_loop_is_held_back() {
 fn a_second_server_on_the_port_is_told_why_it_cannot() {
     let wire = Wire::plugged();
     let _dhcp = Dhcp::serve(&wire, true);
-    let error = wire.in_server(|| Socket::open(SERVER, 2, US, Arc::new(|_| {})).unwrap_err());
+    let error = wire.in_server(|| Socket::open(SERVER, 2, Arc::new(|_| {})).unwrap_err());
     assert!(error.to_string().contains("another DHCP server"), "{error}");
 }

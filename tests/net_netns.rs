@@ -162,15 +162,17 @@ fn a_probe_is_answered_without_an_interface_too() {
 }
 
 #[test]
-fn somebody_with_our_address_is_reported_and_does_not_stop_us() {
+fn somebody_with_our_address_keeps_it_and_we_wait_until_it_is_free() {
     let wire = Wire::plugged();
     wire.client_ip("addr add 192.168.77.1/24 dev c0");
     let net = Net::start(&wire, Some(SERVER), None);
     let conflict = Event::Conflict { address: OURS, mac: CLIENT_MAC.parse().unwrap() };
-    let before = net.wait_for(&conflict);
-    if !before.contains(&Event::Address(SUBNET)) {
-        net.wait_for(&Event::Address(SUBNET));
-    }
+    net.wait_for(&conflict);
+    wire_facts(&net, |facts| facts.taken_by.is_some_and(|by| by.mac.to_string() == CLIENT_MAC));
+    eventually("the address is given up", || !has_address(&wire));
+    wire.client_ip("addr del 192.168.77.1/24 dev c0");
+    net.wait_for(&Event::Address(SUBNET));
+    assert!(has_address(&wire));
 }
 
 #[test]
@@ -189,8 +191,25 @@ fn where_the_cable_is_there_already_the_address_is_probed_before_its_first_use()
     wire.server_ip("addr flush dev s0");
     wire.client_ip("addr add 192.168.77.1/24 dev c0");
     let net = Net::start(&wire, Some(SERVER), None);
-    let before = net.wait_for(&Event::Address(SUBNET));
-    assert!(before.contains(&Event::Conflict { address: OURS, mac: CLIENT_MAC.parse().unwrap() }), "{before:?}");
+    let before = net.wait_for(&Event::Conflict { address: OURS, mac: CLIENT_MAC.parse().unwrap() });
+    assert!(!before.contains(&Event::Address(SUBNET)) && !has_address(&wire), "{before:?}");
+}
+
+#[test]
+fn an_address_that_was_ours_is_kept_when_somebody_takes_it_too() {
+    let (wire, net) = set_up();
+    wait_until_probed(&net);
+    wire.client_ip("addr add 192.168.77.1/24 dev c0");
+    wire.client_ip("link set c0 down");
+    net.wait_for(&Event::Carrier(false));
+    wire.client_ip("link set c0 up");
+    net.wait_for(&Event::Conflict { address: OURS, mac: CLIENT_MAC.parse().unwrap() });
+    assert!(has_address(&wire), "clients may run on it");
+}
+
+/// Another probe takes at least as long as the one for our own address.
+fn wait_until_probed(net: &Net) {
+    net.probed(OTHER, None);
 }
 
 #[test]

@@ -12,8 +12,6 @@
 #![allow(clippy::unwrap_used)] // a test that fails says where
 
 mod nfs_lab;
-#[path = "support/random.rs"]
-mod random;
 #[allow(dead_code)] // this program uses its part
 mod serve_lab;
 mod store_support;
@@ -27,8 +25,8 @@ use std::time::{Duration, Instant};
 use nfs_lab::{at, handle, mode, packed, text};
 use nfs3_client::nfs3_types::nfs3::*;
 use nfs3_client::nfs3_types::xdr_codec::{Opaque, Pack, Unpack};
-use random::Random;
 use serve_lab::{Lab, PATIENCE, Pi, connect_reserved, eventually};
+use support::random::Random;
 use support::virtual_pi::Board;
 
 const CLIENTS: usize = 4;

@@ -496,7 +496,12 @@ fn a_removed_files_room_is_free_at_once() {
     client.commit(&file).unwrap();
     assert!(fsstat(&mut client) <= before - (16 << 20));
     client.remove(&root, "big").unwrap();
-    assert!(fsstat(&mut client) >= before - (1 << 20));
+    // A sync(2) of anybody on this machine keeps a removed file for a moment, also on a local ext4 (2026-11-29: 5 of 502
+    // times beside a loop of them, 24 ms at most). A file that the server kept would stay for two seconds.
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(1);
+    while fsstat(&mut client) < before - (1 << 20) {
+        assert!(std::time::Instant::now() < end, "a removed file's room is not free");
+    }
     // A full stick is told as such, and what was there stays.
     let full = client.file(&root, "full");
     let error =

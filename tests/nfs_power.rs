@@ -92,10 +92,14 @@ impl Run {
         let free = !self.model.nodes.contains_key(&path);
         match self.random.below(12) {
             0 | 1 if free => {
-                let new = createhow3::GUARDED(mode(0o640));
+                let verifier = createverf3(self.random.next().to_be_bytes());
+                let (new, bits) = match self.random.below(2) {
+                    0 => (createhow3::GUARDED(mode(0o640)), 0o640),
+                    _ => (createhow3::EXCLUSIVE(verifier), 0o600),
+                };
                 self.handles.push(handle(self.client.create(&directory, &name, new).unwrap().obj));
                 self.live.push(Vec::new());
-                self.model.nodes.insert(path.clone(), Node::File { id: self.model.contents.len(), mode: 0o640 });
+                self.model.nodes.insert(path.clone(), Node::File { id: self.model.contents.len(), mode: bits });
                 self.model.contents.push(Some(Vec::new()));
                 vec![path]
             }

@@ -7,9 +7,7 @@
 // Each test takes what it needs of what they share.
 #[allow(dead_code)]
 mod serve_lab;
-#[allow(dead_code)]
 mod store_support;
-#[allow(dead_code)]
 mod support;
 
 use std::io::{Read, Write};

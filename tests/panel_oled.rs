@@ -1,4 +1,4 @@
-//! The OLED's driver against a decoder of SSD1306 bytes, on a bus of the test.
+//! The OLED's drivers against a decoder of their bytes, on a bus of the test.
 
 // Helpers of a test may panic as tests do.
 #![allow(clippy::unwrap_used)]
@@ -10,14 +10,15 @@ mod ssd1306_decoder;
 
 use std::time::Duration;
 
-use i2c::{ADDRESS, Bus};
+use i2c::Bus;
 use rootstock::client::{Model, Role};
+use rootstock::config::{Controller, Glass, Panel};
 use rootstock::panel::frame::Frame;
 use rootstock::panel::oled::{Display, Error, Keeper, News, Oled};
 use rootstock::panel::pages::Pages;
 use rootstock::panel::presence::{Brightness, Look, Presence};
 use rootstock::panel::screen::{Element, Screen};
-use rootstock::panel::{draw, screens};
+use rootstock::panel::{draw, low, screens};
 use rootstock::status::{ClientStatus, Network, Stage, Status, Stick};
 use ssd1306_decoder::{Decoder, frames, shows, transfers};
 
@@ -32,8 +33,8 @@ fn frame(headline: &str) -> Frame {
     draw::frame(&screen(headline), Look::PLAIN)
 }
 
-fn start(bus: &Bus, frame: &Frame) -> Oled<Bus> {
-    Oled::start(bus.clone(), 1, ADDRESS, frame, Brightness::Full).unwrap()
+fn start(bus: &Bus, frame: &Frame) -> Oled {
+    Oled::start(bus.clone(), &Panel::default(), frame, Brightness::Full).unwrap()
 }
 
 #[test]
@@ -99,10 +100,66 @@ fn it_dims_and_wakes() {
     assert_eq!(bus.display().contrast, full);
 }
 
-type Open<'b> = Box<dyn FnMut(&Frame, Brightness) -> Result<Oled<Bus>, Error> + 'b>;
+type Open<'b> = Box<dyn FnMut(&Frame, Brightness) -> Result<Oled, Error> + 'b>;
 
-fn keeper(bus: &Bus) -> Keeper<Oled<Bus>, Open<'_>> {
-    Keeper::new(Box::new(|frame, brightness| Oled::start(bus.clone(), 1, ADDRESS, frame, brightness)))
+fn keeper(bus: &Bus) -> Keeper<Oled, Open<'_>> {
+    Keeper::new(Box::new(|frame, brightness| Oled::start(bus.clone(), &Panel::default(), frame, brightness)))
+}
+
+/// The picture as somebody sees it who stands at the other side of the table.
+fn turned(frame: &Frame, rows: usize) -> Frame {
+    let mut turned = Frame::default();
+    for (x, y) in (0..rows).flat_map(|y| (0..128).map(move |x| (x, y))) {
+        turned.set(127 - x, rows - 1 - y, frame.get(x, y));
+    }
+    turned
+}
+
+#[test]
+fn every_kind_of_display_shows_the_picture_upright() {
+    for display in [Controller::Ssd1306, Controller::Sh1106] {
+        for (size, pads) in [(Glass::Rows64, 0x12), (Glass::Rows32, 0x02)] {
+            for upside_down in [false, true] {
+                let panel = Panel { display, size, upside_down, ..Panel::default() };
+                let rows = usize::from(size.rows());
+                let picture = |headline: &str| match size {
+                    Glass::Rows64 => frame(headline),
+                    Glass::Rows32 => low::frame(&screen(headline), Look::PLAIN),
+                };
+                let power_on = || if display == Controller::Sh1106 { Decoder::sh1106() } else { Decoder::default() };
+                let bus = Bus::with(power_on());
+                let mut oled = Oled::start(bus.clone(), &panel, &picture("Ready"), Brightness::Full).unwrap();
+                oled.show(&picture("Reader"), Brightness::Dim).unwrap();
+                let seen = bus.display();
+                let expected = picture("Reader");
+                let expected = if upside_down { turned(&expected, rows) } else { expected };
+                assert_eq!(seen.frame(), expected, "{panel:?}");
+                assert_eq!((seen.rows, seen.pads, &seen.unknown[..]), (rows, pads, &[][..]), "{panel:?}");
+                // Nobody sees the noise of power-on.
+                let mut display = power_on();
+                let first = if upside_down { turned(&picture("Ready"), rows) } else { picture("Ready") };
+                for transfer in &bus.0.borrow().transfers {
+                    display.transfer(transfer);
+                    let seen = display.frame();
+                    let part =
+                        |x: usize, y: usize| seen.get(x, y) == first.get(x, y) || seen.get(x, y) == expected.get(x, y);
+                    let all = (0..rows).all(|y| (0..128).all(|x| part(x, y)));
+                    assert!(seen == Frame::default() || all, "{panel:?} after {transfer:x?}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_display_that_is_said_to_be_another_is_told_from_the_right_one() {
+    // What the test above would not see if the decoders were alike.
+    for (said, is) in [(Controller::Ssd1306, Decoder::sh1106()), (Controller::Sh1106, Decoder::default())] {
+        let bus = Bus::with(is);
+        let panel = Panel { display: said, ..Panel::default() };
+        Oled::start(bus.clone(), &panel, &frame("Ready"), Brightness::Full).unwrap();
+        assert_ne!(bus.display().frame(), frame("Ready"), "{said}");
+    }
 }
 
 #[test]

@@ -15,6 +15,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 
 use i2c::{ADDRESS, Bus};
+use rootstock::config::Panel;
 use rootstock::panel::draw;
 use rootstock::panel::oled::{Display, Oled};
 use rootstock::panel::presence::{Brightness, Look};
@@ -42,7 +43,7 @@ fn what_our_driver_sends_is_read_back_from_qemus_log_as_the_same_screen() {
     let screen = |per_mille| Screen::new("Importing", vec![Element::Bar(per_mille)]);
     let bus = Bus::with_display();
     let first = draw::frame(&screen(100), Look::PLAIN);
-    let mut oled = Oled::start(bus.clone(), 1, ADDRESS, &first, Brightness::Full).unwrap();
+    let mut oled = Oled::start(bus.clone(), &Panel::default(), &first, Brightness::Full).unwrap();
     oled.show(&draw::frame(&screen(900), Look::PLAIN), Brightness::Full).unwrap();
 
     let folder = tempfile::tempdir().unwrap();

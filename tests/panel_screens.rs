@@ -14,14 +14,14 @@ use embedded_graphics::primitives::{PrimitiveStyle, Rectangle, RoundedRectangle}
 use embedded_graphics_simulator::{OutputSettings, SimulatorDisplay};
 use rootstock::client::{ImageId, MacAddr, Model, Role, Serial};
 use rootstock::diagnose::Hint;
-use rootstock::panel::draw;
 use rootstock::panel::frame::Frame;
 use rootstock::panel::pages::{self, View};
 use rootstock::panel::presence::Look;
-use rootstock::panel::screen::Screen;
+use rootstock::panel::screen::{Element, Screen};
 use rootstock::panel::screens;
+use rootstock::panel::{draw, low};
 use rootstock::status::{
-    ClientStatus, Enrolment, Import, Network, NewPlace, Notice, Problem, Stage, Status, Stick, Stranger,
+    ClientStatus, Enrolment, Import, Network, NewPlace, Notice, Problem, Stage, Status, Stick, Stranger, Update,
 };
 use rootstock::wire::{Finding, OtherServer, Station};
 
@@ -79,6 +79,7 @@ fn stranger() -> Stranger {
         model: Model::Pi5,
         serial: Some(Serial(0x77c1)),
         memory_mib: Some(8192),
+        of: None,
         hint: None,
     }
 }
@@ -134,6 +135,8 @@ fn gallery() -> Vec<(String, Screen)> {
     overview("notice-done", notice("pi-1 has a fresh root", false));
     overview("notice-failed", notice("It runs. Switch that Pi off first", true));
     overview("stranger", Status { strangers: vec![stranger()], ..ready() });
+    let of = Some([192, 168, 77, 2].into());
+    overview("stranger-of-another", Status { strangers: vec![Stranger { of, ..stranger() }], ..ready() });
     overview("client-asks", with_client(Stage::Discovered, 1));
     overview("client-leased", with_client(Stage::Leased, 2));
     overview("client-loading", with_client(loading(Some(24_800_000)), 8));
@@ -144,6 +147,17 @@ fn gallery() -> Vec<(String, Screen)> {
     overview("client-up", with_client(Stage::Up { after: Some(SECOND * 41) }, 3));
     overview("client-stalled", with_client(Stage::Stalled { at: "kernel".into(), hint }, 90));
     overview("problem", problem("The stick is full.", "Delete an image, or use a larger stick."));
+    // The appliance's own update.
+    let update = |update| Status { update: Some(update), ..ready() };
+    let version = || "0.2.0".to_owned();
+    let offered = |older, again, tried| update(Update::Offered { version: version(), older, again, tried });
+    overview("update", offered(false, false, false));
+    overview("update-tried", offered(false, false, true));
+    overview("update-older", offered(true, false, false));
+    overview("update-older-again", offered(true, true, false));
+    overview("update-writing", update(Update::Writing { version: version(), per_mille: 420 }));
+    overview("update-restarting", update(Update::Restarting { version: version() }));
+    overview("update-trial", update(Update::OnTrial { version: version() }));
     // What NEXT turns to.
     let mut page = |name: &str, status: &Status, view: View, index| {
         let mut screen = screens::screen(status, &view, Duration::ZERO);
@@ -227,6 +241,81 @@ fn differs(picture: &SimulatorDisplay<Rgb888>, path: &Path) -> bool {
 }
 
 #[test]
+fn every_screen_fits_a_display_of_32_rows_whole_and_in_turns() {
+    for (name, screen) in gallery() {
+        let parts = low::parts(&screen);
+        let shown: Vec<_> = parts.iter().flatten().cloned().collect();
+        for element in &screen.body {
+            let kept = match element {
+                Element::Gap(_) => true,
+                Element::Big(text) | Element::Line(text) => {
+                    text.is_empty() || shown.contains(&Element::Line(text.clone()))
+                }
+                other => shown.contains(other),
+            };
+            assert!(kept, "{name}: {element:?} is not in {parts:?}");
+        }
+        assert!(parts.len() <= 3, "{name}: {parts:?}");
+        for turn in 0..parts.len() as u64 {
+            let lit = |shift: (u8, u8)| {
+                let frame = low::frame(&screen, Look { turn, shift, ..Look::PLAIN });
+                let (dx, dy) = (usize::from(shift.0), usize::from(shift.1));
+                assert!((0..64).all(|y| (0..128).all(|x| y < low::ROWS || !frame.get(x, y))), "{name}: below row 32");
+                (0..31).flat_map(|y| (0..127).map(move |x| (x, y))).filter(|(x, y)| frame.get(x + dx, y + dy)).count()
+            };
+            assert_eq!(lit((0, 0)), lit((1, 1)), "{name}: the shift loses pixels");
+        }
+    }
+}
+
+/// A few of them on one sheet, for the eye: both turns below each other.
+#[test]
+fn the_sheet_of_screens_in_32_rows_is_the_one_in_the_repository() {
+    let line = |text: &str| Element::Line(text.to_owned());
+    let mut held = Screen::new("New USB stick", vec![line("SanDisk Ultra Fit"), line("Hold ENROLL 3 s to")]);
+    held.hold = Some(600);
+    let mut alarm = Screen::new(
+        "pi-1 is stuck",
+        vec![line("Stopped at: kernel"), line("Take the SD card out"), line("of it, then switch")],
+    );
+    (alarm.alarm, alarm.place) = (true, Some((1, 4)));
+    let steps = Element::Steps { done: 2, total: 6 };
+    let screens = [
+        Screen::new(
+            "Ready",
+            vec![Element::Big("192.168.77.1".to_owned()), line("1 of 1 Pi is up"), line("ENROLL adds a Pi.")],
+        ),
+        Screen::new("Importing 47 %", vec![line("2026-10-01…te.img.xz"), Element::Bar(470), line("About 3 min left")]),
+        Screen::new("pi-1", vec![line("Pi 4B 4GB …9f3a"), steps, line("Loads kernel8.img"), line("12 MB in 8 s")]),
+        held,
+        alarm,
+    ];
+    let (gap, scale) = (4, 3);
+    let size = Size::new((2 * 128 + 3 * gap) * scale, (5 * 32 + 6 * gap) * scale);
+    let mut sheet = SimulatorDisplay::<Rgb888>::new(size);
+    sheet.clear(Rgb888::new(60, 60, 64)).unwrap();
+    for (row, screen) in screens.iter().enumerate() {
+        for turn in 0..2u32 {
+            let frame = low::frame(screen, Look { turn: turn.into(), ..Look::PLAIN });
+            let corner = Point::new((gap + turn * (128 + gap)) as i32, (gap + row as u32 * (32 + gap)) as i32);
+            for (x, y) in (0..32).flat_map(|y| (0..128).map(move |x| (x, y))) {
+                let colour = if frame.get(x as usize, y as usize) { Rgb888::new(190, 232, 255) } else { Rgb888::BLACK };
+                let at = (corner + Point::new(x, y)) * scale as i32;
+                Rectangle::new(at, Size::new(scale, scale))
+                    .into_styled(PrimitiveStyle::with_fill(colour))
+                    .draw(&mut sheet)
+                    .unwrap();
+            }
+        }
+    }
+    let path = folder().join("rows-32.png");
+    if std::env::var_os("ROOTSTOCK_BLESS").is_some() {
+        sheet.to_rgb_output_image(&OutputSettings::default()).save_png(&path).unwrap();
+    }
+    assert!(!differs(&sheet, &path), "accept with ROOTSTOCK_BLESS=1, and look at it");
+}
+
+#[test]
 fn every_screen_is_the_picture_and_the_words_in_the_repository() {
     let bless = std::env::var_os("ROOTSTOCK_BLESS").is_some();
     let (mut wrong, mut words) = (Vec::new(), String::new());
@@ -259,7 +348,8 @@ fn there_is_no_picture_of_a_screen_that_is_no_more() {
     let names: Vec<String> = gallery().into_iter().map(|(name, _)| format!("{name}.png")).collect();
     for entry in std::fs::read_dir(folder()).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
-        assert!(name == "screens.txt" || names.contains(&name), "{name} belongs to no screen: remove it");
+        let known = ["screens.txt", "rows-32.png"].contains(&name.as_str()) || names.contains(&name);
+        assert!(known, "{name} belongs to no screen: remove it");
     }
 }
 
@@ -340,8 +430,14 @@ fn wide_table() -> Vec<Status> {
             table.push(Status { uptime, images, clients: vec![client; 250], enrolment, notice, ..ready() });
         }
     }
-    let unknown =
-        Stranger { mac: MacAddr([255; 6]), model: Model::Unknown, serial: None, memory_mib: None, hint: None };
+    let unknown = Stranger {
+        mac: MacAddr([255; 6]),
+        model: Model::Unknown,
+        serial: None,
+        memory_mib: None,
+        hint: None,
+        of: None,
+    };
     table.push(Status { strangers: vec![unknown, stranger()], ..ready() });
     table.push(Status { strangers: vec![stranger(); 8], ..ready() });
     table
@@ -391,8 +487,7 @@ fn no_screen_cuts_anything_off() {
 fn no_fixed_wording_is_shortened() {
     for (name, screen) in gallery() {
         // These show names that are meant to be long here, or the last digits of a serial number.
-        let named =
-            ["stick-confirm", "stick-released", "import", "ready", "client", "page-client", "page-images", "stranger"];
+        let named = ["stick-confirm", "import", "ready", "client", "page-client", "page-images", "stranger"];
         if !named.iter().any(|prefix| name.starts_with(prefix)) {
             assert!(!screen.text().contains('…'), "{name}: {}", screen.text());
         }

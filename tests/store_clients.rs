@@ -430,3 +430,41 @@ fn a_client_of_no_image_is_refused() {
     assert_eq!(failed, ("there is no image none-1".into(), "Copy an image to the stick".into()));
     assert_eq!(fs::read_dir(bench.store().join("clients")).unwrap().count(), 0);
 }
+
+#[test]
+fn a_root_names_the_appliances_address_of_today_from_its_next_boot_on() {
+    let bench = Bench::new();
+    for mode in [Mode::Persistent, Mode::ReadOnly] {
+        let (mut running, open) = match mode {
+            Mode::Persistent => start_with_mode(&bench, mode),
+            _ => {
+                let mut running = bench.start_in_folder();
+                let (_, clients) = running.opened();
+                let image = clients[0].client.image.clone();
+                let open = running.create(&Client { mode, ..client(2, &image) });
+                (running, open)
+            }
+        };
+        let role = open.client.role.clone();
+        let line = |address: &str| {
+            let fstab = fs::read_to_string(open.root.join("etc/fstab")).unwrap();
+            let ours = format!(":/clients/{role}/boot /boot/firmware nfs");
+            let lines: Vec<&str> = fstab.lines().filter(|line| line.contains(&ours)).collect();
+            assert_eq!(lines.len(), 1, "{fstab}");
+            lines[0].starts_with(&format!("{address}:"))
+        };
+        assert!(line("192.168.77.1"));
+        running.send(Command::Appliance("10.0.0.57".parse().unwrap()));
+        assert!(!running.renew(&role).renew_at_boot, "it was fitted");
+        assert!(line("10.0.0.57"));
+        assert_eq!(fs::write(open.root.join("etc/new"), "new").is_err(), mode == Mode::ReadOnly);
+        running.stop();
+        // Started anew at its first address, that is what the next boot needs.
+        let mut running = bench.start_in_folder();
+        let (_, clients) = running.opened();
+        assert!(clients.iter().find(|open| open.client.role == role).unwrap().renew_at_boot);
+        running.renew(&role);
+        assert!(line("192.168.77.1"));
+        running.stop();
+    }
+}

@@ -172,7 +172,9 @@ fn one_damaged_file_never_stops_the_rest_and_repaired_it_is_back() {
     let root = made.image(1, "root.ext4");
     let file = format!("images/{}", made.images[1]);
     fs::copy(&root, &keep).unwrap();
-    let back = || drop(fs::copy(&keep, &root).unwrap());
+    let back = || {
+        fs::copy(&keep, &root).unwrap();
+    };
     made.check("superblock gone", || overwrite(&root, 1024, &[0; 1024]), back, &file, "no ext4 superblock", &["pi-1"]);
     made.check("unknown features", || overwrite(&root, 1024 + 99, &[0x80]), back, &file, "unknown", &["pi-1"]);
     let length = fs::metadata(&root).unwrap().len();

@@ -12,6 +12,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
+#[allow(dead_code, reason = "other tests use the rest")]
 #[path = "nfs_lab/disk.rs"]
 mod disk;
 #[path = "support/random.rs"]

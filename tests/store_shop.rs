@@ -11,7 +11,7 @@ mod store_support;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::Command as Process;
 use std::time::Duration;
@@ -440,7 +440,12 @@ fn without_the_wish_to_write_clients_live_in_memory_and_the_stick_stays_as_it_is
     assert!(told.contains("Nothing is kept") && told.contains("128 MiB"), "{told}");
     running.send(Command::Prepare);
     let image = running.imported().id;
+    // The root of an uncompressed image stays where it is, and takes no memory.
+    assert_eq!(root_blocks(&bench, image.as_str()), 0);
     let open = running.create(&client(1, &image));
+    let noise = open.root.join("usr/share/doc/noise");
+    assert_eq!(fs::read(&noise).unwrap().len() as u64, MIB);
+    fs::write(&noise, "in memory").unwrap();
     fs::write(open.root.join("gone"), "gone").unwrap();
     // It is bounded: a client cannot take the machine's memory.
     let filled = fs::write(open.root.join("large"), vec![1; 200 << 20]).unwrap_err();
@@ -455,12 +460,26 @@ fn without_the_wish_to_write_clients_live_in_memory_and_the_stick_stays_as_it_is
     running.wait("Closed", |event| matches!(event, Event::Closed { .. }).then_some(()));
     running.stop();
     shop_again(&shop, &before);
-    // An image that does not fit is refused with the figure.
+    // What does not fit is refused with the figure.
     let mut running = Running::start(options(20 * MIB));
     let said = running.import_failed();
     assert!(said.contains("MiB"), "{said}");
     running.stop();
     assert!(fs::read(&shop.file).unwrap() == before, "the stick was written");
+
+    // A packed image is unpacked into the memory.
+    run("mount", &[shop.node.to_str().unwrap(), point.to_str().unwrap()]);
+    run("gzip", &[point.join("a.img").to_str().unwrap()]);
+    run("umount", &[point.to_str().unwrap()]);
+    let mut running = Running::start(options(128 * MIB));
+    running.opened();
+    let packed = running.imported().id;
+    assert!(root_blocks(&bench, packed.as_str()) > 0);
+    running.stop();
+}
+
+fn root_blocks(bench: &Bench, image: &str) -> u64 {
+    fs::metadata(bench.path("run/store/images").join(image).join("root.ext4")).unwrap().blocks()
 }
 
 /// Puts the medium back with what was on it.

@@ -190,6 +190,7 @@ mod tests {
                 serial: Some(Serial(0x77c1)),
                 memory_mib: None,
                 hint: None,
+                of: None,
             }],
             problems: vec![Problem { message: "The stick is full".to_owned(), action: "Delete an image".to_owned() }],
             ..Status::default()

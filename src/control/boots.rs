@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use super::history::Before;
-use super::{Action, Control, Renewal};
+use super::{Action, At, Control, Renewal};
 use crate::client::Role;
 use crate::stage::{Boot, Sign};
 use crate::status::Stage;
@@ -14,7 +14,8 @@ use crate::store;
 
 impl Control {
     pub(super) fn sign(&mut self, now: Duration, address: Ipv4Addr, sign: Sign, actions: &mut Vec<Action>) {
-        let role = self.members.values().find(|member| member.client.address == address).map(|m| m.client.role.clone());
+        let role =
+            self.members.values().find(|member| member.address() == Some(address)).map(|m| m.client.role.clone());
         if let Some(role) = role {
             self.sign_role(now, &role, sign, actions);
         }
@@ -37,15 +38,18 @@ impl Control {
         actions.push(stage_log(role, &member.boot, now));
         actions.push(Action::Stage {
             mac: member.client.mac,
-            address: member.client.address,
+            address: member.address().unwrap_or(member.client.address),
             role: role.clone(),
             stage: stage_words(member.boot.stage()),
         });
         match member.boot.stage() {
             Stage::RootMounted => {
                 actions.push(Action::Store(store::Command::WatchUp(role.clone(), true)));
-                // A running kernel answers ARP by itself.
-                actions.push(Action::ForgetNeighbour(member.client.address));
+                // A running kernel answers ARP by itself. Where the address is another
+                // server's, the entry is what ties it to this client's board.
+                if member.at == At::Ours {
+                    actions.push(Action::ForgetNeighbour(member.client.address));
+                }
             }
             Stage::Up { .. } => actions.push(Action::Store(store::Command::WatchUp(role.clone(), false))),
             _ => {}

@@ -23,6 +23,9 @@ impl Control {
         match event {
             panel::Event::Pressed(gesture @ (Gesture::Short(Button::Enroll) | Gesture::Long(Button::Enroll))) => {
                 let held = gesture == Gesture::Long(Button::Enroll);
+                if held && self.confirm_update(now, actions) {
+                    return;
+                }
                 match &self.stick {
                     // A file can be deleted again; a partition is there for good.
                     Stick::NeedsConfirmation { name, place, .. } if held || *place == NewPlace::File => {
@@ -56,6 +59,8 @@ impl Control {
             Wish::Swap(role) => Request::SwapNext { role },
             Wish::Reset(role) => Request::Operation(Operation::Reset { role, new_identity: false }),
             Wish::ImageDefault(image) => Request::Operation(Operation::ImageDefault { image: Some(image) }),
+            Wish::Report => Request::Report,
+            Wish::SelfTest => Request::SelfTest { target: None },
             Wish::Release if !self.store_open => return,
             Wish::Release => return actions.push(Action::Store(store::Command::Release)),
             Wish::Resume => return actions.push(Action::Store(store::Command::Resume)),

@@ -73,7 +73,8 @@ impl Control {
         let recent = |(at, _): &(Duration, Ipv4Addr)| now < *at + OTHER_SERVER_LASTS;
         let chosen = self.boards.other_server.filter(recent).map(|(_, address)| address);
         Facts {
-            other_dhcp: chosen.or(self.facts.server.map(|server| server.address)),
+            // Beside another server that is as it should be.
+            other_dhcp: chosen.or(self.facts.server.map(|server| server.address)).filter(|_| !self.is_beside()),
             forward_delay: self.facts.forward_delay,
             ..Facts::default()
         }
@@ -88,8 +89,9 @@ impl Control {
         }
         let facts = self.facts_of(now, request.mac);
         let judged = self.boards.of(now, request.mac).asked(now, request, &facts);
-        let ours = self.config.network.address.address;
-        let other = request.server_id.filter(|&id| id != ours && !id.is_unspecified());
+        let ours = self.own().address;
+        let chose = |id: &Ipv4Addr| *id != ours && !id.is_unspecified() && !self.is_beside();
+        let other = request.server_id.filter(chose);
         if let Some(other) = other.filter(|_| request.kind == Kind::Request) {
             self.boards.other_server = Some((now, other));
             self.boards.of(now, request.mac).went_elsewhere(request.identity.asker.is_loader(), other);
@@ -121,7 +123,7 @@ impl Control {
     }
 
     fn board_at(&self, address: Ipv4Addr) -> Option<MacAddr> {
-        self.members.values().find(|member| member.client.address == address).map(|member| member.client.mac)
+        self.members.values().find(|member| member.address() == Some(address)).map(|member| member.client.mac)
     }
 
     /// Lets time pass for the boots of clients: those that fell silent, and those that talk and get nowhere.

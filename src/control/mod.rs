@@ -6,9 +6,11 @@
 //! so an offer never waits for a slow stick, and a test runs a whole boot in
 //! microseconds. `wire`, `stick`, `backup` and `buttons` take what the shells tell, `boots` follows
 //! clients' boots (`history` what they came to, `presence` whether they are still there, `evidence` what they
-//! showed), `requests` decides about DHCP, `orders` about commands, `publish` says what is served.
+//! showed), `requests` decides about DHCP, `survey` and `beside` about other servers on the wire, `orders` about commands, `publish` says what is served,
+//! `update` follows the appliance's own updates.
 
 mod backup;
+mod beside;
 mod boots;
 mod buttons;
 mod evidence;
@@ -28,6 +30,7 @@ mod stick;
 mod survey;
 #[cfg(test)]
 mod tests;
+mod update;
 mod wire;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -38,12 +41,14 @@ use crate::client::{Client, ImageId, MacAddr, Revision, Role};
 use crate::config::{self, Config};
 use crate::directory::{Directory, HandleKey};
 use crate::enrol::Window;
+use crate::health::Health;
 use crate::stage::Boot;
-use crate::status::{self, ClientStatus, Import, Status, Stick, Stranger};
+use crate::status::{self, ClientStatus, Import, Stage, Status, Stick, Stranger};
 use crate::store::history::BootRecord;
 use crate::wire::Facts;
-use crate::{dhcp, net, nfs, orders as orders_shell, panel, store, tftp};
+use crate::{dhcp, net, nfs, orders as orders_shell, panel, store, tftp, update as update_shell};
 
+use beside::{At, Beside};
 use evidence::Boards;
 use noise::Noise;
 use orders::Orders;
@@ -53,6 +58,7 @@ use reports::Reports;
 pub use reports::Wanted;
 use requests::Requests;
 use self_test::SelfTests;
+use update::Updating;
 
 /// Strangers that are remembered, newest first.
 const MAX_STRANGERS: usize = 8;
@@ -73,6 +79,8 @@ pub enum Event {
     Store(store::Event),
     Panel(panel::Event),
     Orders(orders_shell::Event),
+    Update(update_shell::shell::Event),
+    Health(Health),
     /// The fake Pi has ended.
     SelfTested(Box<crate::self_test::Tested>),
 }
@@ -83,6 +91,14 @@ pub enum Action {
     Send(dhcp::Reply),
     /// Ask the wire whether somebody but this board has the address.
     Probe(Ipv4Addr, MacAddr),
+    /// Ask the wire who leases addresses on it.
+    Survey,
+    /// Have an address of another server's, or give it up.
+    Lease(bool),
+    /// Tell where these boards are heard.
+    Watch(Vec<MacAddr>),
+    /// Tell where they were heard lately.
+    LookForNeighbours,
     /// While a boot ROM loads it answers no ARP: its entry must stand.
     Neighbour(MacAddr, Ipv4Addr),
     ForgetNeighbour(Ipv4Addr),
@@ -106,6 +122,9 @@ pub enum Action {
     Show(Box<Status>),
     /// Unmount the stick and switch this machine off.
     PowerOff,
+    Update(update_shell::shell::Command),
+    /// Unmount the stick and restart, once from the other slot.
+    Try,
     Log(String),
 }
 
@@ -117,6 +136,20 @@ struct Member {
     trees: Option<Trees>,
     boot: Boot,
     renewal: Renewal,
+    at: At,
+}
+
+impl Member {
+    /// Its root must be fitted before it is used again: at once, where its boot
+    /// has begun and knows nothing of a root yet.
+    fn renew_at_boot(&mut self) {
+        let begun = matches!(self.boot.stage(), Stage::Discovered | Stage::Leased);
+        match self.renewal {
+            Renewal::None | Renewal::AtBoot if begun => self.renewal = Renewal::Due,
+            Renewal::None => self.renewal = Renewal::AtBoot,
+            Renewal::AtBoot | Renewal::Due | Renewal::Asked => {}
+        }
+    }
 }
 
 /// What a client's next boot needs of the store before it is answered.
@@ -145,6 +178,7 @@ pub struct Control {
     network: status::Network,
     /// What is known of the wire.
     facts: Facts,
+    beside: Beside,
     stick: Stick,
     store_open: bool,
     images: Vec<ImageId>,
@@ -173,6 +207,7 @@ pub struct Control {
     reports: Reports,
     self_tests: SelfTests,
     orders: Orders,
+    updating: Updating,
     /// The last boots of each client on the stick.
     histories: BTreeMap<Role, Vec<BootRecord>>,
     /// Names and sizes of each image's boot files.
@@ -203,6 +238,7 @@ impl Control {
             config,
             network: status::Network::default(),
             facts: Facts::default(),
+            beside: Beside::default(),
             stick: Stick::Absent,
             store_open: false,
             images: Vec::new(),
@@ -224,6 +260,7 @@ impl Control {
             reports: Reports::default(),
             self_tests: SelfTests::default(),
             orders: Orders::default(),
+            updating: Updating::default(),
             histories: BTreeMap::new(),
             boot_files: BTreeMap::new(),
             shown: Status::default(),
@@ -247,6 +284,8 @@ impl Control {
             Event::Orders(orders_shell::Event::Ordered { ticket, order }) => {
                 self.order(now, ticket, order, &mut actions);
             }
+            Event::Update(event) => self.update(now, event, &mut actions),
+            Event::Health(health) => self.health(health, &mut actions),
         }
         self.notice_answers(now, &mut actions);
         self.show(now, &mut actions);
@@ -262,8 +301,13 @@ impl Control {
         let tick = (self.window.is_open(now) || moving).then_some(self.last_tick + TICK);
         let notice = self.notice.as_ref().map(|(until, _)| *until);
         let others = [self.window.deadline(), tick, notice, self.orders.deadline(), self.boards.deadline()];
-        let others =
-            others.into_iter().chain([self.presence_deadline(), self.self_tests.deadline(), self.backup_deadline()]);
+        let others = others.into_iter().chain([
+            self.presence_deadline(),
+            self.self_tests.deadline(),
+            self.backup_deadline(),
+            self.delayed_at(),
+            self.updating.poll_timeout(),
+        ]);
         let next = stages.chain(strangers).chain(others.flatten()).min()?;
         Some(next.saturating_sub(now))
     }
@@ -279,6 +323,8 @@ impl Control {
         }
         self.strangers.retain(|(asked, _)| now < *asked + STRANGER_SHOWN);
         self.orders_due(now, &mut actions);
+        self.send_delayed(now, &mut actions);
+        self.test_trial(now, &mut actions);
         self.poll_backup(now);
         self.notice_answers(now, &mut actions);
         self.notice.take_if(|(until, _)| now >= *until);
@@ -290,9 +336,13 @@ impl Control {
     }
 
     fn publish(&self, actions: &mut Vec<Action>) {
+        let own = self.own().address;
+        let elsewhere: Vec<Ipv4Addr> = self.members.values().filter_map(Member::elsewhere).collect();
         let ready = |member: &Member| {
-            let trees = member.trees.as_ref()?;
-            Some(publish::served(self.config.network.address.address, &member.client, trees))
+            let (trees, address) = (member.trees.as_ref()?, member.address()?);
+            // Another server gave its address to another client of ours.
+            let is_others = member.at == At::Ours && elsewhere.contains(&address);
+            (!is_others).then(|| publish::served(own, address, &member.client, trees))
         };
         let clients = self.members.values().filter_map(ready).chain(self.self_test_served()).collect();
         actions.push(Action::Publish(Directory { clients, handle_key: self.handle_key.clone() }));
@@ -312,7 +362,7 @@ impl Control {
         let whole = |time: Duration| Duration::from_secs(time.as_secs());
         let client = |member: &Member| ClientStatus {
             role: member.client.role.clone(),
-            address: member.client.address,
+            address: member.address().unwrap_or(Ipv4Addr::UNSPECIFIED),
             model: member.client.model,
             serial: member.client.serial,
             memory_mib: member.client.revision.and_then(Revision::memory_mib),
@@ -323,7 +373,10 @@ impl Control {
         };
         Status {
             uptime: whole(self.last_tick),
-            network: self.network,
+            network: status::Network {
+                address: self.beside.address().filter(|_| self.is_beside()).or(self.network.address),
+                ..self.network
+            },
             stick: self.stick.clone(),
             import: self.import.clone(),
             backup: self.shown_backup(now),
@@ -338,6 +391,7 @@ impl Control {
             clients: self.members.values().map(client).collect(),
             strangers: self.strangers.iter().map(|(_, stranger)| self.with_hint(stranger)).collect(),
             problems: self.problems.list(),
+            update: self.updating.status(now),
             notice: self.notice.as_ref().map(|(_, notice)| notice.clone()),
             self_test: self.last_self_test(),
         }

@@ -9,7 +9,7 @@
 use std::time::Duration;
 
 use super::problems::Topic;
-use super::{Action, Control};
+use super::{Action, At, Control};
 use crate::client::{MacAddr, Role};
 use crate::dhcp;
 use crate::enrol::Window;
@@ -113,7 +113,9 @@ impl Control {
         if self.orders.asking.len() >= MAX_ORDERS {
             return actions.push(refuse("too much is asked at once; try again later"));
         }
-        actions.push(Action::Probe(member.client.address, NOBODY));
+        // Where it would be, if nobody knows where it is.
+        let address = member.address().unwrap_or(member.client.address);
+        actions.push(Action::Probe(address, NOBODY));
         self.orders.asking.push(Asking { ticket, request: order.request, role, since: now });
     }
 
@@ -133,7 +135,9 @@ impl Control {
         other: Option<MacAddr>,
         actions: &mut Vec<Action>,
     ) -> bool {
-        let of = |role: &Role| self.members.get(role).is_some_and(|member| member.client.address == address);
+        let of = |role: &Role| {
+            self.members.get(role).is_some_and(|member| member.address().unwrap_or(member.client.address) == address)
+        };
         let Some(at) = self.orders.asking.iter().position(|asking| of(&asking.role)) else { return false };
         let asking = self.orders.asking.swap_remove(at);
         let own = self.members.get(&asking.role).map(|member| member.client.mac);
@@ -204,9 +208,10 @@ impl Control {
         actions.push(Action::Log(format!("{} {} takes over {role}", board.model, board.mac)));
         (self.window, self.orders.swap) = (Window::Closed, None);
         self.strangers.retain(|(_, stranger)| stranger.mac != request.mac);
-        if let Some(member) = self.members.get(role) {
+        if let Some(member) = self.members.get_mut(role) {
             // The former board's.
-            actions.push(Action::ForgetNeighbour(member.client.address));
+            actions.extend(member.address().map(Action::ForgetNeighbour));
+            member.at = At::Ours;
         }
         self.take_down(OWN, role, actions);
         self.pass(OWN, Operation::Swap { role: role.clone(), board }, actions);

@@ -33,7 +33,7 @@ impl Control {
         let due = self.members.values_mut().filter(|member| member.boot.ask_at().is_some_and(|due| now >= due));
         for member in due.take(MAX_AT_ONCE) {
             member.boot.asked(now);
-            actions.push(Action::Probe(member.client.address, NOBODY));
+            actions.extend(member.address().map(|address| Action::Probe(address, NOBODY)));
         }
     }
 
@@ -46,7 +46,7 @@ impl Control {
         answered: Option<MacAddr>,
         actions: &mut Vec<Action>,
     ) {
-        let Some(member) = self.members.values().find(|member| member.client.address == address) else { return };
+        let Some(member) = self.members.values().find(|member| member.address() == Some(address)) else { return };
         let sign = if answered == Some(member.client.mac) { Sign::Answers } else { Sign::Silent };
         let role: Role = member.client.role.clone();
         self.sign_role(now, &role, sign, actions);

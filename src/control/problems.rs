@@ -11,6 +11,8 @@ const MAX_PROBLEMS: usize = 16;
 /// What a trouble is about; the order is the order of urgency.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Topic {
+    /// Heat and supply.
+    Board,
     Network,
     /// The traffic light is red.
     Wire,
@@ -23,6 +25,8 @@ pub enum Topic {
     Backup,
     /// By the image file's name.
     Import(String),
+    /// By the update file's name; of the work itself by none.
+    Update(String),
     Client(Role),
     /// It has its share, or nearly.
     Quota(Role),
@@ -57,6 +61,11 @@ impl Problems {
     /// The store is read anew, or out of reach.
     pub fn clear_damaged(&mut self) {
         self.0.retain(|(topic, _)| !matches!(topic, Topic::Damaged(_) | Topic::Room | Topic::Quota(_)));
+    }
+
+    /// Other update files lie there now.
+    pub fn clear_updates(&mut self) {
+        self.0.retain(|(topic, _)| !matches!(topic, Topic::Update(_)));
     }
 
     pub fn list(&self) -> Vec<Problem> {

@@ -32,7 +32,7 @@ impl From<&store::OpenClient> for Trees {
 }
 
 /// The entry of one client in the directory.
-pub fn served(appliance: Ipv4Addr, client: &Client, trees: &Trees) -> Served {
+pub fn served(appliance: Ipv4Addr, address: Ipv4Addr, client: &Client, trees: &Trees) -> Served {
     let export = |tree, directory: &PathBuf| Export {
         id: export_id(client, tree),
         path: export_path(client, tree),
@@ -44,7 +44,7 @@ pub fn served(appliance: Ipv4Addr, client: &Client, trees: &Trees) -> Served {
     };
     Served {
         role: client.role.clone(),
-        address: client.address,
+        address,
         serial: client.serial,
         root: export(Tree::Root, &trees.root),
         boot: export(Tree::Boot, &trees.boot),
@@ -119,7 +119,7 @@ mod tests {
             export_id: 0x7fff_ffff,
         };
         let trees = Trees { root: "/r".into(), boot: "/b".into(), volume: Some("/v".into()), account: None };
-        let served = served(Ipv4Addr::new(10, 0, 0, 1), &client, &trees);
+        let served = served(Ipv4Addr::new(10, 0, 0, 1), client.address, &client, &trees);
         assert_eq!((served.root.id, served.boot.id), (0xffff_fffe, 0xffff_ffff));
         let volume = served.volume.unwrap();
         assert_eq!((volume.path.as_str(), volume.read_only), ("/clients/pi-1/volume", false));

@@ -10,24 +10,32 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use super::problems::Topic;
-use super::{Action, Control, MAX_STRANGERS, Member, Renewal, publish};
+use super::{Action, At, Control, MAX_STRANGERS, Member, Renewal, publish};
 use crate::client::{Client, ImageId, MacAddr, Role};
-use crate::dhcp::{self, Decision, Kind, Request};
-use crate::enrol;
+use crate::dhcp::{self, Answer, Decision, Kind, Request};
 use crate::stage::{Boot, Sign};
 use crate::status::Stranger;
 use crate::store;
+use crate::{enrol, net};
 
 /// DISCOVERs that wait for a probe or for their root; more are dropped, and
 /// the Pi asks again by itself.
-const MAX_WAITING: usize = 64;
+pub(super) const MAX_WAITING: usize = 256;
 
 /// How long a waiting DISCOVER is worth an answer: a Pi repeats within 5 s.
 const WAITING_LIFETIME: Duration = Duration::from_secs(5);
 
+/// Clients' addresses that are probed at a time before anybody asks: half of
+/// what the network thread probes at once, so that those who ask have room.
+const AHEAD: usize = net::MAX_PROBES / 2;
+
 /// A probe without an answer after this time is lost, and asked for anew: the
 /// network answers within `net::PROBE_TIME`, 0.3 s.
 const PROBE_PATIENCE: Duration = Duration::from_secs(2);
+
+fn is_appliance(class: &str) -> bool {
+    class.as_bytes() == dhcp::client::APPLIANCE_CLASS
+}
 
 #[derive(Debug, Default)]
 pub struct Requests {
@@ -53,6 +61,10 @@ enum Probe {
 
 impl Control {
     pub(super) fn request(&mut self, now: Duration, request: Request, actions: &mut Vec<Action>) {
+        if request.kind == Kind::Discover && request.vendor_class.as_deref().is_some_and(is_appliance) {
+            return self.answer_appliance(&request, actions);
+        }
+        self.overhear(now, &request, actions);
         self.saw_request(now, &request, actions);
         match self.members.values().find(|member| member.client.mac == request.mac) {
             Some(member) => {
@@ -81,11 +93,22 @@ impl Control {
         let address = member.client.address;
         if !self.store_open || member.trees.is_none() {
             // Its root is not there yet: an answer would let the boot fail half-way.
-            if self.store_open {
+            if self.store_open && !self.is_beside() {
                 // The probe runs while the root is made.
                 self.is_free(now, address, request.mac, actions);
             }
             return self.wait(now, request);
+        }
+        if self.is_undecided() && request.kind == Kind::Discover {
+            return self.wait(now, request);
+        }
+        if self.is_beside() && !self.keeps_our_lease(role, &request) {
+            return self.offer_boot(now, role, &request, actions);
+        }
+        if self.members.values().any(|other| other.client.role != *role && other.elsewhere() == Some(address)) {
+            // Another client of ours runs there, by another server's lease.
+            self.wait(now, request);
+            return self.conflict(now, address, None, actions);
         }
         // A probe before the first use since our start. A client that says it holds the address is believed.
         let holds = request.ciaddr == address || request.requested == Some(address);
@@ -96,6 +119,34 @@ impl Control {
             return self.wait(now, request);
         }
         self.answer(now, role, &request, actions);
+    }
+
+    /// A client that runs on our lease keeps it beside another server: it renews it here.
+    fn keeps_our_lease(&self, role: &Role, request: &Request) -> bool {
+        let ours = |member: &Member| member.at == At::Ours && request.ciaddr == member.client.address;
+        request.kind != Kind::Discover && self.members.get(role).is_some_and(ours)
+    }
+
+    /// It gets our address again, where another server's was before.
+    fn move_to_our_lease(&mut self, role: &Role, reply: &dhcp::Reply, actions: &mut Vec<Action>) {
+        let Some(member) = self.members.get_mut(role) else { return };
+        let former = std::mem::replace(&mut member.at, At::Ours);
+        if !matches!(reply.answer, Answer::Offer | Answer::Ack) || former == At::Ours {
+            member.at = former;
+            return;
+        }
+        if let At::Elsewhere(address) = former {
+            actions.push(Action::ForgetNeighbour(address));
+        }
+        self.publish(actions);
+    }
+
+    /// Another appliance asks who is here. It leases to its own clients only, as
+    /// we do to ours, so it need but know of us.
+    fn answer_appliance(&mut self, request: &Request, actions: &mut Vec<Action>) {
+        if self.network.address.is_some() || self.own() != self.config.network.address {
+            actions.push(Action::Send(dhcp::tell_presence(&self.server, request)));
+        }
     }
 
     /// Whether nobody else uses the address, as far as we know; asks the wire if
@@ -112,6 +163,22 @@ impl Control {
         false
     }
 
+    /// Probes the addresses of clients that have not asked yet, a few at a time:
+    /// when all of them get power at once, nobody waits for that then.
+    pub(super) fn probe_ahead(&mut self, now: Duration, actions: &mut Vec<Action>) {
+        if self.is_beside() || !self.network.carrier || self.network.address.is_none() {
+            return;
+        }
+        let running = |probe: &&Probe| matches!(probe, Probe::Asked(at) if now < *at + PROBE_PATIENCE);
+        let room = AHEAD.saturating_sub(self.requests.probes.values().filter(running).count());
+        let clients = self.members.values().map(|member| (member.client.address, member.client.mac));
+        let new = clients.filter(|(address, _)| !self.requests.probes.contains_key(address));
+        let next: Vec<_> = new.take(room).collect();
+        for (address, mac) in next {
+            self.is_free(now, address, mac, actions);
+        }
+    }
+
     /// Decides by RFC 2131 and sends.
     fn answer(&mut self, now: Duration, role: &Role, request: &Request, actions: &mut Vec<Action>) {
         let Some(member) = self.members.get(role) else { return };
@@ -121,8 +188,12 @@ impl Control {
             role: client.role.clone(),
             root_path: publish::root_path(self.config.network.address.address, client),
         };
-        match dhcp::decide(&self.server, Some(&binding), request) {
+        // Also beside another server, where a client that runs on our lease renews it.
+        let server = dhcp::Server { subnet: self.config.network.address, ..self.server.clone() };
+        match dhcp::decide(&server, Some(&binding), request) {
             Decision::Reply(reply) => {
+                self.move_to_our_lease(role, &reply, actions);
+                let Some(client) = self.members.get(role).map(|member| &member.client) else { return };
                 let bootloader = request.identity.asker.is_loader();
                 if bootloader {
                     actions.push(Action::Neighbour(client.mac, client.address));
@@ -151,7 +222,9 @@ impl Control {
             return self.wait(now, request);
         }
         // The stick may have been pulled, or another put in, while the window is open.
-        let image = self.images.last().filter(|_| self.window.is_open(now) && self.store_open);
+        // Another appliance's client is not ours to take while that one is here.
+        let is_free = self.beside.owner(now, request.mac, self.facts.appliance).is_none();
+        let image = self.images.last().filter(|_| self.window.is_open(now) && self.store_open && is_free);
         let Some(image) = image.cloned() else { return self.remember_stranger(now, &request, actions) };
         let Some(client) = self.new_client(now, &request, image) else {
             self.problems.set(
@@ -170,11 +243,15 @@ impl Control {
         self.strangers.retain(|(_, stranger)| stranger.mac != request.mac);
         let (role, address) = (client.role.clone(), client.address);
         actions.push(Action::Store(store::Command::CreateClient(Box::new(client.clone()))));
-        self.members
-            .insert(role.clone(), Member { client, trees: None, boot: Boot::default(), renewal: Renewal::None });
+        self.members.insert(
+            role.clone(),
+            Member { client, trees: None, boot: Boot::default(), renewal: Renewal::None, at: At::Ours },
+        );
         self.sign_role(now, &role, Sign::BootloaderAsks, actions);
-        // The probe runs while the root is made.
-        self.is_free(now, address, request.mac, actions);
+        if !self.is_beside() {
+            // The probe runs while the root is made.
+            self.is_free(now, address, request.mac, actions);
+        }
         self.wait(now, request);
     }
 
@@ -224,30 +301,36 @@ impl Control {
             last: self.config.dhcp.last,
             reserved: network.gateway.into_iter().chain(network.dns.iter().copied()).collect(),
         };
-        let bound = |address| self.members.values().any(|member| member.client.address == address);
+        let has = |member: &Member, address| member.client.address == address || member.elsewhere() == Some(address);
+        let bound = |address| self.members.values().any(|member| has(member, address));
         dhcp::allocate(&pool, mac, |address| bound(address) || self.requests.conflicts.has(now, address))
     }
 
     fn remember_stranger(&mut self, now: Duration, request: &Request, actions: &mut Vec<Action>) {
-        let identity = &request.identity;
+        let (identity, of) = (&request.identity, self.beside.owner(now, request.mac, self.facts.appliance));
         let before = self.strangers.len();
         self.strangers.retain(|(_, stranger)| stranger.mac != request.mac);
         if self.strangers.len() == before {
             let (model, mac) = (identity.model, request.mac);
-            self.arrivals.log(now, format!("unknown {model} {mac} asks; press ENROLL to take it"), actions);
+            let line = match of {
+                Some(of) => format!("{model} {mac} asks; it is a client of the appliance {of}"),
+                None => format!("unknown {model} {mac} asks; press ENROLL to take it"),
+            };
+            self.arrivals.log(now, line, actions);
         }
         let stranger = Stranger {
             mac: request.mac,
             model: identity.model,
             serial: identity.serial,
             memory_mib: identity.memory_mib(),
+            of,
             hint: None,
         };
         self.strangers.push_front((now, stranger));
         self.strangers.truncate(MAX_STRANGERS);
     }
 
-    fn wait(&mut self, now: Duration, request: Request) {
+    pub(super) fn wait(&mut self, now: Duration, request: Request) {
         let waiting = &mut self.requests.waiting;
         waiting.retain(|_, (came, _)| now < *came + WAITING_LIFETIME);
         if waiting.len() < MAX_WAITING || waiting.contains_key(&request.mac) {
@@ -266,7 +349,9 @@ impl Control {
             let ready = |member: &&Member| {
                 self.store_open
                     && member.trees.is_some()
-                    && !matches!(self.requests.probes.get(&member.client.address), Some(Probe::Asked(_)))
+                    && !self.is_undecided()
+                    && (self.is_beside()
+                        || !matches!(self.requests.probes.get(&member.client.address), Some(Probe::Asked(_))))
             };
             match member.filter(ready).map(|member| member.client.role.clone()) {
                 Some(role) => self.known(now, &role, request, actions),
@@ -299,6 +384,7 @@ impl Control {
                 }
             }
         }
+        self.probe_ahead(now, actions);
     }
 
     /// Somebody else has a client's address: the client moves to another one.

@@ -6,6 +6,7 @@
 //! ended nothing of it is left.
 
 use std::collections::VecDeque;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use super::problems::Topic;
 use super::{Action, Control, Trees, publish};
 use crate::blackbox::Why;
 use crate::client::{Client, ImageId, MacAddr, Mode, Model, Role};
-use crate::dhcp::Binding;
+use crate::dhcp::{self, Binding};
 use crate::directory::{Export, Served};
 use crate::orders::Reply;
 use crate::self_test::{self, Failure, Plan, Step, Target, Tested};
@@ -112,7 +113,7 @@ impl Control {
     fn client_to_test(&self, role: &Role) -> Option<(Served, Client)> {
         let member = self.members.get(role)?;
         let trees = member.trees.as_ref()?;
-        let served = publish::served(self.config.network.address.address, &member.client, trees);
+        let served = publish::served(self.config.network.address.address, member.client.address, &member.client, trees);
         Some((self.as_reserved(served), member.client.clone()))
     }
 
@@ -134,7 +135,7 @@ impl Control {
             Ok((root, boot)) => {
                 let client = self.nobody(image.clone());
                 let trees = Trees { root, boot, volume: None, account: None };
-                let served = publish::served(self.config.network.address.address, &client, &trees);
+                let served = publish::served(self.config.network.address.address, client.address, &client, &trees);
                 self.begin_self_test(self.as_reserved(served), &client, actions);
             }
             Err(reason) => self.end_self_test(now, Err(Failure { step: Step::Mount, reason }), 0, actions),
@@ -178,7 +179,9 @@ impl Control {
         let taken: Vec<u32> = self
             .members
             .values()
-            .filter_map(|member| Some(publish::served(us, &member.client, member.trees.as_ref()?)))
+            .filter_map(|member| {
+                Some(publish::served(us, member.client.address, &member.client, member.trees.as_ref()?))
+            })
             .flat_map(|served| served.exports().map(|export| export.id).collect::<Vec<u32>>())
             .collect();
         (0..=from).rev().find(|id| !taken.contains(id)).unwrap_or(from)
@@ -188,7 +191,12 @@ impl Control {
         let Some(running) = &mut self.self_tests.running else { return };
         let plan = Plan {
             target: running.asked.target.clone(),
-            server: self.server.clone(),
+            // A server that listens everywhere answers by TFTP from the address that is nearest.
+            reached_at: match self.config.listen() {
+                every if every.is_unspecified() => Ipv4Addr::LOCALHOST,
+                own => own,
+            },
+            server: dhcp::Server { subnet: self.config.network.address, ..self.server.clone() },
             binding: Binding {
                 address: client.address,
                 role: client.role.clone(),
@@ -241,6 +249,9 @@ impl Control {
         let Asked { ticket, target } = running.asked;
         if running.served.is_some() {
             self.publish(actions);
+        }
+        if let Target::Image(image) = &target {
+            actions.push(Action::Store(store::Command::ReleaseImage(image.clone())));
         }
         let tested = Tested { target, result, millis };
         let line = tested.line();
@@ -376,6 +387,17 @@ mod tests {
             .event(Event::Store(shell::Event::ImageMounted { image: image(), trees: Ok(("/r".into(), "/b".into())) }));
         ended(&mut script, Target::Image(image()), Err(Failure { step: Step::Board, reason: "none".to_owned() }));
         assert_eq!(script.control.status(script.now).problems, []);
+    }
+
+    #[test]
+    fn a_kept_update_is_tested_with_the_image_for_new_clients() {
+        use crate::update::shell::Event as Update;
+        let mut script = Script::new(PI4);
+        script.control.images = vec![image()];
+        script.event(Event::Update(Update::Kept { version: "0.2.0".to_owned() }));
+        let mounts =
+            |action: &Action| matches!(action, Action::Store(shell::Command::MountImage(id)) if *id == image());
+        assert!(script.done.iter().any(mounts));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::problems::Topic;
 use super::{Action, Control, Member, Renewal, Trees, room};
 use crate::client::Role;
 use crate::enrol::Window;
-use crate::stage::{Boot, Sign};
+use crate::stage::Sign;
 use crate::status::{Import, NewPlace, Stage, Stick};
 use crate::{self_test, store};
 
@@ -53,6 +53,8 @@ impl Control {
                 self.readdress(now, actions);
                 self.renew_all(actions);
                 self.publish(actions);
+                self.watch(actions);
+                self.probe_ahead(now, actions);
                 self.answer_waiting(now, actions);
                 self.report_crash(now, actions);
             }
@@ -130,6 +132,7 @@ impl Control {
                 actions.push(Action::Log(format!("client {} ready", open.client.role)));
                 self.client_ready(open);
                 self.publish(actions);
+                self.watch(actions);
                 self.answer_waiting(now, actions);
             }
             Store::ClientFailed { role, message, action } => {
@@ -152,6 +155,7 @@ impl Control {
                 self.changed(clients, actions);
                 self.renew_all(actions);
                 self.publish(actions);
+                self.watch(actions);
                 self.answer_waiting(now, actions);
             }
             // Bounded by the clients and images that there are.
@@ -170,6 +174,7 @@ impl Control {
             Store::Scrubbed { image, damaged, files } => {
                 room::scrubbed(&mut self.problems, &image, &damaged, &files, actions)
             }
+            Store::UpdateFiles(files) => self.update_files(files, actions),
             Store::Damaged { file, reason, action } => {
                 let message = format!("{file}: {reason}");
                 actions.push(Action::Log(format!("damaged: {message}. {action}")));
@@ -191,22 +196,22 @@ impl Control {
         let mut before = std::mem::take(&mut self.members);
         for open in clients {
             let mut renewal = Renewal::of(&open);
-            let boot = match before.remove(&open.client.role) {
+            let (boot, at) = match before.remove(&open.client.role) {
                 Some(member) => {
                     // Its boot began while the store was away.
                     if matches!(member.renewal, Renewal::Due | Renewal::Asked) && renewal == Renewal::AtBoot {
                         renewal = Renewal::Due;
                     }
-                    member.boot
+                    (member.boot, member.at)
                 }
-                None => Boot::default(),
+                None => Default::default(),
             };
             // A store that was opened anew watches nobody.
             if matches!(boot.stage(), Stage::RootMounted | Stage::Stalled { .. }) {
                 actions.push(Action::Store(store::Command::WatchUp(open.client.role.clone(), true)));
             }
             let trees = Some(Trees::from(&open));
-            self.members.insert(open.client.role.clone(), Member { client: open.client, trees, boot, renewal });
+            self.members.insert(open.client.role.clone(), Member { client: open.client, trees, boot, renewal, at });
         }
     }
 
@@ -239,7 +244,8 @@ impl Control {
         match self.members.get_mut(&open.client.role) {
             Some(member) => (member.trees, member.renewal) = (trees, renewal),
             None => {
-                let member = Member { client: open.client, trees, boot: Boot::default(), renewal };
+                let (boot, at) = Default::default();
+                let member = Member { client: open.client, trees, boot, renewal, at };
                 self.members.insert(member.client.role.clone(), member);
             }
         }

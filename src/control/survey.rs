@@ -1,22 +1,30 @@
 //! What the survey of the wire leads to: a traffic light, and a problem where it
-//! is red.
+//! is red. How to serve then is `beside`'s.
 //!
 //! Pure. `net` finds the facts, `wire` says what they mean.
 
+use std::time::Duration;
+
 use super::problems::Topic;
 use super::{Action, Control};
-use crate::wire::{self, Facts, Light, Serving};
+use crate::wire::{self, Facts, Light};
 
 impl Control {
-    pub(super) fn surveyed(&mut self, facts: Facts, actions: &mut Vec<Action>) {
+    pub(super) fn surveyed(&mut self, now: Duration, facts: Facts, actions: &mut Vec<Action>) {
         self.facts = facts;
+        self.decide_serving(now, actions);
         self.judge(actions);
     }
 
     /// Looks at the wire anew; tells what is another finding than before.
     pub(super) fn judge(&mut self, actions: &mut Vec<Action>) {
         let own = self.config.network.fixed.then_some(self.config.network.address);
-        let finding = wire::find(self.network.carrier, &self.facts, Serving::Leasing, own);
+        let mut facts = self.facts;
+        if self.own() != self.config.network.address {
+            // Clients know us by an address of that server's.
+            facts.taken_by = None;
+        }
+        let finding = wire::find(self.network.carrier, &facts, self.beside.serving, own);
         if finding == self.network.wire {
             return;
         }

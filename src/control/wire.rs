@@ -5,14 +5,33 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use super::beside::Proof;
 use super::problems::Topic;
 use super::{Action, Control};
 use crate::client::{Mode, Serial};
 use crate::directory::Tree;
+use crate::health::Health;
 use crate::stage::Sign;
 use crate::{net, nfs, store, tftp};
 
 impl Control {
+    /// The board's own trouble, in words.
+    pub(super) fn health(&mut self, health: Health, actions: &mut Vec<Action>) {
+        let (message, action) = match health {
+            Health { undervoltage: true, .. } => {
+                ("Too little voltage from the supply", "Use a stronger supply or a shorter cable")
+            }
+            Health { hot: Some(_), .. } => ("This Pi is too hot and runs slower", "Give it air, or a heat sink"),
+            Health { .. } => {
+                actions.push(Action::Log("board: supply and heat are well again".to_owned()));
+                return self.problems.clear(&Topic::Board);
+            }
+        };
+        let figure = health.hot.map(|degrees| format!(" ({degrees} degrees)")).unwrap_or_default();
+        actions.push(Action::Log(format!("board: {message}{figure}. {action}")));
+        self.problems.set(Topic::Board, message.to_owned(), action.to_owned());
+    }
+
     pub(super) fn net(&mut self, now: Duration, event: net::Event, actions: &mut Vec<Action>) {
         match event {
             net::Event::Interface { name, mac, .. } => actions.push(Action::Log(format!("interface {name} ({mac})"))),
@@ -20,15 +39,29 @@ impl Control {
                 self.network.address = Some(subnet.address);
                 self.problems.clear(&Topic::Network);
                 actions.push(Action::Log(format!("address {subnet}")));
+                self.judge(actions);
+                self.probe_ahead(now, actions);
+                self.answer_waiting(now, actions);
             }
-            net::Event::Wire(facts) => self.surveyed(facts, actions),
+            net::Event::AddressLost(subnet) => {
+                self.network.address = None;
+                actions.push(Action::Log(format!("{subnet} is given up: somebody else has it")));
+                self.judge(actions);
+            }
+            net::Event::Wire(facts) => self.surveyed(now, facts, actions),
+            net::Event::Seen { mac, address } => self.learn(now, mac, address, Proof::Heard, actions),
+            net::Event::Leased(lease) => self.leased(now, lease, actions),
+            net::Event::LeaseLost(address) => self.lease_lost(now, address, actions),
             net::Event::Carrier(carrier) => {
                 self.network.carrier = carrier;
                 self.judge(actions);
+                self.probe_ahead(now, actions);
                 actions.push(Action::Log(format!("carrier {}", if carrier { "up" } else { "down" })));
             }
             net::Event::Lost => {
                 (self.network, self.facts) = Default::default();
+                self.beside.forget_lease();
+                self.decide_serving(now, actions);
                 self.judge(actions);
                 actions.push(Action::Log("interface gone".to_owned()));
             }
@@ -62,6 +95,7 @@ impl Control {
                 self.sign(now, address, Sign::FileSent { bytes }, actions);
             }
             tftp::Event::Refused { address, path, reason } => {
+                self.look_for(now, actions);
                 self.refusals.log(now, format!("tftp: {address} asked for {path:?}: {reason}"), actions);
             }
             // When all of it was sent, perhaps only the last ACK is missing.
@@ -99,6 +133,7 @@ impl Control {
             nfs::Event::Unmounted { address } => self.sign(now, address, Sign::Unmounted, actions),
             nfs::Event::Traffic { address, .. } => self.sign(now, address, Sign::Traffic, actions),
             nfs::Event::MountRefused { address, path, reason } => {
+                self.look_for(now, actions);
                 self.refusals.log(now, format!("nfs: {address} may not mount {path:?}: {reason}"), actions);
             }
             nfs::Event::VersionRefused { address, program, version } => {
@@ -115,12 +150,12 @@ impl Control {
 
     fn is_read_only(&self, address: Ipv4Addr) -> bool {
         let mut members = self.members.values();
-        members.any(|member| member.client.address == address && member.client.mode == Mode::ReadOnly)
+        members.any(|member| member.address() == Some(address) && member.client.mode == Mode::ReadOnly)
     }
 
     /// A board whose DHCP does not tell its serial names it as its TFTP folder.
     pub(super) fn learn_serial(&mut self, address: Ipv4Addr, serial: Serial, actions: &mut Vec<Action>) {
-        let Some(member) = self.members.values_mut().find(|member| member.client.address == address) else { return };
+        let Some(member) = self.members.values_mut().find(|member| member.address() == Some(address)) else { return };
         if member.client.serial.is_none() {
             member.client.serial = Some(serial);
             actions.push(Action::Log(format!("client {} has serial {serial}", member.client.role)));

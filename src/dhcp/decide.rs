@@ -76,6 +76,10 @@ pub enum Answer {
     Nak,
     /// An ACK to an INFORM: options without an address.
     Inform,
+    /// An OFFER of a boot without an address: another server leases that (PXE 2.1 §2.2.1).
+    Boot,
+    /// An OFFER of nothing, to another appliance that asks who is here.
+    Presence,
 }
 
 /// A reply, ready to send.
@@ -85,6 +89,8 @@ pub struct Reply {
     /// The UDP payload, 300 to 548 bytes (more only if the client takes more).
     pub bytes: Vec<u8>,
     pub to: Destination,
+    /// Our address, which it comes from.
+    pub from: Ipv4Addr,
     /// The client uses its address from now on: an ACK, or an OFFER to a Pi's
     /// ROM, which sends no REQUEST.
     pub binds: bool,
@@ -182,7 +188,31 @@ fn reply(answer: Answer, server: &Server, binding: &Binding, request: &Request) 
         answer,
         bytes: reply::encode(answer, server, binding, request),
         to: destination(answer, binding, request),
+        from: server.subnet.address,
         binds: answer == Answer::Ack || rom_binds,
+    }
+}
+
+/// What a Pi's loader must hear of us when its address comes from another
+/// server. There is no ACK to follow: it sends its REQUEST to that server.
+pub fn offer_boot(server: &Server, request: &Request) -> Reply {
+    without_address(Answer::Boot, server, request)
+}
+
+/// That we are an appliance, and where.
+pub fn tell_presence(server: &Server, request: &Request) -> Reply {
+    without_address(Answer::Presence, server, request)
+}
+
+fn without_address(answer: Answer, server: &Server, request: &Request) -> Reply {
+    // To everybody: the client has no address that it could be sent to.
+    let (mac, address) = (request.mac, Ipv4Addr::BROADCAST);
+    Reply {
+        answer,
+        bytes: reply::encode_without_address(answer, server, request),
+        to: Destination { mac, address, port: 68, how: How::Broadcast },
+        from: server.subnet.address,
+        binds: false,
     }
 }
 
@@ -193,7 +223,7 @@ fn destination(answer: Answer, binding: &Binding, request: &Request) -> Destinat
     }
     match answer {
         // A client with a wrong address cannot be reached by it.
-        Answer::Nak => to(How::Broadcast, Ipv4Addr::BROADCAST, 68),
+        Answer::Nak | Answer::Boot | Answer::Presence => to(How::Broadcast, Ipv4Addr::BROADCAST, 68),
         Answer::Inform => to(How::Ciaddr, request.ciaddr, 68),
         Answer::Ack if request.ciaddr == binding.address => to(How::Ciaddr, request.ciaddr, 68),
         // `ciaddr` of a DISCOVER is not looked at: it must be 0, and a false one

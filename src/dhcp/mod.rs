@@ -41,7 +41,9 @@ pub mod socket;
 mod throttle;
 
 pub use allocate::{Conflicts, Pool, allocate};
-pub use decide::{Answer, Binding, Decision, Destination, How, Reply, Server, Silence, State, decide};
+pub use decide::{
+    Answer, Binding, Decision, Destination, How, Reply, Server, Silence, State, decide, offer_boot, tell_presence,
+};
 pub use message::{Ignored, Kind, Request, parse};
 pub use quirks::{Asker, Identity, Program};
 pub use socket::{Counters, Error, Event, Socket};

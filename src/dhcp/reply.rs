@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use super::decide::{Answer, Binding, Server};
 use super::message::{MAX_BYTES, Request};
-use super::quirks;
+use super::{client, quirks};
 
 /// IPv4 and UDP headers, which option 57 counts in.
 const IP_UDP_BYTES: usize = 28;
@@ -22,13 +22,36 @@ const IP_UDP_BYTES: usize = 28;
 const LEAST_MAX_BYTES: usize = 576 - IP_UDP_BYTES;
 
 pub(super) fn encode(answer: Answer, server: &Server, binding: &Binding, request: &Request) -> Vec<u8> {
-    let mut bytes = header(answer, server, binding, request);
+    let bytes = header(answer, server, binding.address, request);
+    finish(bytes, &options(answer, server, binding, request), request)
+}
+
+/// An OFFER that leases nothing: option 66 and `siaddr` say the same as option
+/// 54, as where we lease, so that a loader's precedence cannot matter.
+pub(super) fn encode_without_address(answer: Answer, server: &Server, request: &Request) -> Vec<u8> {
+    use DhcpOption as O;
+
+    let own = server.subnet.address;
+    let mut options = vec![O::MessageType(MessageType::Offer), O::ServerIdentifier(own)];
+    if answer == Answer::Presence {
+        options.push(O::ClassIdentifier(client::APPLIANCE_CLASS.to_vec()));
+    } else {
+        options.push(O::TFTPServerName(own.to_string().into_bytes()));
+        options.push(O::ClassIdentifier(quirks::VENDOR_CLASS.to_vec()));
+        options.extend(request.echo97.clone().map(O::ClientMachineIdentifier));
+        options.push(O::VendorExtensions(quirks::OPTION_43.to_vec()));
+    }
+    finish(header(answer, server, Ipv4Addr::UNSPECIFIED, request), &options, request)
+}
+
+/// The header with as many of the options as the client takes.
+fn finish(mut bytes: Vec<u8>, options: &[DhcpOption], request: &Request) -> Vec<u8> {
     let asked = request.max_message_bytes.map_or(0, usize::from).saturating_sub(IP_UDP_BYTES);
     // The relay's option must be there and last (RFC 3046 §2.1), so its room is kept; one byte is for option 255.
     let relay = request.echo82.as_deref().map(|value| option(&raw(OptionCode::RelayAgentInformation, value)));
     let relay = relay.unwrap_or_default();
     let limit = asked.clamp(LEAST_MAX_BYTES, MAX_BYTES) - relay.len() - 1;
-    for option in options(answer, server, binding, request).iter().map(option) {
+    for option in options.iter().map(option) {
         if bytes.len() + option.len() <= limit {
             bytes.extend_from_slice(&option);
         }
@@ -42,15 +65,21 @@ pub(super) fn encode(answer: Answer, server: &Server, binding: &Binding, request
 }
 
 /// The fixed fields and the magic cookie, 240 bytes.
-fn header(answer: Answer, server: &Server, binding: &Binding, request: &Request) -> Vec<u8> {
+fn header(answer: Answer, server: &Server, address: Ipv4Addr, request: &Request) -> Vec<u8> {
     let none = Ipv4Addr::UNSPECIFIED;
     let (ciaddr, yiaddr, siaddr) = match answer {
-        Answer::Offer => (none, binding.address, server.subnet.address),
-        Answer::Ack => (request.ciaddr, binding.address, server.subnet.address),
+        Answer::Offer => (none, address, server.subnet.address),
+        Answer::Ack => (request.ciaddr, address, server.subnet.address),
+        Answer::Boot => (none, none, server.subnet.address),
+        Answer::Presence => (none, none, none),
         Answer::Nak => (none, none, none),
         Answer::Inform => (request.ciaddr, none, server.subnet.address),
     };
     let mut flags = Flags::from(request.flags);
+    if matches!(answer, Answer::Boot | Answer::Presence) {
+        // It goes out so, as dnsmasq's does.
+        flags = flags.set_broadcast();
+    }
     if answer == Answer::Nak && !request.giaddr.is_unspecified() {
         // So that the relay broadcasts it: the client may have no usable address (RFC 2131 §4.3.2).
         flags = flags.set_broadcast();
@@ -77,7 +106,7 @@ fn options(answer: Answer, server: &Server, binding: &Binding, request: &Request
     use DhcpOption as O;
 
     let kind = match answer {
-        Answer::Offer => MessageType::Offer,
+        Answer::Offer | Answer::Boot | Answer::Presence => MessageType::Offer,
         Answer::Ack | Answer::Inform => MessageType::Ack,
         Answer::Nak => MessageType::Nak,
     };
@@ -242,6 +271,17 @@ mod tests {
         check_golden("ack_pi4", &reply(&full(), &binding(), &ack));
         check_golden("offer_pi5", &reply(&plain(), &binding(), &packets::pi5_eeprom()));
         check_golden("ack_kernel", &reply(&full(), &binding(), &packets::kernel(3).address(50, ITS).bytes()));
+    }
+
+    #[test]
+    fn beside_another_server_the_boot_comes_without_an_address() {
+        let boot = |request: &[u8]| super::super::decide::offer_boot(&full(), &parse(request).unwrap()).bytes;
+        check_golden("boot_pi3_rom", &boot(&packets::pi3_rom()));
+        check_golden("boot_pi4", &boot(&packets::pi4_eeprom()));
+        let ask = client::encode(client::Message::Discover { before: None }, packets::PI4, 7, 0, Some(b"Rootstock"));
+        let presence = super::super::decide::tell_presence(&full(), &parse(&ask).unwrap());
+        let told = client::parse(&presence.bytes).unwrap();
+        assert_eq!((told.is_appliance, told.server, told.yiaddr), (true, US, Ipv4Addr::UNSPECIFIED));
     }
 
     #[test]

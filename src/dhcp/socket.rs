@@ -62,24 +62,18 @@ pub enum Error {
 pub struct Socket {
     udp: Arc<UdpSocket>,
     packets: PacketSocket,
-    server: Ipv4Addr,
     stop: Arc<OwnedFd>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Socket {
     /// Opens the port on the interface with this name and index and starts the
-    /// thread that calls `sink`, which must not block. `server` is the source
-    /// address of replies; the interface need not have it yet.
+    /// thread that calls `sink`, which must not block. Replies say themselves
+    /// where they come from; the interface need not have that address yet.
     ///
     /// The port stays bound to this interface as it is now. When the interface
     /// goes away, drop the socket and open another on the next one.
-    pub fn open(
-        interface: &str,
-        index: u32,
-        server: Ipv4Addr,
-        sink: Arc<dyn Fn(Event) + Send + Sync>,
-    ) -> Result<Self, Error> {
+    pub fn open(interface: &str, index: u32, sink: Arc<dyn Fn(Event) + Send + Sync>) -> Result<Self, Error> {
         let open = |source| Error::Open { interface: interface.to_owned(), source };
         let socket = rustix::net::socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)
             .map_err(|error| open(error.into()))?;
@@ -98,7 +92,7 @@ impl Socket {
                 .spawn(move || receive(&udp, &stop, &*sink))
                 .map_err(|source| Error::Thread { source })?
         };
-        Ok(Self { udp, packets, server, stop, thread: Some(thread) })
+        Ok(Self { udp, packets, stop, thread: Some(thread) })
     }
 
     /// Sends a reply, or fails at once; it never waits. A lost reply is asked
@@ -107,13 +101,13 @@ impl Socket {
         let to = reply.to;
         let sent = match to.how {
             How::Relay => {
-                let ends = (SocketAddrV4::new(self.server, 67), SocketAddrV4::new(to.address, to.port));
+                let ends = (SocketAddrV4::new(reply.from, 67), SocketAddrV4::new(to.address, to.port));
                 tap::datagram(false, ends.0, ends.1, reply.bytes.len(), &reply.bytes);
                 self.udp.send_to(&reply.bytes, ends.1).map(|_| ())
             }
             How::Unicast | How::Broadcast | How::Ciaddr => {
                 let mac = if to.how == How::Broadcast { BROADCAST } else { to.mac };
-                let from = SocketAddrV4::new(self.server, 67);
+                let from = SocketAddrV4::new(reply.from, 67);
                 udp_packet(from, SocketAddrV4::new(to.address, to.port), &reply.bytes)
                     .ok_or_else(|| io::ErrorKind::InvalidInput.into())
                     .and_then(|packet| {

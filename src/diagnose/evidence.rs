@@ -168,10 +168,10 @@ impl Attempt {
     pub fn answered(&mut self, now: Duration, loader: bool, answer: Answer, binds: bool) {
         let dialogue = self.dialogue(loader);
         match answer {
-            Answer::Offer => count(&mut dialogue.offers),
+            Answer::Offer | Answer::Boot => count(&mut dialogue.offers),
             Answer::Ack => count(&mut dialogue.acks),
             Answer::Nak => count(&mut dialogue.naks),
-            Answer::Inform => {}
+            Answer::Inform | Answer::Presence => {}
         }
         if binds && loader && self.reached < Reached::Leased {
             // What we say is no sign of life.

@@ -16,6 +16,7 @@ pub enum Hint {
     Unknown,
     // Nothing was heard at all.
     NeverAsked,
+    NeverHeard,
     PortsHeld,
     // It asks for an address.
     PressAndRestart,

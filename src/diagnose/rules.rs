@@ -95,6 +95,14 @@ static OTHERS: &[Rule] = &[
         applies: never,
     },
     Rule {
+        hint: Hint::NeverHeard,
+        symptoms: &[1, 2],
+        observed: "Not one packet of this client came since the server started.",
+        cause: "It has no power, or its loader does not try the network, or it boots from a card or stick of its own.",
+        action: "Not heard: cable in, no SD card? Else README step 0.",
+        applies: never,
+    },
+    Rule {
         hint: Hint::PortsHeld,
         symptoms: &[3],
         observed: "A Pi was waited for, no packet came, and the switch speaks a spanning tree with a long delay.",
@@ -158,7 +166,7 @@ mod tests {
             assert!(rule.observed.ends_with('.') && rule.cause.ends_with('.'), "{:?}", rule.hint);
             assert_eq!(rule.hint.action(), rule.action);
         }
-        assert_eq!(hints.len(), 41);
+        assert_eq!(hints.len(), 42);
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! The helper `rootstock bootconf`: finds the SD card's boot partition, copies
-//! `rootstock.toml` from it to `/run/rootstock`, and ends. I/O; which partition
+//! The helper `rootstock bootconf`: finds the SD card's settings partition, copies
+//! `rootstock.toml` and, if it is there, `update.pub` from it to `/run/rootstock`, and ends. I/O; which partition
 //! it is decides `mbr.rs`, what the file says `config.rs`.
 //!
 //! The card is opened read-only, read for some kilobytes through a FAT reader
@@ -9,14 +9,16 @@
 
 use std::collections::HashSet;
 use std::fs::{self, File};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::fat;
 use super::log::{now, say};
 use super::mbr::{BootId, Extent, Mismatch, SECTOR_BYTES, find_partition};
 use crate::config;
+use crate::update::keys::{self, KEY_FILE};
 
 /// The configuration's name on the boot partition and in `/run/rootstock`.
 pub const CONFIG_FILE: &str = "rootstock.toml";
@@ -29,10 +31,6 @@ pub const BOOT_PROBLEM_FILE: &str = "boot-problem";
 /// again when it comes late.
 const PATIENCE: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(50);
-/// Most bytes read from one partition: a FAT that leads in circles ends here. The file, its directory and
-/// their FAT sectors are far below 1 MiB.
-const MAX_READ_BYTES: u64 = 8 << 20;
-
 /// The places it works on; a test has its own.
 #[derive(Debug, Clone)]
 pub struct Paths {
@@ -70,6 +68,8 @@ pub struct Found {
     pub device: String,
     /// `None` when the file is not there. One byte longer than `config::MAX_FILE_BYTES` when it is too long.
     pub config: Result<Option<Vec<u8>>, Error>,
+    /// The person's own key for updates.
+    pub key: Option<Vec<u8>>,
 }
 
 /// Waits for the boot disk and writes what it says to `/run/rootstock`.
@@ -110,13 +110,18 @@ impl<'p> Finder<'p> {
             }
             match self.examine(&name, bytes) {
                 Ok(Some(extent)) => {
-                    let config = read_config(&self.paths.dev.join(&name), &name, extent);
-                    return Some(Found { device: name, config });
+                    let path = self.paths.dev.join(&name);
+                    // One more than allowed, so that `config::parse` says that the file is too long.
+                    let config = read_file(&path, &name, extent, CONFIG_FILE, config::MAX_FILE_BYTES as u64 + 1);
+                    let key = read_file(&path, &name, extent, KEY_FILE, keys::MAX_KEY_BYTES).unwrap_or_default();
+                    return Some(Found { device: name, config, key });
                 }
                 Ok(None) => {
                     self.seen.insert((name, bytes));
                 }
-                Err(error @ Error::Table(..)) => return Some(Found { device: name, config: Err(error) }),
+                Err(error @ Error::Table(..)) => {
+                    return Some(Found { device: name, config: Err(error), key: None });
+                }
                 Err(error) => {
                     if self.complained.insert(name) {
                         say!("bootconf", "{}", super::chain(&error));
@@ -160,34 +165,22 @@ fn disks(sys_block: &Path) -> Vec<(String, u64)> {
     disks
 }
 
-/// Reads the file from the FAT file system in `extent`.
-fn read_config(path: &Path, name: &str, extent: Extent) -> Result<Option<Vec<u8>>, Error> {
+/// Reads a file from the FAT file system in `extent`.
+fn read_file(path: &Path, name: &str, extent: Extent, wanted: &str, limit: u64) -> Result<Option<Vec<u8>>, Error> {
     let file = File::open(path).map_err(|source| Error::Read(path.to_owned(), source))?;
-    let window = Window { file, extent, at: 0, budget: MAX_READ_BYTES };
-    // fatfs trusts a boot sector enough to overflow or divide by zero on a hostile one.
-    let read = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| read_fat_file(window)));
-    match read {
-        Ok(result) => result.map_err(|source| Error::Fat(name.to_owned(), source)),
-        Err(_) => Err(Error::Damaged(name.to_owned())),
+    match fat::read_file(&file, extent, wanted, limit) {
+        Ok(found) => Ok(found.map(|found| found.bytes)),
+        Err(fat::FatError::Read(source)) => Err(Error::Fat(name.to_owned(), source)),
+        Err(fat::FatError::Damaged) => Err(Error::Damaged(name.to_owned())),
     }
-}
-
-fn read_fat_file(window: Window) -> io::Result<Option<Vec<u8>>> {
-    let options = fatfs::FsOptions::new().update_accessed_date(false);
-    let fat = fatfs::FileSystem::new(window, options)?;
-    let file = match fat.root_dir().open_file(CONFIG_FILE) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    let mut bytes = Vec::new();
-    // One more than allowed, so that `config::parse` says that the file is too long.
-    file.take(config::MAX_FILE_BYTES as u64 + 1).read_to_end(&mut bytes)?;
-    Ok(Some(bytes))
 }
 
 fn publish(paths: &Paths, found: Found) -> Result<(), Error> {
     write(paths, BOOT_DEVICE_FILE, format!("{}\n", found.device).as_bytes())?;
+    if let Some(key) = &found.key {
+        say!("bootconf", "{KEY_FILE} read from {}, {} bytes", found.device, key.len());
+        write(paths, KEY_FILE, key)?;
+    }
     match found.config {
         Ok(Some(bytes)) => {
             say!("bootconf", "{CONFIG_FILE} read from {}, {} bytes", found.device, bytes.len());
@@ -217,55 +210,10 @@ fn write(paths: &Paths, name: &str, bytes: &[u8]) -> Result<(), Error> {
     write().map_err(|source| Error::Write(path.clone(), source))
 }
 
-/// A part of a disk as a file of its own, for reading only and for so many bytes.
-struct Window {
-    file: File,
-    extent: Extent,
-    at: u64,
-    budget: u64,
-}
-
-impl Read for Window {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let left = self.extent.length.saturating_sub(self.at);
-        let length = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
-        if length == 0 {
-            return Ok(0);
-        }
-        // Every call costs something, so that endless tiny reads end too.
-        let cost = (length as u64).max(16);
-        self.budget =
-            self.budget.checked_sub(cost).ok_or_else(|| io::Error::other("the file system leads in circles"))?;
-        let read = self.file.read_at(&mut buffer[..length], self.extent.start + self.at)?;
-        self.at += read as u64;
-        Ok(read)
-    }
-}
-
-impl Seek for Window {
-    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        let at = match to {
-            SeekFrom::Start(at) => Some(at),
-            SeekFrom::Current(by) => self.at.checked_add_signed(by),
-            SeekFrom::End(by) => self.extent.length.checked_add_signed(by),
-        };
-        self.at = at.ok_or(io::ErrorKind::InvalidInput)?;
-        Ok(self.at)
-    }
-}
-
-impl Write for Window {
-    fn write(&mut self, _: &[u8]) -> io::Result<usize> {
-        Err(io::ErrorKind::ReadOnlyFilesystem.into())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use super::*;
 
     const ID: BootId = BootId { signature: 0x5253_5430, partition: 1 };
@@ -424,18 +372,6 @@ mod tests {
     }
 
     #[test]
-    fn reading_a_partition_has_an_end() {
-        let file = tempfile::tempfile().unwrap();
-        file.set_len(1 << 20).unwrap();
-        let mut window = Window { file, extent: Extent { start: 512, length: 1024 }, at: 0, budget: MAX_READ_BYTES };
-        let mut bytes = [0; 4096];
-        assert_eq!(window.read(&mut bytes).unwrap(), 1024, "not beyond the partition");
-        let reads = (0..).take_while(|_| window.rewind().and_then(|()| window.read(&mut [0; 1])).is_ok()).count();
-        assert!(reads < 1 << 20, "{reads}");
-        assert!(window.write(b"x").is_err());
-    }
-
-    #[test]
     fn random_damage_never_panics_or_hangs() {
         use proptest::prelude::*;
         let good = disk(Some(b"[enrol]\n"));
@@ -449,7 +385,7 @@ mod tests {
                     disk[START as usize + at] = byte;
                 }
                 fs::write(file.path(), &disk).unwrap();
-                let _ = read_config(file.path(), "mmcblk0", Extent { start: START, length: LENGTH });
+                let _ = read_file(file.path(), "mmcblk0", Extent { start: START, length: LENGTH }, CONFIG_FILE, 1000);
                 Ok(())
             })
             .unwrap();

@@ -23,12 +23,15 @@
 //! `boot-device` (the disk that the store leaves alone), `boot-problem` (a line
 //! for a person), and `ROOTSTOCK_LOG`, `ROOTSTOCK_PANEL` in its environment when
 //! the kernel's command line has `rootstock.log=`, `rootstock.panel=`. It asks
-//! for power-off by exit code 64 and for a reboot by 65; every other end starts
+//! for power-off by exit code 64, for a reboot by 65, and for a try of the other slot by 66; every other end starts
 //! it again.
+//!
+//! `rootstock.serve=/bin/rootstock-hil` puts that program into the server's place: the board's own tests (`tests/hil`).
 //!
 //! Pure: `plan`, `supervise`, `modules`, `uevent`, `mbr`, `words`. I/O: the rest.
 
 pub mod bootconf;
+pub mod fat;
 mod loader;
 pub mod log;
 pub mod mbr;
@@ -47,7 +50,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use log::say;
-pub use pid1::run;
+pub use pid1::{BEGAN_VARIABLE, run};
 use words::Words;
 
 /// A child of PID 1 that is this binary too, or the kernel's module loader.
@@ -56,6 +59,8 @@ pub enum Helper {
     Plug,
     Bootconf,
     Teardown,
+    /// Asks the firmware to start the other slot once.
+    Tryboot,
     /// The kernel wants a module: `rootstock -q -- NAME`.
     Modprobe(String),
 }
@@ -69,6 +74,7 @@ impl Helper {
             ["plug"] => Some(Self::Plug),
             ["bootconf"] => Some(Self::Bootconf),
             ["teardown"] => Some(Self::Teardown),
+            ["tryboot"] => Some(Self::Tryboot),
             ["-q", "--", name] => Some(Self::Modprobe(name.to_owned())),
             _ => None,
         }
@@ -87,6 +93,9 @@ impl Helper {
                 power::teardown(plan::Machine::here());
                 Ok(())
             }
+            Self::Tryboot => crate::update::trial::ask()
+                .map(|()| say!("init", "the firmware is asked to try the other slot"))
+                .map_err(Into::into),
             Self::Modprobe(name) => loader::Loader::open(&loader::modules_dir())
                 .map(|mut loader| say!("plug", "{name} asked for by the kernel, {} modules loaded", loader.load(&name)))
                 .map_err(Into::into),
@@ -125,6 +134,7 @@ mod tests {
         check(&["rootstock", "plug"], Some(Helper::Plug));
         check(&["rootstock", "bootconf"], Some(Helper::Bootconf));
         check(&["rootstock", "teardown"], Some(Helper::Teardown));
+        check(&["rootstock", "tryboot"], Some(Helper::Tryboot));
         check(&["/init", "-q", "--", "fs-ext4"], Some(Helper::Modprobe("fs-ext4".to_owned())));
         check(&["rootstock", "serve", "--appliance"], None);
         check(&["rootstock", "plug", "now"], None);

@@ -19,15 +19,22 @@ use std::os::unix::process::CommandExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::log::{now, say};
-use super::plan::{BOOT_CONFIG_WAIT, ESSENTIAL_PAUSE, Ending, Machine, plan_boot};
+use super::plan::{BOOT_CONFIG_WAIT, ESSENTIAL_PAUSE, Ending, Machine, RUN_DIR, TRIAL_LIMIT, plan_boot};
 use super::power;
 use super::run::{self, System};
 use super::supervise::{Restart, Service};
 use super::watchdog::Watchdog;
 use super::words::Words;
+use crate::update::trial::{KEPT_FILE, Told};
+
+/// When PID 1 began, in milliseconds since the kernel's start: `serve` tells how long it took until DHCP was answered.
+static BEGAN: AtomicU64 = AtomicU64::new(0);
+/// By this name in `serve`'s environment.
+pub const BEGAN_VARIABLE: &str = "ROOTSTOCK_BEGAN_MS";
 
 const WATCHDOG: &str = "/dev/watchdog";
 /// How often the watchdog's device is looked for: often while modules are being loaded, then seldom.
@@ -40,6 +47,7 @@ const MAX_REAPED: usize = 256;
 /// Serves as PID 1. Nothing makes it return or exit.
 pub fn run() -> ! {
     let machine = Machine::here();
+    BEGAN.store(u64::try_from(now().as_millis()).unwrap_or_default(), Ordering::Relaxed);
     let signals = block_signals();
     if let Err(error) = run::carry_out(&plan_boot(machine), &mut System) {
         say!("init", "cannot start: {}; restart in {} s", super::chain(&error), ESSENTIAL_PAUSE.as_secs());
@@ -79,6 +87,8 @@ pub(super) struct Pid1 {
     serve_by: Duration,
     pub(super) watchdog: Option<Watchdog>,
     look_for_watchdog: Duration,
+    /// This system is on trial: when it must have been kept.
+    trial_by: Option<Duration>,
     words: Words,
 }
 
@@ -102,10 +112,15 @@ impl Pid1 {
             serve_by: now,
             watchdog: None,
             look_for_watchdog: now,
+            trial_by: None,
             words,
         };
         if machine == Machine::Board {
             pid1.plug.release(now);
+            if Told::here().on_trial {
+                say!("init", "this system is on trial: in {} s the former one starts again", TRIAL_LIMIT.as_secs());
+                pid1.trial_by = Some(now + TRIAL_LIMIT);
+            }
             if pid1.words.boot.is_some() {
                 pid1.bootconf.release(now);
                 pid1.serve_by = now + BOOT_CONFIG_WAIT;
@@ -119,6 +134,9 @@ impl Pid1 {
     /// One turn: never blocks longer than until the next thing is due.
     fn turn(&mut self) -> Option<Ending> {
         if let Some(ending) = self.reap() {
+            return Some(ending);
+        }
+        if let Some(ending) = self.judge_trial() {
             return Some(ending);
         }
         self.start_due();
@@ -147,6 +165,20 @@ impl Pid1 {
             }
         }
         asked
+    }
+
+    /// A system that was not kept in time gives way to the former one, whatever holds it up: the firmware's flag is
+    /// used up, so every restart is its.
+    fn judge_trial(&mut self) -> Option<Ending> {
+        if self.trial_by.is_none_or(|by| now() < by) {
+            return None;
+        }
+        self.trial_by = None;
+        if Path::new(RUN_DIR).join(KEPT_FILE).exists() {
+            return None;
+        }
+        say!("init", "this system was on trial and did not pass: restart to the former one");
+        Some(Ending::Reboot)
     }
 
     /// The boot configuration is there, or will not come.
@@ -185,13 +217,16 @@ impl Pid1 {
         }
     }
 
-    /// `rootstock serve --appliance`; in a container PID 1's own arguments, if it has any, are run in its place.
+    /// `rootstock serve --appliance`, or the program that the kernel's command line puts in its place; in a container PID 1's own arguments, if it has any, are run in its place.
     fn serve_args(&self) -> Vec<OsString> {
         let given: Vec<OsString> = std::env::args_os().skip(1).collect();
         if self.machine == Machine::Container && !given.is_empty() {
             return given;
         }
-        vec![OWN_PROGRAM.into(), "serve".into(), "--appliance".into()]
+        match &self.words.serve {
+            Some(program) => vec![program.into(), "--appliance".into()],
+            None => vec![OWN_PROGRAM.into(), "serve".into(), "--appliance".into()],
+        }
     }
 
     /// Arms the watchdog as soon as its driver is there, and feeds it.
@@ -230,7 +265,7 @@ impl Pid1 {
         };
         let serve = self.serve.is_held().then_some(self.serve_by);
         let services = [&self.serve, &self.plug, &self.bootconf].into_iter().filter_map(Service::poll_timeout);
-        services.chain(watchdog).chain(serve).min()
+        services.chain(watchdog).chain(serve).chain(self.trial_by).min()
     }
 
     /// Sleeps until a signal comes or `until`; returns what the signals ask for.
@@ -284,6 +319,7 @@ impl Start {
         }
         command.args(args).current_dir("/").env_clear();
         command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("HOME", "/").env("TERM", "linux");
+        command.env(BEGAN_VARIABLE, BEGAN.load(Ordering::Relaxed).to_string());
         if machine == Machine::Container {
             command.env("container", "rootstock");
         }

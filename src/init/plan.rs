@@ -129,6 +129,10 @@ pub fn plan_boot(machine: Machine) -> Vec<Step> {
 /// How long PID 1 shows a failed essential step before it reboots.
 pub const ESSENTIAL_PAUSE: Duration = Duration::from_secs(10);
 
+/// How long a system on trial may take until it is kept. A Pi 3 serves within 10 s, a slow stick is open within a
+/// minute; what takes longer is no system to keep.
+pub const TRIAL_LIMIT: Duration = Duration::from_secs(180);
+
 /// How long `serve` waits for `rootstock.toml`. An SD card is there within 2 s of the start;
 /// after this time the appliance serves with its defaults, for the card may be broken or taken out.
 pub const BOOT_CONFIG_WAIT: Duration = Duration::from_secs(5);
@@ -138,15 +142,18 @@ pub const BOOT_CONFIG_WAIT: Duration = Duration::from_secs(5);
 pub enum Ending {
     PowerOff,
     Reboot,
+    /// Restart, once from the card's other slot (`update::trial`).
+    Try,
 }
 
 impl Ending {
-    /// What `serve` asks for by its exit code: 64 is power off, 65 is reboot. Every other way to end
+    /// What `serve` asks for by its exit code: 64 is power off, 65 is reboot, 66 tries the other slot. Every other way to end
     /// means "start me again". (101 is Rust's panic, 128 and above are signals in a shell's terms.)
     pub fn from_exit_code(code: i32) -> Option<Self> {
         match code {
             64 => Some(Self::PowerOff),
             65 => Some(Self::Reboot),
+            66 => Some(Self::Try),
             _ => None,
         }
     }
@@ -174,6 +181,8 @@ pub enum Halt {
     Teardown { within: Duration },
     /// Stop the watchdog by its magic close.
     CloseWatchdog,
+    /// Ask the firmware for the other slot, in a helper; without it the same slot starts again.
+    AskForTry { within: Duration },
     /// reboot(2).
     End(Ending),
 }
@@ -191,6 +200,10 @@ pub fn plan_shutdown(ending: Ending, machine: Machine) -> Vec<Halt> {
         // A board that cannot cut its power stays halted, and the watchdog would start it again.
         // A reboot keeps it running instead: if reboot(2) hangs, the watchdog does it.
         steps.push(Halt::CloseWatchdog);
+    }
+    if machine == Machine::Board && ending == Ending::Try {
+        // After all others: it takes memory until it has a page that the GPU can reach.
+        steps.push(Halt::AskForTry { within: Duration::from_secs(10) });
     }
     steps.push(Halt::End(ending));
     steps
@@ -257,6 +270,7 @@ mod tests {
         for (ending, machine) in [
             (Ending::PowerOff, Machine::Board),
             (Ending::Reboot, Machine::Board),
+            (Ending::Try, Machine::Board),
             (Ending::PowerOff, Machine::Container),
         ] {
             let plan = plan_shutdown(ending, machine);
@@ -264,7 +278,10 @@ mod tests {
             let bound: Duration = plan
                 .iter()
                 .map(|step| match step {
-                    Halt::StopServe { within } | Halt::StopOthers { within } | Halt::Teardown { within } => *within,
+                    Halt::StopServe { within }
+                    | Halt::StopOthers { within }
+                    | Halt::Teardown { within }
+                    | Halt::AskForTry { within } => *within,
                     Halt::CloseWatchdog | Halt::End(_) => Duration::ZERO,
                 })
                 .sum();
@@ -286,8 +303,8 @@ mod tests {
     }
 
     #[test]
-    fn serve_asks_by_64_and_65_and_nothing_else() {
+    fn serve_asks_by_64_to_66_and_nothing_else() {
         let asks: Vec<i32> = (-1..256).filter(|&code| Ending::from_exit_code(code).is_some()).collect();
-        assert_eq!(asks, [64, 65]);
+        assert_eq!(asks, [64, 65, 66]);
     }
 }

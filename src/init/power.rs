@@ -69,6 +69,15 @@ fn carry_out(pid1: &mut Pid1, step: Halt) {
                 say!("init", "unmounting took longer than {} s and is left behind", within.as_secs());
             }
         }
+        Halt::AskForTry { within } => {
+            let mut ask = Service::new("tryboot", Restart::Never);
+            match Start::helper("tryboot").spawn(pid1.machine, &Words::default()) {
+                Ok(pid) => ask.started(now(), pid),
+                Err(error) => say!("init", "cannot ask for the other slot: {error}"),
+            }
+            pid1.bootconf = ask;
+            wait_for(pid1, within, |pid1| pid1.bootconf.pid().is_none());
+        }
         Halt::CloseWatchdog => {
             if let Some(Err(error)) = pid1.watchdog.take().map(super::watchdog::Watchdog::close) {
                 say!("init", "cannot stop the watchdog: {error}");
@@ -102,8 +111,11 @@ pub(super) fn end(machine: Machine, ending: Ending) -> ! {
     say!("init", "{ending:?}");
     let command = match ending {
         Ending::PowerOff => RebootCommand::PowerOff,
-        Ending::Reboot => RebootCommand::Restart,
+        Ending::Reboot | Ending::Try => RebootCommand::Restart,
     };
+    if ending == Ending::Try {
+        restart_with(c"0 tryboot");
+    }
     loop {
         if let Err(error) = rustix::system::reboot(command) {
             say!("init", "cannot end the machine: {error}");
@@ -115,6 +127,21 @@ pub(super) fn end(machine: Machine, ending: Ending) -> ! {
         // The watchdog, if it is armed, is not fed here and ends what reboot(2) could not.
         std::thread::sleep(Duration::from_secs(5));
     }
+}
+
+/// reboot(2) with words for the driver that restarts the board; comes back only when it cannot.
+fn restart_with(words: &std::ffi::CStr) {
+    // SAFETY: the magic numbers and the command of reboot(2) with a string that outlives the call.
+    unsafe {
+        libc::syscall(
+            libc::SYS_reboot,
+            libc::LINUX_REBOOT_MAGIC1,
+            libc::LINUX_REBOOT_MAGIC2,
+            libc::LINUX_REBOOT_CMD_RESTART2,
+            words.as_ptr(),
+        );
+    }
+    say!("init", "cannot restart with {words:?}: {}", std::io::Error::last_os_error());
 }
 
 /// The helper: unmounts what is not the kernel's own, newest first, and writes out what is in memory.

@@ -17,6 +17,9 @@ pub struct Words {
     /// `rootstock.watchdog=off`: leave the watchdog alone. QEMU's Raspberry Pis need it: they do not count, arming
     /// resets them at once (hw/misc/bcm2835_powermgt.c; seen with QEMU 10.0 on 2026-11-22).
     pub no_watchdog: bool,
+    /// `rootstock.serve=/bin/rootstock-hil`: the program that runs in the place of `serve`, with `--appliance`.
+    /// The card of `just hil-card` has it: the same kernel, modules and PID 1, with the board's tests instead.
+    pub serve: Option<String>,
     /// Words of ours that were not understood, to be logged.
     pub unknown: Vec<String>,
 }
@@ -30,6 +33,7 @@ impl Words {
             match ours.split_once('=') {
                 Some(("boot", id)) if id.parse::<BootId>().is_ok() => words.boot = id.parse().ok(),
                 Some(("watchdog", "off")) => words.no_watchdog = true,
+                Some(("serve", value)) if value.starts_with('/') => words.serve = Some(value.to_owned()),
                 Some(("panel", value)) => words.panel = Some(value.to_owned()),
                 Some(("log", value)) => words.log = Some(value.to_owned()),
                 _ => words.unknown.push(word),
@@ -89,6 +93,13 @@ mod tests {
         let wrong = Words::parse("rootstock.watchdog=maybe watchdog=off");
         assert!(!wrong.no_watchdog);
         assert_eq!(wrong.unknown, ["rootstock.watchdog=maybe"]);
+    }
+
+    #[test]
+    fn only_a_whole_path_takes_the_servers_place() {
+        assert_eq!(Words::parse("rootstock.serve=/bin/x").serve.as_deref(), Some("/bin/x"));
+        let wrong = Words::parse("rootstock.serve=x rootstock.serve=");
+        assert_eq!((wrong.serve, wrong.unknown.len()), (None, 2));
     }
 
     #[test]

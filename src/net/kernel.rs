@@ -8,12 +8,16 @@ use std::path::Path;
 use futures_util::{StreamExt, TryStreamExt};
 use rtnetlink::packet_route::address::AddressAttribute;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage};
+use rtnetlink::packet_route::neighbour::{NeighbourAddress, NeighbourAttribute};
 use rtnetlink::{LinkUnspec, RouteMessageBuilder};
 
 use super::Error;
 use super::choose::Link;
 use crate::client::MacAddr;
 use crate::config::Subnet;
+
+/// Neighbours that are read at a time: the kernel keeps no more by default (`gc_thresh3`).
+const MAX_LISTED: usize = 1024;
 
 pub(super) async fn links(netlink: &rtnetlink::Handle) -> Result<Vec<Link>, Error> {
     let messages: Result<Vec<LinkMessage>, _> = netlink.link().get().execute().try_collect().await;
@@ -86,6 +90,39 @@ pub(super) async fn set_neighbour(
     // Permanent is what rtnetlink asks for unless told otherwise.
     let add = netlink.neighbours().add(index, IpAddr::V4(address)).link_layer_address(&mac.0).replace();
     add.execute().await.map_err(|source| Error::Neighbour { address, source })
+}
+
+pub(super) async fn remove_address(netlink: &rtnetlink::Handle, index: u32, subnet: Subnet) -> Result<(), Error> {
+    let mut addresses = netlink.address().get().set_link_index_filter(index).execute().boxed_local();
+    while let Some(message) = addresses.try_next().await.map_err(|source| Error::List { what: "addresses", source })? {
+        let is_it = |attribute: &AddressAttribute| matches!(attribute, AddressAttribute::Local(IpAddr::V4(address)) if *address == subnet.address);
+        if message.attributes.iter().any(is_it) {
+            let gone = netlink.address().del(message).execute().await;
+            gone.map_err(|source| Error::Remove { address: subnet, source })?;
+        }
+    }
+    Ok(())
+}
+
+/// Whom the kernel knows on the interface: an address and its MAC each.
+pub(super) async fn neighbours(netlink: &rtnetlink::Handle, index: u32) -> Result<Vec<(Ipv4Addr, MacAddr)>, Error> {
+    let mut all = netlink.neighbours().get().execute().boxed_local();
+    let mut found = Vec::new();
+    while let Some(message) = all.try_next().await.map_err(|source| Error::List { what: "neighbours", source })? {
+        if message.header.ifindex != index || found.len() == MAX_LISTED {
+            continue;
+        }
+        let (mut address, mut mac) = (None, None);
+        for attribute in &message.attributes {
+            match attribute {
+                NeighbourAttribute::Destination(NeighbourAddress::Inet(inet)) => address = Some(*inet),
+                NeighbourAttribute::LinkLayerAddress(bytes) => mac = bytes.as_slice().try_into().ok().map(MacAddr),
+                _ => {}
+            }
+        }
+        found.extend(address.zip(mac));
+    }
+    Ok(found)
 }
 
 pub(super) async fn forget_neighbour(netlink: &rtnetlink::Handle, index: u32, address: Ipv4Addr) -> Result<(), Error> {

@@ -43,6 +43,7 @@ use tokio::sync::mpsc;
 
 use crate::client::MacAddr;
 use crate::config::Subnet;
+use crate::dhcp::lease::Lease;
 use crate::wire::Facts;
 pub use neighbours::MAX_NEIGHBOURS;
 pub use probe::{MAX_PROBES, PROBE_TIME};
@@ -67,11 +68,21 @@ pub enum Event {
     Interface { name: String, index: u32, mac: MacAddr },
     /// The interface has its address, at the start or again.
     Address(Subnet),
+    /// It was set before anybody could be asked, and somebody else has it: it is
+    /// free for him, and probed again every few seconds.
+    AddressLost(Subnet),
     /// Whether something alive is at the other end of the cable.
     Carrier(bool),
     /// What is known of the wire, whenever it changes. With a cable it comes
     /// before `Interface` and `Carrier`, and says that the wire is being asked.
     Wire(Facts),
+    /// A board that is watched was heard at this address.
+    Seen { mac: MacAddr, address: Ipv4Addr },
+    /// Another server gave us an address, and the interface has it.
+    Leased(Lease),
+    /// Its lease has ended. The interface keeps it until another one comes or
+    /// [`Handle::lease`] gives it up, for the clients that know us by it.
+    LeaseLost(Ipv4Addr),
     /// The interface went away; another `Interface` follows when there is one.
     Lost,
     /// Somebody else uses our own address. Told at most every ten seconds.
@@ -98,6 +109,8 @@ pub enum Error {
     Up { interface: String, source: rtnetlink::Error },
     #[error("cannot set the address {address} on {interface}")]
     Address { address: Subnet, interface: String, source: rtnetlink::Error },
+    #[error("cannot remove the address {address}")]
+    Remove { address: Subnet, source: rtnetlink::Error },
     #[error("cannot set the default route by {gateway}")]
     Route { gateway: Ipv4Addr, source: rtnetlink::Error },
     #[error("cannot set the neighbour entry of {address}")]
@@ -115,6 +128,9 @@ pub(crate) fn bpdu_delay(frame: &[u8]) -> Option<std::time::Duration> {
 #[derive(Debug)]
 pub(crate) enum Command {
     Survey,
+    Lease(bool),
+    Watch(Vec<MacAddr>),
+    LookForNeighbours,
     Probe { address: Ipv4Addr, owner: Option<MacAddr> },
     Neighbour { address: Ipv4Addr, mac: MacAddr },
     ForgetNeighbour { address: Ipv4Addr },
@@ -165,6 +181,21 @@ impl Handle {
     /// Asks the wire now who leases addresses on it; [`Event::Wire`] tells what changed.
     pub fn survey(&self) {
         self.command(Command::Survey);
+    }
+
+    /// Has an address from another server beside our own one, or gives it up.
+    pub fn lease(&self, wanted: bool) {
+        self.command(Command::Lease(wanted));
+    }
+
+    /// Tells where these boards are, by ARP and by what the kernel knows, with [`Event::Seen`].
+    pub fn watch(&self, macs: Vec<MacAddr>) {
+        self.command(Command::Watch(macs));
+    }
+
+    /// Looks through the kernel's neighbour table for those boards once more.
+    pub fn look_for_neighbours(&self) {
+        self.command(Command::LookForNeighbours);
     }
 
     /// Sets a permanent neighbour entry, for a client that does not answer ARP

@@ -31,6 +31,8 @@ const DEFEND_INTERVAL: Duration = Duration::from_secs(10);
 pub(super) enum Purpose {
     /// Our own address, before its first use or after a new carrier.
     Own,
+    /// An address that another server gave us.
+    Leased,
     /// Control asked.
     Asked,
 }

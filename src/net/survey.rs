@@ -89,8 +89,10 @@ impl Survey {
 
     /// Somebody wants to know now.
     pub(super) fn ask(&mut self, now: Duration) {
-        if self.next.is_some() && self.running.is_none() {
-            self.next = Some(now);
+        // One that has just begun is what was asked for.
+        let asks = self.running.as_ref().is_some_and(|running| running.sent < SENT_AT.len());
+        if self.next.is_some() && !asks {
+            (self.running, self.next) = (None, Some(now));
         }
     }
 
@@ -289,6 +291,16 @@ mod tests {
         assert!(!survey.facts.asking);
         survey.heard(ROUTER, &offer(&survey, 7, 2));
         assert_eq!(survey.facts.server, Some(server), "the first one stays");
+    }
+
+    #[test]
+    fn somebody_who_wants_to_know_need_not_wait_for_the_last_answers() {
+        let mut survey = plugged();
+        survey.poll(ms(0), 7);
+        survey.ask(ms(1));
+        assert_eq!(run(&mut survey, SURVEY_TIME).0, 2, "it has begun already");
+        survey.ask(ms(5000));
+        assert_eq!(run(&mut survey, ms(5000) + SURVEY_TIME).0, 3);
     }
 
     #[test]

@@ -27,8 +27,10 @@ use super::{Command, Error, Event, Options, Sink, kernel, link};
 use crate::blackbox::record::OURS;
 use crate::blackbox::tap;
 use crate::client::MacAddr;
+use crate::config::Subnet;
 use crate::dhcp::client as dhcp_client;
 use crate::dhcp::frame::{udp_packet, udp_payload};
+use crate::dhcp::lease::{self, Lease, Leasing};
 use crate::dhcp::message::MAX_BYTES;
 
 /// Longest time between two looks at the kernel's state.
@@ -43,6 +45,12 @@ const ANNOUNCEMENTS: u8 = 2;
 const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(2);
 /// Shortest time between two looks, so that a storm of notifications costs little.
 const LEAST: Duration = Duration::from_millis(10);
+/// Between two probes for our own address while somebody else has it.
+const RETRY_OWN: Duration = Duration::from_secs(5);
+/// Boards that are watched: more clients than an appliance serves.
+const MAX_WATCHED: usize = 1024;
+/// A board's address is told again after this time, in case it could not be believed before.
+const TELL_AGAIN: Duration = Duration::from_secs(10);
 /// DHCP's (RFC 2131 §4.1).
 const SERVER_PORT: u16 = 67;
 const CLIENT_PORT: u16 = 68;
@@ -95,6 +103,11 @@ struct Chosen {
     /// DHCP servers' answers to us, while some are awaited.
     dhcp: Option<AsyncFd<PacketSocket>>,
     survey: Survey,
+    /// Asks another server for an address, while control wants one.
+    leasing: Option<Leasing>,
+    /// What it gave, which the interface has or gets.
+    lease: Option<Lease>,
+    lease_untold: bool,
     carrier: bool,
     /// Whether the kernel has our address on it, as far as we know.
     addressed: bool,
@@ -117,14 +130,37 @@ struct Worker {
     probes: Probes,
     neighbours: Neighbours,
     guard: Guard,
+    /// Our address is another one's: when it is probed again.
+    retry_own: Option<Duration>,
+    /// Whether our address was ours on a wire with a carrier: by a probe, or by
+    /// a former run of this server. Then clients may run on it, and it is kept.
+    confirmed: bool,
+    /// Whether an address of another server's is wanted.
+    lease_wanted: bool,
+    watched: Vec<(MacAddr, Option<(Ipv4Addr, Duration)>)>,
+    /// What other servers gave us and gave to somebody else since.
+    drop_address: Vec<Subnet>,
     /// When the kernel's state is read next.
     look_at: Duration,
 }
 
 impl Worker {
     fn new(options: Options, sink: Sink) -> Self {
-        let (probes, neighbours, guard) = (Probes::default(), Neighbours::default(), Guard::default());
-        Self { options, sink, start: Instant::now(), chosen: None, probes, neighbours, guard, look_at: Duration::ZERO }
+        Self {
+            options,
+            sink,
+            start: Instant::now(),
+            chosen: None,
+            probes: Probes::default(),
+            neighbours: Neighbours::default(),
+            guard: Guard::default(),
+            retry_own: None,
+            confirmed: false,
+            lease_wanted: false,
+            watched: Vec::new(),
+            drop_address: Vec::new(),
+            look_at: Duration::ZERO,
+        }
     }
 
     fn now(&self) -> Duration {
@@ -160,8 +196,10 @@ impl Worker {
                 self.look_at = looked + again;
             }
             self.speak();
-            let survey = self.chosen.as_ref().and_then(|chosen| chosen.survey.poll_timeout());
-            let others = [self.probes.poll_timeout(), self.announce_at(), survey];
+            let chosen = self.chosen.as_ref();
+            let survey = chosen.and_then(|chosen| chosen.survey.poll_timeout());
+            let leasing = chosen.and_then(|chosen| chosen.leasing.as_ref()?.poll_timeout()).filter(|_| self.carrier());
+            let others = [self.probes.poll_timeout(), self.announce_at(), survey, leasing, self.retry_own];
             let wake = self.start + others.into_iter().flatten().fold(self.look_at, Duration::min);
             tokio::select! {
                 command = commands.recv() => match command {
@@ -235,6 +273,9 @@ impl Worker {
                     llc: PacketSocket::group_receiver(index, LLC, &bpdu::GROUPS).and_then(readable).ok(),
                     dhcp: None,
                     survey,
+                    leasing: None,
+                    lease: None,
+                    lease_untold: false,
                     carrier: link.carrier,
                     addressed: false,
                     settled: false,
@@ -272,6 +313,11 @@ impl Worker {
             chosen.carrier = link.carrier;
             chosen.announcements = 0;
             chosen.survey.carrier(now, link.carrier);
+            // Another wire perhaps, with another server: what the former one gave is asked for there.
+            if let (Some(leasing), true) = (&mut chosen.leasing, link.carrier) {
+                let before = chosen.lease.as_ref().map(|lease| lease.subnet.address);
+                *leasing = Leasing::new(now, chosen.mac, xid(chosen.mac), before);
+            }
             self.survey(now);
             self.tell(Event::Carrier(link.carrier));
             if link.carrier {
@@ -284,11 +330,33 @@ impl Worker {
             let speed = link::speed(chosen.arp.get_ref(), &chosen.name);
             chosen.survey.link(speed.mbit, speed.half_duplex, speed.gigabit);
         }
+        while let Some(former) = self.drop_address.last().copied() {
+            if former != subnet {
+                kernel::remove_address(netlink, link.index, former).await?;
+            }
+            self.drop_address.pop();
+        }
         let there = kernel::has_address(netlink, link.index, subnet).await?;
+        if self.chosen.as_ref().is_some_and(|chosen| chosen.tried_address.is_none()) && there && link.carrier {
+            self.confirmed = true;
+        }
+        if there && self.retry_own.is_some() && !self.confirmed {
+            // Whoever was there first keeps it (RFC 5227 §2.1): ours was set before the cable was in.
+            kernel::remove_address(netlink, link.index, subnet).await?;
+            self.tell(Event::AddressLost(subnet));
+            if let Some(chosen) = &mut self.chosen {
+                (chosen.addressed, chosen.settled) = (false, false);
+            }
+            return self.mend_lease(netlink, link).await;
+        }
         let probing = self.probes.runs(Purpose::Own);
         let Some(chosen) = &mut self.chosen else { return Ok(None) };
         if !there {
             (chosen.addressed, chosen.settled) = (false, false);
+            // Another one has it.
+            if self.retry_own.is_some() {
+                return self.mend_lease(netlink, link).await;
+            }
             // Without a carrier nobody can be asked and nobody be disturbed, and
             // the servers can start; the probe comes with the carrier.
             if probing && link.carrier {
@@ -314,7 +382,28 @@ impl Worker {
             chosen.addressed = true;
             self.tell(Event::Address(subnet));
         }
+        self.mend_lease(netlink, link).await
+    }
+
+    /// What another server gave us stands on the interface, and nothing that it gave before.
+    async fn mend_lease(&mut self, netlink: &rtnetlink::Handle, link: &Link) -> Result<Option<Duration>, Error> {
+        let Some(chosen) = &mut self.chosen else { return Ok(None) };
+        let Some(lease) = chosen.lease.clone().filter(|_| link.up) else { return Ok(None) };
+        if !kernel::has_address(netlink, link.index, lease.subnet).await? {
+            kernel::set_address(netlink, link, lease.subnet).await?;
+            if let (None, Some(router)) = (self.options.gateway, lease.router) {
+                kernel::set_default_route(netlink, link.index, router).await?;
+            }
+        }
+        let untold = self.chosen.as_mut().is_some_and(|chosen| std::mem::take(&mut chosen.lease_untold));
+        if untold {
+            self.tell(Event::Leased(lease));
+        }
         Ok(None)
+    }
+
+    fn carrier(&self) -> bool {
+        self.chosen.as_ref().is_some_and(|chosen| chosen.carrier)
     }
 
     fn probe_own(&mut self, now: Duration) {
@@ -342,6 +431,11 @@ impl Worker {
             self.step(now, step);
         }
         self.survey(now);
+        self.ask_for_lease(now);
+        if self.retry_own.is_some_and(|retry| now >= retry) {
+            self.retry_own = Some(now + RETRY_OWN);
+            self.probe_own(now);
+        }
         let own = self.options.address.address;
         if self.announce_at().is_some_and(|due| due <= now)
             && let Some(chosen) = &mut self.chosen
@@ -360,15 +454,20 @@ impl Worker {
                 }
             }
             Step::Done { purpose: Purpose::Asked, address, conflict } => self.tell(Event::Probed { address, conflict }),
+            Step::Done { purpose: Purpose::Leased, address, conflict } => {
+                let Some(leasing) = self.chosen.as_mut().and_then(|chosen| chosen.leasing.as_mut()) else { return };
+                let steps = leasing.probed(now, address, conflict.is_some());
+                self.lease_steps(now, steps);
+            }
             Step::Done { purpose: Purpose::Own, address, conflict } => {
                 // The address may now be set.
                 self.look_at = Duration::ZERO;
                 if let Some(chosen) = &mut self.chosen {
                     chosen.survey.probed(conflict);
                 }
+                self.retry_own = (conflict.is_some() && !self.confirmed).then(|| now + RETRY_OWN + self.jitter());
+                self.confirmed |= conflict.is_none();
                 match conflict {
-                    // Used all the same: without it nothing works at all. But not
-                    // announced, which would cut off the other one.
                     Some(mac) if self.guard.admit(now) => self.tell(Event::Conflict { address, mac }),
                     Some(_) => {}
                     None => self.announce(now),
@@ -397,9 +496,62 @@ impl Worker {
                 survey::Step::Tell(facts) => (self.sink)(Event::Wire(facts)),
             }
         }
-        if !chosen.survey.listens() {
+        if !chosen.survey.listens() && chosen.leasing.is_none() {
             chosen.dhcp = None;
         }
+    }
+
+    /// Sends what we as a client of another server have due.
+    fn ask_for_lease(&mut self, now: Duration) {
+        let Some(chosen) = &mut self.chosen else { return };
+        if self.lease_wanted && chosen.leasing.is_none() {
+            // What the interface has from before a restart is asked for by its server's own memory.
+            chosen.leasing = Some(Leasing::new(now, chosen.mac, xid(chosen.mac), None));
+        }
+        let Some(leasing) = chosen.leasing.as_mut().filter(|_| chosen.carrier) else { return };
+        let steps = leasing.poll(now);
+        self.lease_steps(now, steps);
+    }
+
+    fn lease_steps(&mut self, now: Duration, steps: Vec<lease::Step>) {
+        for step in steps {
+            let Some(chosen) = &mut self.chosen else { return };
+            match step {
+                lease::Step::Send { bytes, from, to } => {
+                    if chosen.dhcp.is_none() {
+                        chosen.dhcp = PacketSocket::udp_receiver(chosen.index, CLIENT_PORT).and_then(readable).ok();
+                    }
+                    let (mac, to) = to.unwrap_or((BROADCAST, Ipv4Addr::BROADCAST));
+                    let to = SocketAddrV4::new(to, SERVER_PORT);
+                    let packet = udp_packet(SocketAddrV4::new(from, CLIENT_PORT), to, &bytes);
+                    if let (Some(socket), Some(packet)) = (&chosen.dhcp, packet) {
+                        // It is sent again when it was lost.
+                        let _ = socket.get_ref().send(mac, &packet);
+                    }
+                }
+                lease::Step::Probe(address) => {
+                    if !self.probes.start(now, Purpose::Leased, address, None) {
+                        let probed = self.chosen.as_mut().and_then(|chosen| chosen.leasing.as_mut());
+                        let steps = probed.map(|leasing| leasing.probed(now, address, false)).unwrap_or_default();
+                        self.lease_steps(now, steps);
+                    }
+                }
+                lease::Step::Take(lease) => {
+                    let former = chosen.lease.replace(lease.clone()).filter(|former| former.subnet != lease.subnet);
+                    self.drop_address.extend(former.map(|former| former.subnet));
+                    chosen.lease_untold = true;
+                    self.look_at = Duration::ZERO;
+                }
+                lease::Step::Lose(address) => self.tell(Event::LeaseLost(address)),
+            }
+        }
+    }
+
+    /// Two appliances that give way to each other must not come back together.
+    fn jitter(&self) -> Duration {
+        let last =
+            self.chosen.as_ref().map_or(0, |chosen| u64::from(chosen.mac.0[5]) << 8 | u64::from(chosen.mac.0[4]));
+        Duration::from_millis(last % 2000)
     }
 
     /// Waits for frames; for ever while there is no interface.
@@ -434,7 +586,33 @@ impl Worker {
                 continue;
             };
             chosen.survey.heard(from, &reply);
+            let steps = chosen.leasing.as_mut().map(|leasing| leasing.heard(now, from, &reply)).unwrap_or_default();
+            if !steps.is_empty() {
+                self.lease_steps(now, steps);
+                return;
+            }
         }
+    }
+
+    /// Tells where a watched board is, unless that was told lately.
+    fn seen(&mut self, now: Duration, mac: MacAddr, address: Ipv4Addr) {
+        let Some((_, told)) = self.watched.iter_mut().find(|(watched, _)| *watched == mac) else { return };
+        if address.is_unspecified() || told.is_some_and(|(was, at)| was == address && now < at + TELL_AGAIN) {
+            return;
+        }
+        *told = Some((address, now));
+        self.tell(Event::Seen { mac, address });
+    }
+
+    async fn look_for_neighbours(&mut self, netlink: &rtnetlink::Handle) -> Result<(), Error> {
+        let Some(index) = self.chosen.as_ref().map(|chosen| chosen.index).filter(|_| !self.watched.is_empty()) else {
+            return Ok(());
+        };
+        let now = self.now();
+        for (address, mac) in kernel::neighbours(netlink, index).await? {
+            self.seen(now, mac, address);
+        }
+        Ok(())
     }
 
     /// Takes what ARP has come in, up to [`FRAMES_A_TURN`].
@@ -444,7 +622,7 @@ impl Worker {
         for _ in 0..FRAMES_A_TURN {
             let Some(chosen) = &mut self.chosen else { return };
             let mut buffer = [0; 64];
-            let Some((received, _)) = take(&chosen.arp, &mut buffer) else { return };
+            let Some((received, from)) = take(&chosen.arp, &mut buffer) else { return };
             let mac = chosen.mac;
             let Some(arp) = Arp::parse(&buffer[..received]).filter(|arp| arp.sender_mac != mac) else { continue };
             if arp.uses(own) || arp.sender_mac.is_raspberry_pi() {
@@ -455,6 +633,10 @@ impl Worker {
                 send(chosen, &arp::announcement(mac, own));
                 chosen.survey.overheard(now, arp.sender_mac);
                 self.tell(Event::Conflict { address: own, mac: arp.sender_mac });
+            }
+            // Only what a board says of itself.
+            if arp.sender_mac == from {
+                self.seen(now, from, arp.sender);
             }
             for step in self.probes.heard(mac, &arp) {
                 self.step(now, step);
@@ -470,6 +652,24 @@ impl Worker {
                 if let Some(chosen) = &mut self.chosen {
                     chosen.survey.ask(now);
                 }
+            }
+            Command::Lease(wanted) => {
+                self.lease_wanted = wanted;
+                if let Some(chosen) = self.chosen.as_mut().filter(|_| !wanted) {
+                    chosen.leasing = None;
+                    self.drop_address.extend(chosen.lease.take().map(|lease| lease.subnet));
+                    self.look_at = Duration::ZERO;
+                }
+            }
+            Command::Watch(macs) => {
+                let told = |mac| self.watched.iter().find(|(watched, _)| *watched == mac).and_then(|(_, told)| *told);
+                self.watched = macs.into_iter().take(MAX_WATCHED).map(|mac| (mac, told(mac))).collect();
+                self.look_for_neighbours(netlink).await?;
+            }
+            Command::LookForNeighbours => {
+                // What could not be believed before may be by now.
+                self.watched.iter_mut().for_each(|(_, told)| *told = None);
+                self.look_for_neighbours(netlink).await?;
             }
             Command::Probe { address, owner } => {
                 if !self.probes.start(self.now(), Purpose::Asked, address, owner) {

@@ -78,6 +78,14 @@ impl File {
         opened(&self.read, root, handle, OFlags::RDONLY)
     }
 
+    /// A descriptor to fsync: one that is open already, if there is one.
+    pub fn syncer(&self, root: &OwnedFd, handle: &Handle) -> Result<BorrowedFd<'_>, Errno> {
+        match self.write.get() {
+            Some(fd) => Ok(fd.as_fd()),
+            None => self.reader(root, handle),
+        }
+    }
+
     /// A descriptor to write to. Only for regular files; copies a lower one up.
     pub fn writer(&self, root: &OwnedFd, handle: &Handle) -> Result<BorrowedFd<'_>, Errno> {
         opened(&self.write, root, handle, OFlags::WRONLY)
@@ -176,9 +184,11 @@ impl FileCache {
         file
     }
 
-    /// A removed file's room on the stick is free only when nobody has it open.
+    /// A removed file's room on the stick is free only when nobody has it open. Closing it frees that room, and may wait for
+    /// the journal: not while others wait for the lock.
     pub fn forget(&self, handle: &Handle) {
-        self.lock().remove(handle);
+        let gone = self.lock().remove(handle);
+        drop(gone);
     }
 
     /// Closes what was not used since the last sweep but `MAX_REST` ago.
@@ -188,7 +198,9 @@ impl FileCache {
         match *swept {
             Some((then, _)) if now.saturating_duration_since(then) < MAX_REST => {}
             Some((_, before)) => {
-                self.lock().retain(|_, file| file.used.load(Ordering::Relaxed) >= before);
+                let old = |_: &Handle, file: &mut Arc<File>| file.used.load(Ordering::Relaxed) < before;
+                let closed: Vec<_> = self.lock().extract_if(old).collect();
+                drop(closed);
                 *swept = Some((now, clock));
             }
             None => *swept = Some((now, clock)),

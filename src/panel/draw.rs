@@ -91,7 +91,11 @@ fn headline_text<T: DrawTarget<Color = BinaryColor>>(
     heart(target, Point::new(126 - HEART_WIDTH, 3), beat, colour)
 }
 
-fn element_at<T: DrawTarget<Color = BinaryColor>>(element: &Element, y: i32, target: &mut T) -> Result<(), T::Error> {
+pub(super) fn element_at<T: DrawTarget<Color = BinaryColor>>(
+    element: &Element,
+    y: i32,
+    target: &mut T,
+) -> Result<(), T::Error> {
     match element {
         Element::Line(line) => text(target, line, Point::new(0, y), &FONT_6X10, BinaryColor::On),
         Element::Big(line) => {
@@ -133,7 +137,7 @@ fn element_at<T: DrawTarget<Color = BinaryColor>>(element: &Element, y: i32, tar
 
 /// Text from its top left corner. The small fonts draw full stops and colons as
 /// plus signs, which makes addresses hard to read, and none has `…`: those are ours.
-fn text<T: DrawTarget<Color = BinaryColor>>(
+pub(super) fn text<T: DrawTarget<Color = BinaryColor>>(
     target: &mut T,
     text: &str,
     at: Point,
@@ -167,7 +171,7 @@ fn text<T: DrawTarget<Color = BinaryColor>>(
 }
 
 /// Seven columns and six rows; full on a beat, hollow between.
-fn heart<T: DrawTarget<Color = BinaryColor>>(
+pub(super) fn heart<T: DrawTarget<Color = BinaryColor>>(
     target: &mut T,
     at: Point,
     beat: bool,
@@ -191,7 +195,7 @@ fn place<T: DrawTarget<Color = BinaryColor>>(index: usize, total: usize, target:
     fill(target, 124, BODY_TOP + top as i32, 3, thumb as u32)
 }
 
-fn fill<T: DrawTarget<Color = BinaryColor>>(
+pub(super) fn fill<T: DrawTarget<Color = BinaryColor>>(
     target: &mut T,
     x: i32,
     y: i32,

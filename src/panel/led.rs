@@ -125,7 +125,10 @@ mod tests {
     #[test]
     fn each_pattern_is_whole_and_no_two_are_alike() {
         for (index, one) in ALL.into_iter().enumerate() {
-            assert!(pattern(one).len() % 2 == 0 && pattern(one).iter().all(|&length| length >= 100), "{one:?}");
+            assert!(
+                pattern(one).len().is_multiple_of(2) && pattern(one).iter().all(|&length| length >= 100),
+                "{one:?}"
+            );
             assert!(ALL[index + 1..].iter().all(|&other| pattern(other) != pattern(one)), "{one:?}");
         }
     }

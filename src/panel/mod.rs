@@ -12,8 +12,8 @@
 //! ```
 //!
 //! Pure: `gestures`, `keys`, `pages`, `screens` with `screen` and `words`, `draw`
-//! with `frame`, `blocks`, `presence`, `retry`, and `led` but for its two files. I/O: `gpio`, `oled`, `terminal`, and
-//! the threads and locks in `threads`.
+//! (`low` for 32 rows) with `frame`, `blocks`, `presence`, `retry`, and `led` but for its two files. I/O: `gpio`,
+//! `oled` with `sh1106`, `terminal`, and the threads and locks in `threads`.
 
 pub mod blocks;
 pub mod draw;
@@ -22,12 +22,14 @@ pub mod gestures;
 pub mod gpio;
 pub mod keys;
 pub mod led;
+pub mod low;
 pub mod oled;
 pub mod pages;
 pub mod presence;
 pub mod retry;
 pub mod screen;
 pub mod screens;
+mod sh1106;
 pub mod terminal;
 mod threads;
 pub mod words;
@@ -68,6 +70,10 @@ pub enum Wish {
     Reset(Role),
     /// New clients get this one.
     ImageDefault(ImageId),
+    /// What the black box holds, as files on the stick.
+    Report,
+    /// A fake Pi boots from the image for new clients.
+    SelfTest,
     /// Let go of the stick, so that it can be pulled.
     Release,
     /// Use the stick that was let go of.
@@ -80,6 +86,8 @@ impl fmt::Display for Wish {
             Self::Swap(role) => write!(f, "another board for {role}"),
             Self::Reset(role) => write!(f, "reset {role}"),
             Self::ImageDefault(image) => write!(f, "{image} for new clients"),
+            Self::Report => f.write_str("save a report"),
+            Self::SelfTest => f.write_str("self-test"),
             Self::Release => f.write_str("let go of the stick"),
             Self::Resume => f.write_str("use the stick again"),
         }

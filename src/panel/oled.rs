@@ -1,21 +1,26 @@
-//! The OLED: SSD1306, 128 × 64, on an I2C bus.
+//! The OLED on an I2C bus: an SSD1306 by its crate, or an SH1106 by `sh1106`.
 //!
-//! I/O. Only what changed is sent: a whole frame is 1,024 bytes in 64 transfers,
-//! 26 ms at 400 kHz; a heartbeat is a few bytes. rppal is touched by `open_bus`
-//! alone; everything else works with any bus of embedded-hal, as the tests do.
-//! The bus's speed is the device tree's (`i2c_arm_baudrate`).
+//! I/O. Only what changed is sent: a whole frame is 1,024 bytes, 26 ms at
+//! 400 kHz; a heartbeat is a few bytes. rppal is touched by `open_bus` alone;
+//! everything else works with any bus of embedded-hal, as the tests do. The
+//! bus's speed is the device tree's (`i2c_arm_baudrate`). Which controller,
+//! size and way up it is, `rootstock.toml` says: a module does not tell.
 
 use std::time::Duration;
 
 use embedded_hal::i2c::I2c;
 use ssd1306::command::AddrMode;
 use ssd1306::mode::BasicMode;
-use ssd1306::prelude::{Brightness as Contrast, DisplayRotation, DisplaySize128x64, I2CInterface};
+use ssd1306::prelude::{
+    Brightness as Contrast, DisplayRotation, DisplaySize, DisplaySize128x32, DisplaySize128x64, I2CInterface,
+};
 use ssd1306::{I2CDisplayInterface, Ssd1306};
 
-use super::frame::{Frame, PAGES, WIDTH};
+use super::frame::{Frame, WIDTH};
 use super::presence::Brightness;
 use super::retry::Retry;
+use super::sh1106::Sh1106;
+use crate::config::{self, Controller, Glass};
 
 /// Everything is sent again this often: a display whose power failed for a
 /// moment acknowledges as before, but has forgotten how it was set up.
@@ -38,9 +43,65 @@ pub trait Display {
     fn refresh(&mut self) -> Result<(), Error>;
 }
 
-/// An SSD1306 and what is known to be in its memory.
-pub struct Oled<I: I2c> {
-    driver: Ssd1306<I2CInterface<I>, DisplaySize128x64, BasicMode>,
+/// No acknowledgement: the one thing that goes wrong, and all that the driver crate tells.
+#[derive(Debug)]
+pub(super) struct NoAnswer;
+
+/// A controller in its own commands. A page has eight rows, as in `Frame`.
+pub(super) trait Chip {
+    /// Dark, and ready for the bytes of the first picture.
+    fn blank(&mut self) -> Result<(), NoAnswer>;
+
+    /// The whole set-up; lit at its end.
+    fn set_up(&mut self) -> Result<(), NoAnswer>;
+
+    /// Bytes of one page, from this column on; at most up to its end.
+    fn write(&mut self, page: u8, column: u8, bytes: &[u8]) -> Result<(), NoAnswer>;
+
+    fn contrast(&mut self, brightness: Brightness) -> Result<(), NoAnswer>;
+}
+
+struct Solomon<I: I2c, S: DisplaySize>(Ssd1306<I2CInterface<I>, S, BasicMode>);
+
+impl<I: I2c, S: DisplaySize> Solomon<I, S> {
+    fn new(i2c: I, size: S, panel: &config::Panel) -> Self {
+        let interface = I2CDisplayInterface::new_custom_address(i2c, panel.i2c_address);
+        let rotation = if panel.upside_down { DisplayRotation::Rotate180 } else { DisplayRotation::Rotate0 };
+        Self(Ssd1306::new(interface, size, rotation))
+    }
+}
+
+impl<I: I2c, S: DisplaySize> Chip for Solomon<I, S> {
+    fn blank(&mut self) -> Result<(), NoAnswer> {
+        let rotation = self.0.rotation();
+        let driver = &mut self.0;
+        let sent = driver
+            .set_display_on(false)
+            // Which end a column is at is decided when it is written (data sheet §10.1.8).
+            .and_then(|()| driver.set_rotation(rotation))
+            .and_then(|()| driver.set_addr_mode(AddrMode::Horizontal));
+        sent.map_err(|_| NoAnswer)
+    }
+
+    fn set_up(&mut self) -> Result<(), NoAnswer> {
+        self.0.init_with_addr_mode(AddrMode::Horizontal).map_err(|_| NoAnswer)
+    }
+
+    fn write(&mut self, page: u8, column: u8, bytes: &[u8]) -> Result<(), NoAnswer> {
+        let end = column.saturating_add(u8::try_from(bytes.len()).unwrap_or(u8::MAX));
+        let sent = self.0.set_draw_area((column, page * 8), (end, page * 8 + 8)).and_then(|()| self.0.draw(bytes));
+        sent.map_err(|_| NoAnswer)
+    }
+
+    fn contrast(&mut self, brightness: Brightness) -> Result<(), NoAnswer> {
+        self.0.set_brightness(contrast(brightness)).map_err(|_| NoAnswer)
+    }
+}
+
+/// A display and what is known to be in its memory.
+pub struct Oled {
+    chip: Box<dyn Chip>,
+    pages: u8,
     shown: Frame,
     brightness: Brightness,
     bus: u8,
@@ -52,56 +113,58 @@ pub fn open_bus(bus: u8) -> Result<rppal::i2c::I2c, Error> {
     rppal::i2c::I2c::with_bus(bus).map_err(|source| Error::Open { bus, source })
 }
 
-impl<I: I2c> Oled<I> {
-    /// Sets the display up with this frame as its first. `bus` is only for messages.
-    pub fn start(i2c: I, bus: u8, address: u8, frame: &Frame, brightness: Brightness) -> Result<Self, Error> {
-        let interface = I2CDisplayInterface::new_custom_address(i2c, address);
-        let driver = Ssd1306::new(interface, DisplaySize128x64, DisplayRotation::Rotate0);
-        let mut oled = Self { driver, shown: frame.clone(), brightness, bus, address };
+impl Oled {
+    /// Sets the display up with this frame as its first.
+    pub fn start<I: I2c + 'static>(
+        i2c: I,
+        panel: &config::Panel,
+        frame: &Frame,
+        brightness: Brightness,
+    ) -> Result<Self, Error> {
+        let chip: Box<dyn Chip> = match (panel.display, panel.size) {
+            (Controller::Sh1106, _) => Box::new(Sh1106::new(i2c, panel)),
+            (Controller::Ssd1306, Glass::Rows64) => Box::new(Solomon::new(i2c, DisplaySize128x64, panel)),
+            (Controller::Ssd1306, Glass::Rows32) => Box::new(Solomon::new(i2c, DisplaySize128x32, panel)),
+        };
+        let pages = panel.size.rows() / 8;
+        let (bus, address) = (panel.i2c_bus, panel.i2c_address);
+        let mut oled = Self { chip, pages, shown: frame.clone(), brightness, bus, address };
         // The memory first and dark, so that nobody sees its noise after power-on.
-        let driver = &mut oled.driver;
-        let sent = driver
-            .set_display_on(false)
-            // Which end a column is at is decided when it is written (data sheet §10.1.8).
-            .and_then(|()| driver.set_rotation(DisplayRotation::Rotate0))
-            .and_then(|()| driver.set_addr_mode(AddrMode::Horizontal))
-            .and_then(|()| driver.set_draw_area((0, 0), (128, 64)))
-            .and_then(|()| driver.draw(frame.bytes()));
+        let sent = oled.chip.blank().and_then(|()| oled.send());
         sent.map_err(|_| oled.silent())?;
         oled.refresh()?;
         Ok(oled)
     }
 
-    /// The cause is lost on its way through the driver crate, and it is one anyway: no acknowledgement.
+    fn send(&mut self) -> Result<(), NoAnswer> {
+        let pages = self.shown.bytes().chunks(WIDTH).take(self.pages.into());
+        (0..).zip(pages).try_for_each(|(page, bytes)| self.chip.write(page, 0, bytes))
+    }
+
     fn silent(&self) -> Error {
         Error::Silent { bus: self.bus, address: self.address }
     }
 }
 
-impl<I: I2c> Display for Oled<I> {
+impl Display for Oled {
     fn refresh(&mut self) -> Result<(), Error> {
-        let driver = &mut self.driver;
         // The set-up lights the display; between its first and last command it is dark for 2 ms.
-        let sent = driver
-            .init_with_addr_mode(AddrMode::Horizontal)
-            .and_then(|()| driver.set_brightness(contrast(self.brightness)))
-            .and_then(|()| driver.set_draw_area((0, 0), (128, 64)))
-            .and_then(|()| driver.draw(self.shown.bytes()));
+        let sent = self.chip.set_up().and_then(|()| self.chip.contrast(self.brightness)).and_then(|()| self.send());
         sent.map_err(|_| self.silent())
     }
 
     fn show(&mut self, frame: &Frame, brightness: Brightness) -> Result<(), Error> {
-        for page in 0..PAGES {
-            let Some(columns) = frame.changed(&self.shown, page) else { continue };
-            // Both lie below 128.
-            let area = ((columns.start as u8, page as u8 * 8), (columns.end as u8, page as u8 * 8 + 8));
-            let bytes = &frame.bytes()[page * WIDTH..][columns];
-            let sent = self.driver.set_draw_area(area.0, area.1).and_then(|()| self.driver.draw(bytes));
+        for page in 0..self.pages {
+            let start = usize::from(page) * WIDTH;
+            let Some(columns) = frame.changed(&self.shown, page.into()) else { continue };
+            // Below 128.
+            let column = columns.start as u8;
+            let sent = self.chip.write(page, column, &frame.bytes()[start..start + WIDTH][columns]);
             sent.map_err(|_| self.silent())?;
         }
         self.shown = frame.clone();
         if brightness != self.brightness {
-            self.driver.set_brightness(contrast(brightness)).map_err(|_| self.silent())?;
+            self.chip.contrast(brightness).map_err(|_| self.silent())?;
             self.brightness = brightness;
         }
         Ok(())

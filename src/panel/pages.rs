@@ -16,6 +16,7 @@
 //! | swap its board? | asks: reset it? | opens the window for its new board |
 //! | one of several images | new Pis get it | the same |
 //! | stick | the overview's | lets go of the stick |
+//! | about | self-test | saves a report |
 
 use std::time::Duration;
 
@@ -41,6 +42,8 @@ pub enum View {
     /// The stick may be prepared, if a person agrees.
     ConfirmStick,
     UnusableStick,
+    /// The appliance's own update: offered, written, on trial.
+    Update,
     Problem(Problem),
     /// The enrolment window is open.
     Window,
@@ -79,6 +82,8 @@ pub fn views(status: &Status) -> Vec<View> {
         return vec![rest];
     }
     let mut views: Vec<View> = status.notice.iter().cloned().map(View::Notice).collect();
+    // Before the stick's own question, for a held ENROLL means the update.
+    views.extend(status.update.is_some().then_some(View::Update));
     if matches!(rest, View::ConfirmStick | View::UnusableStick) {
         views.push(rest.clone());
     }
@@ -226,6 +231,8 @@ impl Pages {
             (Gesture::Long(Button::Enroll), Some(View::AskReset(role))) => (None, Meaning::Wish(Wish::Reset(role))),
             (Gesture::Long(Button::Enroll), Some(View::AskSwap(role))) => (None, Meaning::Wish(Wish::Swap(role))),
             (_, Some(View::Image(image))) => (None, Meaning::Wish(Wish::ImageDefault(image))),
+            (Gesture::Short(Button::Enroll), Some(View::About)) => (None, Meaning::Wish(Wish::SelfTest)),
+            (Gesture::Long(Button::Enroll), Some(View::About)) => (None, Meaning::Wish(Wish::Report)),
             (Gesture::Long(Button::Enroll), Some(View::Stick)) if matches!(status.stick, Stick::Ready { .. }) => {
                 (None, Meaning::Wish(Wish::Release))
             }
@@ -275,7 +282,7 @@ fn may_be_dead(status: &Status, role: &Role) -> bool {
 
 /// Worth taking a person away from the page they turned to.
 fn urgent(view: &View) -> bool {
-    matches!(view, View::ConfirmStick | View::UnusableStick | View::Problem(_) | View::Window)
+    matches!(view, View::Update | View::ConfirmStick | View::UnusableStick | View::Problem(_) | View::Window)
         || matches!(view, View::Notice(_) | View::ReleasingStick | View::ReleasedStick | View::Backup)
 }
 
@@ -353,7 +360,8 @@ mod tests {
 
     #[test]
     fn a_stranger_is_shown_only_where_enroll_would_help() {
-        let stranger = Stranger { mac: MacAddr([1; 6]), model: Model::Pi5, serial: None, memory_mib: None, hint: None };
+        let stranger =
+            Stranger { mac: MacAddr([1; 6]), model: Model::Pi5, serial: None, memory_mib: None, hint: None, of: None };
         let mut status = Status { strangers: vec![stranger], ..ready() };
         assert_eq!(views(&status), [View::Stranger(MacAddr([1; 6])), View::Ready]);
         status.enrolment = open();
@@ -493,6 +501,11 @@ mod tests {
         check(&dead, &[NEXT, NEXT, HELD], Meaning::Wish(Wish::Swap(role.clone())), &pi(1));
         check(&running, &[NEXT, NEXT, NEXT, HELD], Meaning::Wish(Wish::Release), &View::Ready);
         check(&running, &[NEXT, NEXT, NEXT, ENROLL], Meaning::Plain, &View::Ready);
+        // Behind its client: images, stick, network, about.
+        let about = [NEXT; 5];
+        check(&running, &about, Meaning::Turn, &View::About);
+        check(&running, &[&about[..], &[ENROLL]].concat(), Meaning::Wish(Wish::SelfTest), &View::Ready);
+        check(&running, &[&about[..], &[HELD]].concat(), Meaning::Wish(Wish::Report), &View::Ready);
         check(&running, &[Gesture::Long(Button::Next)], Meaning::Plain, &View::Ready);
         let released = Status { stick: Stick::Released { name: String::new() }, ..ready() };
         check(&released, &[ENROLL], Meaning::Wish(Wish::Resume), &View::ReleasedStick);

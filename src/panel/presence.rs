@@ -10,6 +10,8 @@ use crate::status::{Enrolment, Stage, Status, Stick};
 
 /// The picture moves by one pixel this often.
 const SHIFT_EVERY: Duration = Duration::from_secs(60);
+/// Long enough to read two short lines.
+const TURN: Duration = Duration::from_secs(3);
 /// Half of the heart's period.
 pub const BEAT: Duration = Duration::from_secs(1);
 
@@ -31,11 +33,13 @@ pub struct Look {
     pub beat: bool,
     /// Counts minutes: where the heart wanders in the dark.
     pub minute: u64,
+    /// Counts turns: which lines a glass of few rows shows.
+    pub turn: u64,
 }
 
 impl Look {
     /// As on a screen that cannot wear: where the terminal's pictures and the tests' begin.
-    pub const PLAIN: Self = Self { brightness: Brightness::Full, shift: (0, 0), beat: true, minute: 0 };
+    pub const PLAIN: Self = Self { brightness: Brightness::Full, shift: (0, 0), beat: true, minute: 0, turn: 0 };
 }
 
 /// Remembers when something last happened.
@@ -67,7 +71,8 @@ impl Presence {
             _ if idle < self.dark_after || self.dark_after.is_zero() => Brightness::Dim,
             _ => Brightness::Dark,
         };
-        Look { brightness, shift, beat: (now.as_secs() / BEAT.as_secs()).is_multiple_of(2), minute }
+        let (beat, turn) = (now.as_secs() / BEAT.as_secs(), now.as_secs() / TURN.as_secs());
+        Look { brightness, shift, beat: beat.is_multiple_of(2), minute, turn }
     }
 }
 

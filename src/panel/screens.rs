@@ -9,14 +9,19 @@ use super::pages::View;
 use super::screen::{BIG, COLUMNS, Element, HEADLINE, LINES, Screen};
 use super::words::{self, shorten, wrap};
 use crate::client::{ImageId, Role};
+use crate::diagnose::Hint;
 use crate::self_test::Target;
-use crate::status::{Backup, ClientStatus, Enrolment, Import, NewPlace, Problem, Stage, Status, Stick, TestState};
+use crate::status::{
+    Backup, ClientStatus, Enrolment, Import, NewPlace, Problem, Stage, Status, Stick, TestState, Update,
+};
 use crate::wire::{Finding, Light};
 
 /// Each part of a longer text is shown for this long: four short lines are read in it.
 pub const PART: Duration = Duration::from_secs(4);
 /// The enrolment window gets twice that of its neighbours: somebody waits for it.
 const WINDOW: Duration = Duration::from_secs(8);
+/// A client that was not heard of for so long since our start needs more advice than to be switched on.
+const UNHEARD: Duration = Duration::from_secs(600);
 /// Parts of one text.
 const MAX_PARTS: usize = 12;
 /// Stages of a boot as drawn: asked, address, files, kernel, initramfs, root, up.
@@ -69,7 +74,7 @@ fn compose(status: &Status, view: &View, shown: Duration) -> (Screen, usize) {
         View::ReleasingStick => waits("Closing stick", &["The last writes.", "Leave it in."]),
         View::ReleasedStick => says(
             "Stick is closed",
-            &["You can pull it now.", "Your Pis wait for it.", "Or press ENROLL to", "go on with it."],
+            &["You can pull it now.", "Your Pis wait for it", "Or press ENROLL to", "go on with it."],
         ),
         View::Notice(notice) => match notice.failed {
             true => told("Not done", &notice.message, "", shown),
@@ -81,6 +86,7 @@ fn compose(status: &Status, view: &View, shown: Duration) -> (Screen, usize) {
         View::AskReset(role) => ask(role, "Reset", ["All that it changed", "since then goes."], "ENROLL: swap board"),
         View::AskSwap(role) => ask(role, "Swap", ["A new Pi takes its", "name and its files."], "ENROLL: reset it"),
         View::ConfirmStick => (alarm(confirm(&status.stick)), 1),
+        View::Update => update(status),
         View::UnusableStick => match &status.stick {
             Stick::Unusable { message } => told("Stick: problem", message, "", shown),
             _ => says("Stick: problem", &[]),
@@ -99,6 +105,9 @@ fn compose(status: &Status, view: &View, shown: Duration) -> (Screen, usize) {
                 || mac.to_string(),
                 |stranger| words::board(stranger.model, stranger.memory_mib, stranger.serial),
             );
+            if let Some(of) = stranger.and_then(|stranger| stranger.of) {
+                return says("Not our Pi", &[&board, "It belongs to the", "other Rootstock,", &format!("{of}.")]);
+            }
             match stranger.and_then(|stranger| stranger.hint) {
                 Some(hint) => {
                     let lines = [board].into_iter().chain(wrap(hint.action(), COLUMNS)).map(line);
@@ -125,8 +134,8 @@ fn compose(status: &Status, view: &View, shown: Duration) -> (Screen, usize) {
             &[
                 concat!("Version ", env!("CARGO_PKG_VERSION")),
                 &format!("On for {}", words::duration(status.uptime)),
-                "",
-                "NEXT: back to start",
+                "ENROLL: self-test",
+                "Held: saves a report",
             ],
         ),
     }
@@ -240,6 +249,45 @@ fn import(status: &Status) -> Screen {
     Screen::new(&format!("Importing {} %", per_mille / 10), body)
 }
 
+/// The appliance's own update.
+fn update(status: &Status) -> (Screen, usize) {
+    let says = |headline: String, lines: [&str; 4]| (Screen::new(&headline, lines.iter().map(line).collect()), 1);
+    let (screen, parts) = match &status.update {
+        None => says("No update".to_owned(), ["", "", "", ""]),
+        Some(Update::Offered { version, older: false, tried: false, .. }) => {
+            says(format!("Update {version}"), ["It is on the stick.", "Hold ENROLL for", "3 seconds to", "install it."])
+        }
+        Some(Update::Offered { version, older: false, tried: true, .. }) => says(
+            format!("Update {version}"),
+            ["It did not pass its", "test: the former", "version runs. Hold", "ENROLL: try again."],
+        ),
+        Some(Update::Offered { version, older: true, again: false, .. }) => says(
+            format!("Go back to {version}?"),
+            ["This is an OLDER", "version. Hold ENROLL", "for 3 seconds if you", "mean it."],
+        ),
+        Some(Update::Offered { version, older: true, again: true, .. }) => {
+            says(format!("Go back to {version}?"), ["Sure? Hold ENROLL", "once more, for", "3 seconds.", ""])
+        }
+        Some(Update::Writing { version, per_mille }) => {
+            let body = vec![
+                line("Writing and checking"),
+                Element::Bar((*per_mille).min(1000)),
+                line("Your Pis go on."),
+                line("Leave the stick in."),
+            ];
+            return (Screen::new(&format!("Update {version}"), body), 1);
+        }
+        Some(Update::Restarting { version }) => {
+            says(format!("Trying {version}"), ["Restarting. Your Pis", "wait for a minute", "and go on.", ""])
+        }
+        Some(Update::OnTrial { version }) => says(
+            format!("Trying {version}"),
+            ["It is kept when it", "serves. If not, the", "former version comes", "back by itself."],
+        ),
+    };
+    (alarm(screen), parts)
+}
+
 fn ready(status: &Status) -> Screen {
     let address = status.network.address.map_or("no address yet".to_owned(), |address| address.to_string());
     let image = match status.images.as_slice() {
@@ -277,6 +325,10 @@ fn client_screen(client: &ClientStatus, shown: Duration) -> (Screen, usize) {
     };
     let address = client.address.to_string();
     match &client.stage {
+        Stage::Off if client.since >= UNHEARD => {
+            let advice = wrap(Hint::NeverHeard.action(), COLUMNS);
+            (Screen::new(name, [board].into_iter().chain(advice).map(line).collect()), 1)
+        }
         Stage::Off => {
             let body = vec![line(&board), line(&address), line("Not heard of yet."), line("Switch it on.")];
             (Screen::new(name, body), 1)

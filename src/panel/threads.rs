@@ -20,8 +20,8 @@ use super::pages::{Meaning, Pages, View};
 use super::presence::{self, Brightness, Look, Presence};
 use super::retry::Retry;
 use super::screen::Screen;
-use super::{Button, Event, Gesture, Sink, draw, screens};
-use crate::config;
+use super::{Button, Event, Gesture, Sink, draw, low, screens};
+use crate::config::{self, Glass};
 use crate::status::Status;
 
 /// Presses that wait for the panel's thread; more than a finger makes in its half second.
@@ -230,16 +230,17 @@ pub(super) fn compose(core: &Core, outlets: &[Arc<Outlet>], config: &config::Pan
         drop(state);
         let look = presence.look(now);
         if drawn.as_ref().is_none_or(|(old, at)| *old != screen || *at != look) {
-            let picture = Arc::new(picture(&screen, look));
+            let picture = Arc::new(picture(&screen, look, config.size));
             outlets.iter().for_each(|outlet| outlet.publish(picture.clone()));
             drawn = Some((screen, look));
         }
     }
 }
 
-fn picture(screen: &Screen, look: Look) -> Picture {
+fn picture(screen: &Screen, look: Look, glass: Glass) -> Picture {
     let plain = draw::frame(screen, Look { beat: look.beat, ..Look::PLAIN });
     let worn = match look {
+        _ if glass == Glass::Rows32 => low::frame(screen, look),
         Look { shift: (0, 0), brightness: Brightness::Full | Brightness::Dim, .. } => plain.clone(),
         _ => draw::frame(screen, look),
     };
@@ -306,9 +307,8 @@ pub(super) fn blink(core: &Core) {
 /// The OLED's thread.
 pub(super) fn show_on_oled(core: &Core, outlet: &Outlet, config: &config::Panel) {
     let (bus, address) = (config.i2c_bus, config.i2c_address);
-    let open = |frame: &Frame, brightness| {
-        oled::open_bus(bus).and_then(|i2c| Oled::start(i2c, bus, address, frame, brightness))
-    };
+    let open =
+        |frame: &Frame, brightness| oled::open_bus(bus).and_then(|i2c| Oled::start(i2c, config, frame, brightness));
     let mut keeper = Keeper::new(open);
     let mut works = false;
     while !core.closing() {
@@ -316,7 +316,9 @@ pub(super) fn show_on_oled(core: &Core, outlet: &Outlet, config: &config::Panel)
         let news = outlet.latest().and_then(|picture| keeper.show(now, &picture.worn, picture.brightness));
         match news {
             Some(News::Found) => {
-                core.tell(Event::Hardware(format!("display: SSD1306 at {address:#04x} on /dev/i2c-{bus}")));
+                let (display, rows) = (config.display, config.size.rows());
+                let found = format!("display: {display}, 128×{rows}, at {address:#04x} on /dev/i2c-{bus}");
+                core.tell(Event::Hardware(found));
             }
             Some(News::Failed(complaint)) => core.tell(Event::Failed(complaint)),
             None => {}
@@ -370,11 +372,13 @@ mod tests {
     #[test]
     fn a_display_that_wears_gets_the_shifted_picture_and_a_terminal_the_plain_one() {
         let screen = Screen::new("Ready", Vec::new());
-        let moved = picture(&screen, Look { shift: (1, 1), ..Look::PLAIN });
+        let moved = picture(&screen, Look { shift: (1, 1), ..Look::PLAIN }, Glass::Rows64);
         assert_eq!(moved.plain, draw::frame(&screen, Look::PLAIN));
         assert_ne!(moved.worn, moved.plain);
-        let dark = picture(&screen, Look { brightness: Brightness::Dark, ..Look::PLAIN });
+        let dark = picture(&screen, Look { brightness: Brightness::Dark, ..Look::PLAIN }, Glass::Rows64);
         assert_eq!(dark.plain, moved.plain);
         assert_ne!(dark.worn, dark.plain);
+        let small = picture(&screen, Look::PLAIN, Glass::Rows32);
+        assert_eq!((small.worn, small.plain), (low::frame(&screen, Look::PLAIN), dark.plain));
     }
 }

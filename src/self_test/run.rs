@@ -24,6 +24,8 @@ const MAX_LIBRARIES: usize = 100;
 pub struct Plan {
     pub target: Target,
     pub server: Server,
+    /// Where our own servers are reached from this machine.
+    pub reached_at: Ipv4Addr,
     /// What the board would be bound to; its address is not used for anything else.
     pub binding: Binding,
     /// The one model that must boot it; without it, each that the image is made for.
@@ -50,8 +52,7 @@ fn steps(plan: &Plan) -> Result<Passed, Failure> {
     for model in &passed.models {
         dhcp::check(&plan.server, &plan.binding, *model)?;
     }
-    let us = plan.server.subnet.address;
-    let mut root = Root::mount(ADDRESS, us, &plan.export).map_err(|error| failed(Step::Mount, &error))?;
+    let mut root = Root::mount(ADDRESS, plan.reached_at, &plan.export).map_err(|error| failed(Step::Mount, &error))?;
     passed.libraries = init(&mut root)?;
     Ok(passed)
 }
@@ -93,7 +94,7 @@ impl Loader<'_> {
 }
 
 fn boot_files(plan: &Plan) -> Result<Passed, Failure> {
-    let server = SocketAddrV4::new(plan.server.subnet.address, plan.tftp_port);
+    let server = SocketAddrV4::new(plan.reached_at, plan.tftp_port);
     let mut loader = Loader { plan, client: Client { from: ADDRESS, server }, known: BTreeMap::new() };
     let wanted = plan.model.and_then(Board::of);
     let mut passed = Passed::default();

@@ -71,7 +71,7 @@ pub fn add(boots: &mut Vec<BootRecord>, mut record: BootRecord, amends: bool) {
     boots.drain(..surplus);
 }
 
-fn parse(bytes: &[u8]) -> Vec<BootRecord> {
+pub(crate) fn parse(bytes: &[u8]) -> Vec<BootRecord> {
     let file: File = std::str::from_utf8(bytes).ok().and_then(|text| toml::from_str(text).ok()).unwrap_or_default();
     let mut boots = Vec::new();
     file.boot.into_iter().for_each(|record| add(&mut boots, record, false));

@@ -10,7 +10,7 @@
 //! - `library`, `manifest`, `states`, `atomic`, `lock`: what it holds, as small text files
 //! - `aside`: what of it is damaged
 //! - `sources`, `packing`, `import`: image files on sticks, and making images of them
-//! - `root`, `mounts`, `personalise`: clients' trees
+//! - `root`, `mounts`, `in_place`, `personalise`: clients' trees
 //! - `volume`: their block volumes
 //! - `usage`, `scrub`, `idle`: what they occupy, and images against their hashes, at the lowest priority
 //! - `history`: how their last boots went
@@ -29,12 +29,13 @@ mod aside;
 pub(crate) mod atomic;
 pub mod backup;
 mod crc32;
-mod devices;
+pub mod devices;
 pub mod history;
 mod hotplug;
 pub(crate) mod identify;
 mod idle;
 mod import;
+pub(crate) mod in_place;
 mod library;
 mod lock;
 pub(crate) mod manifest;
@@ -146,6 +147,9 @@ pub enum Command {
     /// Answered by `Operated` with this ticket, and by `Changed` behind that
     /// unless it only looked.
     Operate(u64, Box<operate::Operation>),
+    /// The appliance's own address is another one: roots that name the former
+    /// are fitted by `RenewClient`.
+    Appliance(Ipv4Addr),
     /// The client's boot begins and it must get what `renew_at_boot` tells of;
     /// its trees are served no more. Answered as `CreateClient`.
     RenewClient(Role),
@@ -159,6 +163,8 @@ pub enum Command {
     SaveBoot { role: Role, record: history::BootRecord, amends: bool },
     /// Mount an image's root for a test of it. Answered by `ImageMounted`.
     MountImage(ImageId),
+    /// That test has ended: the image is let go where no client needs it.
+    ReleaseImage(ImageId),
     /// Answered by `ReportSaved` with this ticket.
     SaveReport(Option<u64>, Box<reports::Report>),
     /// Watch for this client's evidence that its start is complete, or stop.
@@ -307,6 +313,8 @@ pub enum Event {
     Closed {
         name: String,
     },
+    /// The update files on all sticks are these now.
+    UpdateFiles(Vec<PathBuf>),
     Problem {
         message: String,
         action: String,

@@ -365,8 +365,8 @@ fn make_loop(backing: &Path, window: Window, flags: u32) -> Result<LoopDevice, M
 
 /// Mounts an image's root read-only. `noload`: the journal is not replayed, so
 /// not one byte of the image is written.
-pub fn image_root(file: &Path, point: &Path) -> Result<(), MountError> {
-    let image = loop_device(file, Window::default(), true)?;
+pub fn image_root(file: &Path, window: Window, point: &Path) -> Result<(), MountError> {
+    let image = loop_device(file, window, true)?;
     device(&image.path, point, "ext4", true, "noload,errors=continue")
 }
 

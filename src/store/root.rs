@@ -28,6 +28,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant, SystemTime};
 
+use super::in_place;
 use super::manifest::{self, CLIENTS, ClientPaths, IMAGES, ImagePaths, NEW, PROFILE};
 use super::mounts::{self, Layers, MountError};
 use super::operate::site;
@@ -70,6 +71,8 @@ pub struct Surroundings {
 pub struct Roots {
     store: PathBuf,
     run: PathBuf,
+    /// What the roots must name.
+    pub appliance: Ipv4Addr,
     /// Until when an opening waits for layers in use: once for all clients.
     busy_until: Instant,
     space: Arc<Space>,
@@ -88,9 +91,9 @@ const BUSY_LIMIT: Duration = Duration::from_secs(3);
 const BUSY_PAUSE: Duration = Duration::from_millis(20);
 
 impl Roots {
-    pub fn new(store: &Path, run: &Path, space: Arc<Space>) -> Self {
+    pub fn new(store: &Path, run: &Path, appliance: Ipv4Addr, space: Arc<Space>) -> Self {
         let (store, run) = (store.to_owned(), run.to_owned());
-        Self { store, run, busy_until: Instant::now() + BUSY_LIMIT, space, accounts: BTreeMap::new() }
+        Self { store, run, appliance, busy_until: Instant::now() + BUSY_LIMIT, space, accounts: BTreeMap::new() }
     }
 
     /// The client's account, with the quota that its manifest says now.
@@ -113,13 +116,22 @@ impl Roots {
         if !paths.root().is_file() {
             return Err(RootError::NoImage(id.clone()));
         }
-        Ok(mounts::image_root(&paths.root(), &point)?)
+        Ok(in_place::mount_root(&paths.root(), &self.run, &point)?)
     }
 
     /// An image's own root and boot files, mounted or where they lie, for reading only.
     pub fn image_trees(&mut self, id: &ImageId) -> Result<(PathBuf, PathBuf), RootError> {
         self.mount_image(id)?;
         Ok((self.image_point(id), ImagePaths::of(&self.store, id).boot()))
+    }
+
+    /// Unmounts an image that no client has as its lower layer.
+    pub fn release_image(&mut self, id: &ImageId) -> Result<(), RootError> {
+        let point = self.image_point(id);
+        if mounts::is_mounted(&point)? {
+            mounts::unmount(&point)?;
+        }
+        Ok(())
     }
 
     fn image_point(&self, id: &ImageId) -> PathBuf {
@@ -163,7 +175,10 @@ impl Roots {
                 .map_err(|source| RootError::Write { path: new.folder.clone(), source })?;
         }
         self.mount_layers(record, &paths)?;
-        let warnings = self.renew_volume(client, &paths, around)?;
+        let mut warnings = self.renew_volume(client, &paths, around)?;
+        if let Err(error) = self.fit_boot(client, around.appliance) {
+            warnings.push(format!("its fstab: {}", super::chain(&error)));
+        }
         Ok((self.opened(client, &paths)?, warnings))
     }
 
@@ -204,6 +219,18 @@ impl Roots {
         Ok(warnings)
     }
 
+    /// Makes the root name the appliance's address of today.
+    fn fit_boot(&self, client: &Client, appliance: Ipv4Addr) -> Result<(), RootError> {
+        let root = self.point(client, ROOT);
+        if personalise::is_fit(&Tree::open(&root)?, appliance, client) {
+            return Ok(());
+        }
+        mounts::set_read_only(&root, false)?;
+        let fitted = Tree::open(&root).and_then(|tree| personalise::fit_boot(&tree, appliance, client));
+        mounts::set_read_only(&root, client.mode == Mode::ReadOnly)?;
+        Ok(fitted?)
+    }
+
     fn mount_volume(&self, client: &Client, paths: &ClientPaths) -> Result<(), RootError> {
         let point = self.point(client, VOLUME);
         if !mounts::is_mounted(&point)? {
@@ -216,13 +243,15 @@ impl Roots {
     fn opened(&mut self, client: &Client, paths: &ClientPaths) -> Result<OpenClient, RootError> {
         let volume = self.point(client, VOLUME);
         let ephemeral = client.mode == Mode::Ephemeral || paths.ephemeral().folder.is_dir();
+        let root = self.point(client, ROOT);
+        let is_fit = personalise::is_fit(&Tree::open(&root)?, self.appliance, client);
         Ok(OpenClient {
             client: client.clone(),
-            root: self.point(client, ROOT),
+            root,
             boot: self.point(client, BOOT),
             volume: mounts::is_mounted(&volume)?.then_some(volume),
             account: Some(self.account(client)),
-            renew_at_boot: ephemeral || client.volume_size.is_some() || paths.volume_file().is_file(),
+            renew_at_boot: ephemeral || !is_fit || client.volume_size.is_some() || paths.volume_file().is_file(),
         })
     }
 

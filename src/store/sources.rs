@@ -20,6 +20,8 @@ use super::packing::{self, Packing};
 const MAX_ENTRIES: usize = 20_000;
 /// Most images taken from one place.
 const MAX_IMAGES: usize = 64;
+/// Most update files of one place; more is somebody's archive.
+const MAX_UPDATES: usize = 8;
 const MAX_AUTHORIZED_KEYS_BYTES: u64 = 64 << 10;
 const MAX_USERCONF_BYTES: u64 = 4 << 10;
 const MAX_PROFILE_FILES: usize = 1000;
@@ -70,6 +72,21 @@ pub fn images(folder: &Path) -> io::Result<Vec<Found>> {
     found.sort_by(|a, b| a.source.file.cmp(&b.source.file));
     found.truncate(MAX_IMAGES);
     Ok(found)
+}
+
+/// Update files at the top level, by name: `rootstock-VERSION.update`.
+pub fn updates(folder: &Path) -> Vec<PathBuf> {
+    let is_update = |entry: &fs::DirEntry| {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        let named = name.starts_with("rootstock-") && name.ends_with(".update");
+        named && entry.metadata().is_ok_and(|metadata| metadata.is_file())
+    };
+    let entries = fs::read_dir(folder).into_iter().flatten().take(MAX_ENTRIES).flatten();
+    let mut found: Vec<PathBuf> = entries.filter(is_update).map(|entry| entry.path()).collect();
+    found.sort();
+    found.truncate(MAX_UPDATES);
+    found
 }
 
 /// A file's name for people, the log and manifests: what is no text, or would
@@ -158,6 +175,21 @@ mod tests {
         let found = images(folder.path()).unwrap();
         let names: Vec<&str> = found.iter().map(|found| found.source.file.as_str()).collect();
         assert_eq!(names, ["a.img.xz", "b.img"]);
+    }
+
+    #[test]
+    fn update_files_are_found_by_name_and_bounded() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["rootstock-0.2.0.update", "rootstock.update", "other-1.update", "._rootstock-0.2.0.update"] {
+            fs::write(folder.path().join(name), "x").unwrap();
+        }
+        std::os::unix::fs::symlink("/dev/zero", folder.path().join("rootstock-1.update")).unwrap();
+        assert_eq!(updates(folder.path()), [folder.path().join("rootstock-0.2.0.update")]);
+        for n in 0..100 {
+            fs::write(folder.path().join(format!("rootstock-{n}.update")), "").unwrap();
+        }
+        assert_eq!(updates(folder.path()).len(), MAX_UPDATES);
+        assert_eq!(updates(Path::new("/nowhere")), [""; 0].map(PathBuf::from));
     }
 
     #[test]

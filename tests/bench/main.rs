@@ -8,15 +8,22 @@
 
 mod lab;
 mod load;
-#[path = "../support/netns.rs"]
-#[allow(dead_code)] // other tests use the rest
-mod netns;
+mod offer;
 mod peers;
 mod serve;
+#[path = "../serve_lab/mod.rs"]
+#[allow(dead_code, clippy::unwrap_used)] // a test's module: other tests use the rest, and a panic is how it reports
+mod serve_lab;
+#[path = "../store_support/mod.rs"]
+mod store_support;
+#[path = "../support/mod.rs"]
+mod support;
 mod table;
 
 use std::path::Path;
 use std::process::ExitCode;
+
+use support::netns;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::lab::{self, Ground, Lab};
 use crate::load::nfs::{Load, Work};
 use crate::load::{Figures, Result, floor, nfs, tftp};
+use crate::offer;
 use crate::peers::{Peer, Running};
 
 /// A median of three leaves out one round that something disturbed.
@@ -32,6 +33,8 @@ enum Kind {
         floor: Option<usize>,
     },
     Tftp,
+    /// How long clients wait that ask all at once: no rate, and no peer.
+    Offer,
 }
 
 const fn nfs_row(name: &'static str, unit: &'static str, scale: f64, work: Work, floor: Option<usize>) -> Row {
@@ -42,7 +45,7 @@ const READ: Work = Work::Read { bytes: 1 << 20, random: false };
 const RANDOM: Work = Work::Read { bytes: 4096, random: true };
 const WRITE: Work = Work::Write { bytes: 1 << 20, file_bytes: 128 << 20 };
 
-const fn rows() -> [Row; 13] {
+const fn rows() -> [Row; 14] {
     let mut memory = nfs_row("create, write, commit, remove in memory", "files", 1.0, Work::Create, None);
     memory.kind = Kind::Nfs { work: Work::Create, depth: 8, memory: true, floor: None };
     let mut written = nfs_row("sequential write in memory", "MB", 1e6, WRITE, None);
@@ -61,6 +64,7 @@ const fn rows() -> [Row; 13] {
         Row { clients: 32, ..nfs_row("LOOKUP, GETATTR, ACCESS, 32 clients", "calls", 1.0, Work::Storm, None) },
         Row { name: "TFTP 1468", unit: "MB", scale: 1e6, kind: Kind::Tftp, clients: 1 },
         Row { name: "TFTP 1468, 64 clients", unit: "MB", scale: 1e6, kind: Kind::Tftp, clients: 64 },
+        Row { name: "DHCP OFFER, 200 clients at once", unit: "ms", scale: 1.0, kind: Kind::Offer, clients: 200 },
     ]
 }
 
@@ -85,7 +89,13 @@ pub fn run(words: &[&str]) -> Result<()> {
         "Of a change that was answered, ours is on the stick (RFC 1813 §4.8). Ganesha's is only after COMMIT, but for \"durable\", where the directory has the attribute D of chattr(1)."
     );
     for row in rows().iter().filter(|row| chosen(row)) {
-        measure(&lab, row)?;
+        match row.kind {
+            Kind::Offer => {
+                println!("\n{}", row.name);
+                offer::run(row.clients);
+            }
+            Kind::Nfs { .. } | Kind::Tftp => measure(&lab, row)?,
+        }
     }
     Ok(())
 }
@@ -116,6 +126,7 @@ fn servers(row: &Row) -> Vec<(&'static str, Peer, Ground)> {
             ("ours, ext4", Peer::Rootstock, Ground::MemoryExt4),
             ("ours, overlay", Peer::Rootstock, Ground::MemoryOverlay),
         ],
+        Kind::Offer => Vec::new(),
         Kind::Tftp => vec![
             ("dnsmasq", Peer::Dnsmasq, Ground::Ext4),
             ("atftpd", Peer::Atftpd, Ground::Ext4),
@@ -208,6 +219,7 @@ fn load(lab: &Lab, row: &Row, peer: Peer, ground: Ground, running: &Running, dur
             let addresses = lab::clients(lab::CLIENTS);
             lab.clients.run(|| tftp::run(lab::SERVER, &addresses, row.clients, duration))?
         }
+        Kind::Offer => return Err("that row is no rate".into()),
     };
     if let Some(error) = figures.errors.first() {
         return Err(error.clone());

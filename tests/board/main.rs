@@ -8,10 +8,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
-use std::ffi::OsStr;
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::thread;
@@ -22,16 +19,16 @@ use rootstock::panel::screen::Screen;
 use rootstock::panel::screens;
 use rootstock::status::{Network, NewPlace, Status, Stick};
 use support::command::run;
+use support::emulated_pi::{self, Pins};
 use support::qemu::Machine;
 use support::ssd1306_decoder::{frames, shows};
 use support::{picture, sd_image, stick};
 
-/// GPSET0 and GPCLR0 of the BCM2837 (BCM2835 ARM Peripherals §6.1): in QEMU they move inputs too.
-const GPSET0: u32 = 0x3f20_001c;
-const GPCLR0: u32 = 0x3f20_0028;
 const ENROLL: u32 = 17;
 const NEXT: u32 = 27;
 const DISPLAY: u8 = 0x3c;
+/// The emulated network card hangs behind emulated USB, which takes a second and a half to be found.
+const MOST_OF_KERNEL: f32 = 2.0;
 const LIMIT: Duration = Duration::from_secs(240);
 
 fn main() -> ExitCode {
@@ -58,6 +55,15 @@ fn board() -> Result<usize, String> {
 
     pi.machine.wait_for("this is a Raspberry Pi 3 B", 0, LIMIT)?;
     ok("rppal knows the board by its device tree");
+    let (since, kernel) = pi.time_to_ready()?;
+    println!(
+        "   DHCP is answered {since:.2} s after PID 1; the kernel took {kernel:.2} s: ratio {:.2}",
+        since / kernel
+    );
+    if since > MOST_OF_KERNEL * kernel {
+        return Err(format!("DHCP is answered only {since} s after PID 1, where the kernel took {kernel} s"));
+    }
+    ok("DHCP is answered soon after the kernel's own start");
     pi.machine.wait_for("SSD1306", 0, LIMIT)?;
     ok("the display answers on the I2C bus");
     pi.machine.wait_for("asks for a held ENROLL", 0, LIMIT)?;
@@ -110,7 +116,7 @@ fn board() -> Result<usize, String> {
     ok("ENROLL goes on with the stick that was not pulled");
 
     // It acts while the button is still held.
-    pi.level(NEXT, false)?;
+    pi.pins.level(NEXT, false)?;
     pi.machine.wait_exit(LIMIT)?;
     ok("a held NEXT switches the machine off in order");
     pi.check_card()?;
@@ -121,9 +127,8 @@ fn board() -> Result<usize, String> {
 struct Pi3 {
     machine: Machine,
     folder: PathBuf,
-    qtest: BufReader<UnixStream>,
+    pins: Pins,
     card_hash: String,
-    levels: u32,
 }
 
 impl Pi3 {
@@ -134,11 +139,11 @@ impl Pi3 {
         let image = sd_image::path()?;
         let boot = sd_image::boot(&image, &folder)?;
         let dtb = sd_image::copy_file(&image, "bcm2837-rpi-3-b.dtb", &folder)?;
-        seed(&dtb)?;
+        emulated_pi::seed(&dtb)?;
         // QEMU wants a power of two, and refuses a read-only card here: a copy shows what is written.
         let card = folder.join("card.img");
         let copied =
-            fs::copy(&image, &card).and_then(|_| fs::File::options().write(true).open(&card)?.set_len(128 << 20));
+            fs::copy(&image, &card).and_then(|_| fs::File::options().write(true).open(&card)?.set_len(256 << 20));
         copied.map_err(|e| format!("{}: {e}", card.display()))?;
         let stick = folder.join("stick.img");
         stick::make(&stick, 2 << 30, 64 << 20, &[])?;
@@ -171,27 +176,32 @@ impl Pi3 {
             .args(["-qtest-log", "/dev/null"]);
         let card_hash = hash(&card)?;
         let machine = Machine::start("pi3", &mut command, &folder)?;
-        let mut pi = Self { machine, qtest: BufReader::new(connect(&qtest)?), card_hash, levels: 0, folder };
+        let mut pi = Self { machine, pins: Pins::connect(&qtest, emulated_pi::PI3)?, card_hash, folder };
         // Inputs start low, which an active-low button means as pressed: both are up before the kernel runs.
-        pi.level(ENROLL, true)?;
-        pi.level(NEXT, true)?;
+        pi.pins.level(ENROLL, true)?;
+        pi.pins.level(NEXT, true)?;
         Ok(pi)
     }
 
-    fn level(&mut self, pin: u32, high: bool) -> Result<(), String> {
-        let register = if high { GPSET0 } else { GPCLR0 };
-        self.levels = if high { self.levels | 1 << pin } else { self.levels & !(1 << pin) };
-        let mut answer = String::new();
-        let done = writeln!(self.qtest.get_mut(), "writel {register:#x} {:#x}", 1u32 << pin)
-            .and_then(|()| self.qtest.read_line(&mut answer));
-        done.map_err(|e| format!("qtest: {e}"))?;
-        if answer.starts_with("OK") { Ok(()) } else { Err(format!("qtest answered {answer:?}")) }
+    /// Seconds from PID 1 to DHCP, and from the kernel's start to PID 1. Both grow alike where the machine is busy.
+    fn time_to_ready(&mut self) -> Result<(f32, f32), String> {
+        let needle = "DHCP is answered on ";
+        let from = self.machine.wait_for(needle, 0, LIMIT)?;
+        self.machine.wait_for("\n", from, LIMIT)?;
+        let text = self.machine.console.text();
+        let line = text[from..].lines().next().unwrap_or_default();
+        let figures: Vec<f32> = line.split(' ').filter_map(|word| word.parse().ok()).collect();
+        // eth0: SINCE s after PID 1, which began at KERNEL s
+        match figures[..] {
+            [since, .., kernel] => Ok((since, kernel)),
+            _ => Err(format!("no figures in {line:?}")),
+        }
     }
 
     fn press(&mut self, pin: u32, time: Duration) -> Result<(), String> {
-        self.level(pin, false)?;
+        self.pins.level(pin, false)?;
         thread::sleep(time);
-        self.level(pin, true)
+        self.pins.level(pin, true)
     }
 
     /// The screen that asks about the stick, with the name and the figure that the log has.
@@ -244,23 +254,4 @@ impl Pi3 {
 
 fn hash(path: &Path) -> Result<String, String> {
     run("sha256sum", &[path.as_os_str()])
-}
-
-/// A real Pi's firmware passes a seed; without one `getrandom` waits for ever here.
-fn seed(dtb: &Path) -> Result<(), String> {
-    let bytes: Vec<String> = (0..64u32).map(|n| format!("{:02x}", n.wrapping_mul(167) & 0xff)).collect();
-    let words = ["-p", "-t", "bx"].map(OsStr::new).into_iter().chain([dtb.as_os_str()]);
-    let words = words.chain(["/chosen", "rng-seed"].map(OsStr::new)).chain(bytes.iter().map(OsStr::new));
-    run("fdtput", &words.collect::<Vec<_>>()).map(drop)
-}
-
-fn connect(socket: &Path) -> Result<UnixStream, String> {
-    let end = Instant::now() + Duration::from_secs(10);
-    loop {
-        match UnixStream::connect(socket) {
-            Ok(stream) => return Ok(stream),
-            Err(_) if Instant::now() < end => thread::sleep(Duration::from_millis(10)),
-            Err(error) => return Err(format!("{}: {error}", socket.display())),
-        }
-    }
 }

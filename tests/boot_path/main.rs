@@ -12,9 +12,10 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use rootstock::client::{Client, MacAddr, Mode, Role};
-use rootstock::config::Config;
+use rootstock::config::{Config, Subnet};
 use rootstock::control::{Control, Event};
 use rootstock::directory::Tree;
+use rootstock::wire::{Facts, OtherServer, Station};
 use rootstock::{dhcp, net, nfs, panel, store, tftp};
 
 use packets::{DECLINE, DISCOVER, Message, REQUEST, Sender};
@@ -221,7 +222,7 @@ fn some_event(rng: &mut Random) -> Option<Event> {
     let address = Ipv4Addr::new(192, 168, 77, rng.next() as u8);
     let role = Role::numbered(rng.below(50) as u32);
     let text = || "x".to_owned();
-    Some(match rng.below(24) {
+    Some(match rng.below(27) {
         0 => Event::Net(net::Event::Carrier(rng.per_mille(500))),
         1 => Event::Net(net::Event::Lost),
         2 => Event::Net(net::Event::Conflict { address, mac: SQUATTER }),
@@ -252,6 +253,18 @@ fn some_event(rng: &mut Random) -> Option<Event> {
         13 => Event::Store(store::Event::Problem { message: text(), action: text() }),
         14 => Event::Store(store::Event::StickAbsent),
         15 => Event::Panel(panel::Event::Pressed(if rng.per_mille(500) { SHORT } else { LONG })),
+        17 => {
+            let station = Station { mac: SQUATTER, vendor: None };
+            let offered = Some(Subnet { address: Ipv4Addr::new(192, 168, 77, 250), prefix: 24 });
+            let server = OtherServer { address: Ipv4Addr::new(192, 168, 77, 254), station, offered };
+            let asking = rng.per_mille(200);
+            Event::Net(net::Event::Wire(Facts {
+                asking,
+                server: rng.per_mille(600).then_some(server),
+                ..Facts::default()
+            }))
+        }
+        18 | 19 => Event::Net(net::Event::Seen { mac: some_client(rng).mac, address }),
         16 => Event::Store(store::Event::ImportFailed { file: text(), message: text(), action: text() }),
         _ => {
             let mac = MacAddr([0xdc, 0xa6, 0x32, 0, rng.below(2) as u8, rng.next() as u8]);

@@ -378,7 +378,9 @@ impl World {
                 Action::Show(status) => {
                     assert!(status.strangers.len() <= 8 && status.problems.len() <= 16);
                 }
+                Action::Survey | Action::Lease(_) | Action::Watch(_) | Action::LookForNeighbours => {}
                 Action::Neighbour(..) | Action::ForgetNeighbour(_) | Action::ReleaseTrees | Action::PowerOff => {}
+                Action::Update(_) | Action::Try => {}
                 // For the black box, and about the machine itself.
                 Action::Stage { .. } | Action::Report(_) | Action::SelfTest(_) => {}
                 Action::Answer(..) => panic!("nobody ordered anything"),
@@ -394,7 +396,8 @@ impl World {
         assert!(self.plugged.is_some(), "{mac} got an answer while its root is away");
         let read = Reply::read(&reply.bytes);
         assert_eq!(read.mac, mac);
-        if [OFFER, ACK].contains(&read.kind) {
+        // Beside another server the boot is offered without an address.
+        if [OFFER, ACK].contains(&read.kind) && !read.address.is_unspecified() {
             let served = self.directory.client(read.address).map(|served| served.role.clone());
             assert_eq!(served, role, "{mac} got {}, where its root is not published", read.address);
             assert!(!self.refused.contains(&read.address), "{} is somebody else's", read.address);
@@ -466,10 +469,12 @@ impl World {
             }
             store::Command::WatchUp(..)
             | store::Command::Prepare
+            | store::Command::Appliance(_)
             | store::Command::Backup
             | store::Command::SaveBoot { .. }
             | store::Command::SaveReport(..)
-            | store::Command::MountImage(_) => {}
+            | store::Command::MountImage(_)
+            | store::Command::ReleaseImage(_) => {}
             store::Command::Release | store::Command::Resume => panic!("nobody wants the stick out"),
         }
     }

@@ -4,6 +4,9 @@
 //! The server shares the mount namespace of the test's thread, so what it
 //! mounts is seen here and outlives its `kill -9`, as on the appliance.
 
+#[allow(dead_code)] // not every test makes one
+pub mod storm;
+
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
@@ -92,7 +95,7 @@ pub fn eventually<T>(what: &str, mut question: impl FnMut() -> Option<T>) -> T {
 pub struct Lab {
     serve: Option<Child>,
     server: Netns,
-    switch: Netns,
+    switch: Arc<Netns>,
     bench: Bench,
     panel: PanelTty,
     /// The words of every screen so far.
@@ -105,10 +108,21 @@ pub struct Lab {
 impl Lab {
     /// A wire, an empty stick, no server yet.
     pub fn new() -> Self {
-        let bench = Bench::new();
-        let (switch, server) = (Netns::new("switch"), Netns::new("serve"));
+        let switch = Netns::new("switch");
         switch.bridge("br0");
-        switch.plug("br0", "port-s", &server, "eth0", [0xb8, 0x27, 0xeb, 0, 0, 1]);
+        Self::on(Arc::new(switch), "port-s", [0xb8, 0x27, 0xeb, 0, 0, 1])
+    }
+
+    /// Another one on the same switch.
+    #[allow(dead_code)] // not every test has two
+    pub fn beside(other: &Self, port: &str, mac: [u8; 6]) -> Self {
+        Self::on(other.switch.clone(), port, mac)
+    }
+
+    fn on(switch: Arc<Netns>, port: &str, mac: [u8; 6]) -> Self {
+        let bench = Bench::new();
+        let server = Netns::new("serve");
+        switch.plug("br0", port, &server, "eth0", mac);
         let (mut far, mut near) = (-1, -1);
         use std::ptr::{null, null_mut};
         // SAFETY: both pointers are to integers that live through the call; the others may be null.
@@ -186,6 +200,12 @@ impl Lab {
             .args(["serve", "--interface", "eth0"])
             .args(arguments.iter().chain(&config).flat_map(|(name, value)| [OsStr::new(*name), value.as_os_str()]));
         command
+    }
+
+    /// Takes its cable out.
+    #[allow(dead_code)] // as above
+    pub fn unplug(&self) {
+        self.server.ip("link set eth0 down");
     }
 
     fn pid(&self) -> Pid {

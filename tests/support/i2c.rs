@@ -35,6 +35,12 @@ impl Bus {
         self.0.borrow_mut().display = Some(Decoder::default());
     }
 
+    pub fn with(display: Decoder) -> Self {
+        let bus = Self::default();
+        bus.0.borrow_mut().display = Some(display);
+        bus
+    }
+
     pub fn unplug(&self) {
         self.0.borrow_mut().display = None;
     }

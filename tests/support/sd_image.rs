@@ -1,4 +1,4 @@
-//! The flashable image as a Pi's firmware sees it: its boot partition's files.
+//! The flashable image as a Pi's firmware sees it: the files of its first slot.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -12,10 +12,14 @@ pub fn path() -> Result<PathBuf, String> {
     if path.exists() { Ok(path) } else { Err(format!("{} is not there: run `just image`", path.display())) }
 }
 
-/// Copies a file of the boot partition, which begins at 1 MiB, into a folder.
+/// Where the partitions begin, as `board/image` lays them out; `tests/sd_image_foreign.rs` asks sfdisk.
+pub const SETTINGS_MIB: u64 = 1;
+pub const SLOTS_MIB: [u64; 2] = [9, 73];
+
+/// Copies a file of the first slot into a folder.
 pub fn copy_file(image: &Path, name: &str, folder: &Path) -> Result<PathBuf, String> {
     let to = folder.join(name);
-    let (at, from) = (format!("{}@@1M", image.display()), format!("::{name}"));
+    let (at, from) = (format!("{}@@{}M", image.display(), SLOTS_MIB[0]), format!("::{name}"));
     let options = ["-n", "-o", "-i", &at, &from].map(OsStr::new);
     run("mcopy", &options.into_iter().chain([to.as_os_str()]).collect::<Vec<_>>())?;
     Ok(to)

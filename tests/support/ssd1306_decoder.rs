@@ -1,5 +1,6 @@
 //! What a person would see on an SSD1306 that got these bytes: commands and data
 //! in, picture out. Written from the data sheet (revision 1.1), not from our driver.
+//! The SH1106 is the same but for what `Decoder::sh1106` says.
 //!
 //! Fed with whole I2C write transfers, from a bus of a test or from the log that
 //! QEMU writes with `-trace 'i2c_*' -D LOG`. Use: `#[path = "support/ssd1306_decoder.rs"] mod ssd1306_decoder;`
@@ -21,11 +22,20 @@ enum Addressing {
     Page,
 }
 
+/// Columns of the memory: the SH1106 has all of them, the SSD1306 the first 128.
+const COLUMNS: usize = 132;
+
 /// The controller after power-on (§8.9, reset) and whatever came since.
 #[derive(Debug, Clone)]
 pub struct Decoder {
     /// By page and segment of the glass, not by column address: remapping happens on writing.
-    memory: [[u8; WIDTH]; 8],
+    memory: [[u8; COLUMNS]; 8],
+    /// Of its memory, and left of the glass.
+    width: usize,
+    left: usize,
+    /// Rows of the glass that are driven, and how the pads of the COM lines are arranged (0x12: alternately).
+    pub rows: usize,
+    pub pads: u8,
     pub on: bool,
     pub inverted: bool,
     pub contrast: u8,
@@ -50,12 +60,16 @@ pub struct Decoder {
 impl Default for Decoder {
     fn default() -> Self {
         // Real memory holds noise after power-on; so does this one, to show who relies on it.
-        let mut memory = [[0; WIDTH]; 8];
+        let mut memory = [[0; COLUMNS]; 8];
         for (index, byte) in memory.iter_mut().flatten().enumerate() {
             *byte = (index.wrapping_mul(167) >> 3) as u8;
         }
         Self {
             memory,
+            width: WIDTH,
+            left: 0,
+            rows: HEIGHT,
+            pads: 0x12,
             on: false,
             inverted: false,
             contrast: 0x7f,
@@ -78,6 +92,16 @@ impl Default for Decoder {
 }
 
 impl Decoder {
+    /// An SH1106 (Sino Wealth, 2.3): 132 columns of which the glass shows the middle ones, no addressing but by page,
+    /// and its DC-DC converter is switched by 0xad.
+    pub fn sh1106() -> Self {
+        Self { width: COLUMNS, left: 2, ..Self::default() }
+    }
+
+    fn is_sh1106(&self) -> bool {
+        self.left != 0
+    }
+
     /// One write transfer without its address byte (§8.1.5.2): control bytes say what follows.
     pub fn transfer(&mut self, bytes: &[u8]) {
         let mut rest = bytes;
@@ -96,11 +120,11 @@ impl Decoder {
     /// What the glass shows, as seen with the pins on top; dark when it is off.
     pub fn frame(&self) -> Frame {
         let mut frame = Frame::default();
-        for y in 0..HEIGHT {
+        for y in 0..self.rows {
             for x in 0..WIDTH {
                 // Modules are mounted so that remapped segments and reversed COMs read upright.
-                let segment = WIDTH - 1 - x;
-                let row = if self.com_reversed { y } else { HEIGHT - 1 - y };
+                let segment = self.width - 1 - self.left - x;
+                let row = if self.com_reversed { y } else { self.rows - 1 - y };
                 let line = (row + self.start_line + self.offset) % HEIGHT;
                 let lit = self.memory[line / 8][segment] & (1 << (line % 8)) != 0;
                 let lit = self.all_on || (lit != self.inverted);
@@ -112,14 +136,15 @@ impl Decoder {
 
     fn data(&mut self, byte: u8) {
         self.data_bytes += 1;
-        let segment = if self.segment_remap { WIDTH - 1 - self.column } else { self.column };
+        let column = self.column.min(self.width - 1);
+        let segment = if self.segment_remap { self.width - 1 - column } else { column };
         self.memory[self.page][segment] = byte;
         let next = |at: usize, (first, last): (usize, usize), end: usize| match at {
             at if at == last => (first, true),
             at => ((at + 1) % end, false),
         };
         match self.addressing {
-            Addressing::Page => self.column = (self.column + 1) % WIDTH,
+            Addressing::Page => self.column = (self.column + 1) % self.width,
             Addressing::Horizontal => {
                 let (column, wrapped) = next(self.column, self.columns, WIDTH);
                 self.column = column;
@@ -141,6 +166,7 @@ impl Decoder {
         self.pending.push(byte);
         // Table 9-1: how many argument bytes follow.
         let arguments = match self.pending[0] {
+            0x20..=0x2f if self.is_sh1106() => 0,
             0x20 | 0x81 | 0x8d | 0xa8 | 0xad | 0xd3 | 0xd5 | 0xd9 | 0xda | 0xdb => 1,
             0x21 | 0x22 | 0xa3 => 2,
             0x26 | 0x27 => 6,
@@ -156,7 +182,16 @@ impl Decoder {
     fn execute(&mut self, command: &[u8]) {
         match *command {
             [low @ 0x00..=0x0f] => self.column = self.column & 0xf0 | usize::from(low & 0xf),
-            [high @ 0x10..=0x17] => self.column = self.column & 0x0f | usize::from(high & 0x7) << 4,
+            // An SH1106 has one bit more.
+            [high @ 0x10..=0x1f] if self.is_sh1106() || high < 0x18 => {
+                self.column = self.column & 0x0f | usize::from(high & 0xf) << 4;
+            }
+            [0x20..=0x2f, ..] if self.is_sh1106() => self.note(command[0]),
+            [0xad, supply] if self.is_sh1106() => self.charge_pump = supply & 1 != 0,
+            // Its pump's voltage.
+            [0x30..=0x33] if self.is_sh1106() => {}
+            [0xa8, ratio] => self.rows = usize::from(ratio & 0x3f) + 1,
+            [0xda, pads] => self.pads = pads,
             [0x20, mode] => {
                 self.addressing = match mode & 3 {
                     0 => Addressing::Horizontal,
@@ -174,7 +209,7 @@ impl Decoder {
             }
             [line @ 0x40..=0x7f] => self.start_line = usize::from(line & 0x3f),
             [0x81, contrast] => self.contrast = contrast,
-            [0x8d, pump] => self.charge_pump = pump & 4 != 0,
+            [0x8d, pump] if !self.is_sh1106() => self.charge_pump = pump & 4 != 0,
             [remap @ 0xa0..=0xa1] => self.segment_remap = remap & 1 != 0,
             [all @ 0xa4..=0xa5] => self.all_on = all & 1 != 0,
             [invert @ 0xa6..=0xa7] => self.inverted = invert & 1 != 0,
@@ -183,9 +218,15 @@ impl Decoder {
             [direction @ 0xc0..=0xcf] => self.com_reversed = direction & 8 != 0,
             [0xd3, offset] => self.offset = usize::from(offset & 0x3f),
             // Scrolling off, no operation, and timings that change no picture.
-            [0x2e | 0xe3] | [0xa8 | 0xad | 0xd5 | 0xd9 | 0xda | 0xdb, _] => {}
-            [first, ..] if self.unknown.len() < MAX_UNKNOWN => self.unknown.push(first),
-            _ => {}
+            [0x2e | 0xe3] | [0xad | 0xd5 | 0xd9 | 0xdb, _] => {}
+            [first, ..] => self.note(first),
+            [] => {}
+        }
+    }
+
+    fn note(&mut self, command: u8) {
+        if self.unknown.len() < MAX_UNKNOWN {
+            self.unknown.push(command);
         }
     }
 }

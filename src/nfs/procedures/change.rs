@@ -35,6 +35,8 @@ fn unlink(
             return Ok(());
         }
     };
+    // Closed behind the lock on the directory: to free a file's room takes its time.
+    let mut gone = None;
     let (result, wcc) = {
         let _order = directory.export.lock(directory.handle);
         let before = context.stat(&directory);
@@ -46,7 +48,7 @@ fn unlink(
                 b".." => return Err(NFS3ERR_EXIST),
                 _ => context.writable(&directory)?,
             }
-            let gone = Leaving::new(&directory, name);
+            let gone = gone.insert(Leaving::new(&directory, name));
             let intent = || gone.handle.map(|file| Intent::Vanish { at: Place::new(directory.handle, name), file });
             let going = gone.charge();
             context.once(intent, || {
@@ -58,6 +60,7 @@ fn unlink(
         });
         (result, directory.wcc(before.ok().as_ref()))
     };
+    drop(gone);
     let result = result.and_then(|()| context.sync(&directory));
     reply.value(&result.err().unwrap_or(NFS3_OK));
     reply.value(&wcc);
@@ -104,6 +107,7 @@ pub fn rename(context: &Context<'_>, args: Arguments<'_, '_>, reply: &mut Encode
             return Ok(());
         }
     };
+    let mut gone = None;
     let (result, from_wcc, to_wcc) = {
         let _order = from.export.lock_two(from.handle, to.handle);
         let (from_before, to_before) = (context.stat(&from), context.stat(&to));
@@ -121,7 +125,7 @@ pub fn rename(context: &Context<'_>, args: Arguments<'_, '_>, reply: &mut Encode
                 return Err(NFS3ERR_INVAL);
             }
             context.writable(&from)?;
-            let gone = Leaving::new(&to, to_name);
+            let gone = gone.insert(Leaving::new(&to, to_name));
             let moved = file_at(&from, from_name).ok();
             let intent = || {
                 let (old, new) = (Place::new(from.handle, from_name), Place::new(to.handle, to_name));
@@ -147,6 +151,7 @@ pub fn rename(context: &Context<'_>, args: Arguments<'_, '_>, reply: &mut Encode
         };
         (result, from.wcc(from_before.ok().as_ref()), to_wcc)
     };
+    drop(gone);
     let result = result.and_then(|()| {
         context.sync(&to)?;
         if from.handle == to.handle { Ok(()) } else { context.sync(&from) }

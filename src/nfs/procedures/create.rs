@@ -92,13 +92,28 @@ pub fn mknod(context: &Context<'_>, args: Arguments<'_, '_>, reply: &mut Encoder
     Ok(())
 }
 
+/// What a name is now.
+struct Made {
+    object: Object,
+    stat: Stat,
+    /// The file was brought to the stick after its name was made. The journal commits in order, so the name is there
+    /// too, and another commit for the directory would bring nothing.
+    durable: bool,
+}
+
+impl Made {
+    fn new((object, stat): (Object, Stat)) -> Self {
+        Self { object, stat, durable: false }
+    }
+}
+
 /// The frame of all four: the directory, its attributes before and after, and the reply.
 fn make(
     context: &Context<'_>,
     fh: &[u8],
     name: &[u8],
     reply: &mut Encoder,
-    make: impl FnOnce(&Object, &[u8]) -> Result<(Object, Stat), nfsstat3>,
+    make: impl FnOnce(&Object, &[u8]) -> Result<Made, nfsstat3>,
 ) {
     let directory = match context.object(fh) {
         Ok(directory) => directory,
@@ -123,15 +138,17 @@ fn make(
         (result, directory.wcc(before.ok().as_ref()))
     };
     let result = result.and_then(|made| {
-        context.sync(&directory)?;
+        if !made.durable {
+            context.sync(&directory)?;
+        }
         Ok(made)
     });
     match result {
-        Ok((made, stat)) => {
+        Ok(Made { object, stat, .. }) => {
             reply.value(&NFS3_OK);
             reply.bool(true);
-            reply.opaque(context.wire(&made).as_ref());
-            reply.value(&made.post_op(Some(&stat)));
+            reply.opaque(context.wire(&object).as_ref());
+            reply.value(&object.post_op(Some(&stat)));
         }
         Err(status) => reply.value(&status),
     }
@@ -168,7 +185,7 @@ fn finish(
     name: &[u8],
     new: &sattr3,
     mode_again: bool,
-) -> Result<(Object, Stat), nfsstat3> {
+) -> Result<Made, nfsstat3> {
     let (made, stat) = context.child(directory, name)?;
     charge::made(&directory.export, &stat);
     let mut rest = *new;
@@ -192,7 +209,7 @@ fn finish(
         )
     );
     if nothing {
-        return Ok((made, stat));
+        return Ok(Made::new((made, stat)));
     }
     if !made.handle.is_regular() {
         rest.size = set_size3::Void;
@@ -201,11 +218,11 @@ fn finish(
     // The directory's fsync does not answer for what was set on the file after it was named.
     durable(context, &made)?;
     let stat = context.stat(&made)?;
-    Ok((made, stat))
+    Ok(Made { object: made, stat, durable: true })
 }
 
 /// A new regular file, or NFS3ERR_EXIST.
-fn guarded(context: &Context<'_>, directory: &Object, name: &[u8], new: &sattr3) -> Result<(Object, Stat), nfsstat3> {
+fn guarded(context: &Context<'_>, directory: &Object, name: &[u8], new: &sattr3) -> Result<Made, nfsstat3> {
     let mode = mode(new, 0o666);
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::WRONLY | OFlags::CLOEXEC;
     as_caller(context, directory, name, || {
@@ -215,7 +232,7 @@ fn guarded(context: &Context<'_>, directory: &Object, name: &[u8], new: &sattr3)
 }
 
 /// UNCHECKED on what is there already: a regular file is taken, and cut if a size was given.
-fn existing(context: &Context<'_>, directory: &Object, name: &[u8], new: &sattr3) -> Result<(Object, Stat), nfsstat3> {
+fn existing(context: &Context<'_>, directory: &Object, name: &[u8], new: &sattr3) -> Result<Made, nfsstat3> {
     let (found, stat) = context.child(directory, name)?;
     if !found.handle.is_regular() {
         return Err(NFS3ERR_EXIST);
@@ -226,16 +243,11 @@ fn existing(context: &Context<'_>, directory: &Object, name: &[u8], new: &sattr3
         durable(context, &found)?;
     }
     let stat = context.stat(&found)?;
-    Ok((found, stat))
+    Ok(Made::new((found, stat)))
 }
 
 /// EXCLUSIVE: a repeat of the call that made the file succeeds, any other call finds it existing.
-fn exclusive(
-    context: &Context<'_>,
-    directory: &Object,
-    name: &[u8],
-    verifier: [u8; 8],
-) -> Result<(Object, Stat), nfsstat3> {
+fn exclusive(context: &Context<'_>, directory: &Object, name: &[u8], verifier: [u8; 8]) -> Result<Made, nfsstat3> {
     let (atime, mtime) = attributes::verifier_times(verifier);
     let new = sattr3 {
         mode: set_mode3::mode(0o600),
@@ -246,7 +258,8 @@ fn exclusive(
     match guarded(context, directory, name, &new) {
         Err(NFS3ERR_EXIST) => {
             let (found, stat) = context.child(directory, name)?;
-            if attributes::made_by_verifier(&stat, verifier) { Ok((found, stat)) } else { Err(NFS3ERR_EXIST) }
+            let ours = attributes::made_by_verifier(&stat, verifier);
+            if ours { Ok(Made::new((found, stat))) } else { Err(NFS3ERR_EXIST) }
         }
         made => made,
     }

@@ -252,8 +252,9 @@ pub fn commit(context: &Context<'_>, args: Arguments<'_, '_>, reply: &mut Encode
     let result = before.and_then(|before| {
         regular(&object)?;
         may(context, &object, &before, Rwx { write: true, ..Rwx::default() })?;
-        let reader = context.reader(&object)?;
-        rustix::fs::fsync(reader).map_err(|errno| context.exports.failed(&object.export, errno, true))
+        let file = object.file.syncer(&object.export.root, &object.handle);
+        let file = file.map_err(|errno| context.fail(&object, errno))?;
+        rustix::fs::fsync(file).map_err(|errno| context.exports.failed(&object.export, errno, true))
     });
     reply.value(&result.err().unwrap_or(NFS3_OK));
     reply.value(&object.wcc(before.ok().as_ref()));

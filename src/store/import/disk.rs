@@ -11,6 +11,7 @@ use super::source::{Hashes, Source};
 use super::writer::{Part, Writer};
 use super::{Context, ImportError, MAX_UNPACKED_BYTES, write_error};
 use crate::store::identify::{self, Content};
+use crate::store::in_place::InPlace;
 use crate::store::manifest::ImagePaths;
 use crate::store::table::{self, Extent};
 
@@ -30,6 +31,10 @@ pub fn unpack(mut source: Source, paths: &ImagePaths, run: &mut Context<'_>) -> 
     let found = split(&mut source, &paths.root(), &fat, run)?;
     let hashes = source.finish()?;
     run.check()?;
+    if found.in_place {
+        let place = InPlace { file: run.job.path.clone(), offset: found.root.0, bytes: found.root.1 };
+        place.write(&paths.root()).map_err(|error| write_error(&paths.root(), error))?;
+    }
     fs::create_dir(paths.boot()).map_err(|error| write_error(&paths.boot(), error))?;
     if boot_files::extract(&fat, &paths.boot())? == 0 {
         return Err(ImportError::NotPi("its boot partition is empty".into()));
@@ -42,9 +47,12 @@ pub fn unpack(mut source: Source, paths: &ImagePaths, run: &mut Context<'_>) -> 
 /// Decodes the file and writes its FAT and ext4 partitions.
 fn split(source: &mut Source, root: &Path, fat: &Path, run: &mut Context<'_>) -> Result<Found, ImportError> {
     let place = source.place();
-    let mut writer = Writer::start(root, fat, &run.job.store, place.packed_bytes, run.job.method)?;
+    let in_place = run.job.in_place && !run.job.packing.is_packed();
+    // Of such an image only the boot files take room.
+    let needed_bytes = if in_place { 0 } else { place.packed_bytes };
+    let mut writer = Writer::start(root, fat, &run.job.store, needed_bytes, run.job.method)?;
     let mut layout: Option<Layout> = None;
-    let mut parts = Parts::default();
+    let mut parts = Parts { in_place, ..Parts::default() };
     let mut at = 0u64;
     let mut piece = vec![0; PIECE_BYTES];
     loop {
@@ -118,6 +126,8 @@ type Run = (u64, u64);
 struct Found {
     root: Run,
     boot: Run,
+    /// The root was not written, since it can be used where it is.
+    in_place: bool,
 }
 
 /// Tells the partitions by their first 4 KiB as they come by, and passes their
@@ -126,6 +136,8 @@ struct Found {
 struct Parts {
     root: Option<(Run, u64)>,
     boot: Option<Run>,
+    /// Whether the root is to stay in the file.
+    in_place: bool,
     /// The partition that now comes by: its start, head and what it is.
     current: Option<(u64, Vec<u8>, Option<Part>)>,
 }
@@ -197,7 +209,9 @@ impl Parts {
                     return Err(ImportError::NotPi("its root file system has no UUID".into()));
                 }
                 self.root = Some((run, ext4.bytes));
-                Ok(Some(Part::Root))
+                // A journal must be replayed, for which the root must be written.
+                self.in_place &= !ext4.needs_recovery;
+                Ok((!self.in_place).then_some(Part::Root))
             }
             _ => Ok(None),
         }
@@ -209,7 +223,7 @@ impl Parts {
         let (root, used) = self.root.ok_or_else(|| ImportError::NotPi("it has no ext4 root".into()))?;
         // Some tools cut an image right behind the file system: that is whole.
         let whole = root.0.saturating_add(used) <= bytes && boot.0.saturating_add(boot.1) <= bytes;
-        if whole { Ok(Found { root, boot }) } else { Err(ImportError::Truncated(bytes)) }
+        if whole { Ok(Found { root, boot, in_place: self.in_place }) } else { Err(ImportError::Truncated(bytes)) }
     }
 }
 

@@ -72,6 +72,7 @@ use self::tar::TarError;
 pub use self::writer::Method;
 use self::zip::ZipError;
 use super::identify;
+use super::in_place;
 use super::manifest::{self, IMAGES, ImageManifest, ImagePaths, SourceFile, UNFINISHED};
 use super::mounts::{self, MountError};
 use super::operate::verify;
@@ -98,6 +99,9 @@ pub struct Job {
     /// Where the finished root is mounted for a look.
     pub check_point: PathBuf,
     pub method: Method,
+    /// The root of an uncompressed image stays in its file, which lies on a
+    /// stick that is there as long as the store is.
+    pub in_place: bool,
 }
 
 /// How an import ended well.
@@ -392,7 +396,8 @@ fn check_root(root: &Path, point: &Path, stop: &AtomicBool) -> Result<(), Import
             return Err(ImportError::NotPi("its root file system is damaged".into()));
         }
     }
-    mounts::image_root(root, point)?;
+    // The point lies in the folder of this run.
+    in_place::mount_root(root, point.parent().unwrap_or(point), point)?;
     let is_root = fs::symlink_metadata(point.join("etc")).is_ok_and(|found| found.is_dir())
         && ["usr", "bin", "sbin"].iter().any(|name| fs::symlink_metadata(point.join(name)).is_ok());
     mounts::unmount(point)?;

@@ -8,6 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::client::{Client, ImageId, Role};
+use crate::store::in_place;
 use crate::store::manifest::{ClientPaths, IMAGES, ImagePaths};
 use crate::store::mounts::{self, Layers, MountError};
 use crate::store::root::Surroundings;
@@ -74,7 +75,7 @@ impl Site {
     pub fn image(&self, id: &ImageId) -> Result<PathBuf, MountError> {
         let point = self.run.join(IMAGES).join(id.as_str()).join("root");
         if !mounts::is_mounted(&point)? {
-            mounts::image_root(&ImagePaths::of(&self.store, id).root(), &point)?;
+            in_place::mount_root(&ImagePaths::of(&self.store, id).root(), &self.run, &point)?;
         }
         Ok(point)
     }

@@ -28,6 +28,7 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 pub use self::custom::reads_custom;
+pub use self::identity::{fit_boot, is_fit};
 pub use self::keep::{forget_identity, keep_identity};
 pub use self::rules::RULES;
 pub use self::tree::{Tree, TreeError};

@@ -54,6 +54,7 @@ impl Worker {
         self.open_store();
         self.open_in_memory();
         self.mount_sources();
+        self.tell_updates();
         self.say_what_is_missing();
         self.look_at_seconds();
         self.schedule_import();
@@ -79,6 +80,16 @@ impl Worker {
             disk.name.clone(),
             Stick { reading, disk, sources: Vec::new(), unusable: broken, copy: None, second: None },
         );
+    }
+
+    /// Tells when other update files lie on the sticks than before.
+    fn tell_updates(&mut self) {
+        let sources = self.sticks.values().flat_map(|stick| &stick.sources);
+        let found: Vec<_> = sources.flat_map(|folder| sources::updates(folder)).collect();
+        if found != self.updates {
+            self.updates.clone_from(&found);
+            self.tell(Event::UpdateFiles(found));
+        }
     }
 
     /// How large a new store is to be.

@@ -33,6 +33,8 @@ impl Worker {
             packing,
             store: store.folder.clone(),
             check_point: self.options.run.join("check"),
+            // In memory, and not a folder for development.
+            in_place: !store.is_on_stick && self.options.folder.is_none(),
             method: if self.options.plain_writes { Method::Plain } else { Method::Uring },
         };
         tracing::info!(file = source.file, bytes = source.bytes, "import begins");

@@ -95,6 +95,8 @@ pub struct Worker {
     postponed: bool,
     /// Files that failed, until their stick is plugged in again.
     refused: HashSet<SourceFile>,
+    /// The update files that were told last.
+    updates: Vec<PathBuf>,
     /// Folder mode: files as the last look saw them, since one that still
     /// grows is being copied.
     seen: Vec<SourceFile>,
@@ -179,6 +181,7 @@ impl Worker {
             backing: None,
             postponed: false,
             refused: HashSet::new(),
+            updates: Vec::new(),
             seen: Vec::new(),
             said: None,
             releasing: None,
@@ -234,6 +237,12 @@ impl Worker {
             Command::CreateClient(client) => self.create(&client),
             Command::SaveClient(client) => self.save(&client),
             Command::Operate(ticket, operation) => self.operate(ticket, *operation),
+            Command::Appliance(address) => {
+                self.options.appliance = address;
+                if let Some(store) = &mut self.store {
+                    store.roots.appliance = address;
+                }
+            }
             Command::RenewClient(role) => self.renew(&role),
             Command::Release => self.release(),
             Command::Resume => self.resume(),
@@ -244,6 +253,16 @@ impl Worker {
                     None => Err("there is no stick with a store".to_owned()),
                 };
                 self.tell(Event::ImageMounted { image, trees });
+            }
+            Command::ReleaseImage(image) => {
+                // What an operation works with stays; so does a client's.
+                let busy = !self.operating.is_empty();
+                if let Some(store) = self.store.as_mut().filter(|_| !busy)
+                    && !store.open.values().any(|open| open.client.image == image)
+                    && let Err(error) = store.roots.release_image(&image)
+                {
+                    tracing::warn!(%image, error = chain(&error), "an image stays mounted");
+                }
             }
             Command::SaveReport(ticket, report) => {
                 let saved = match &self.store {

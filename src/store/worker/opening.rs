@@ -171,7 +171,7 @@ impl Worker {
         let site = self.site(&folder, "short");
         let scrub = State::read(&folder);
         let space = Arc::new(Space::new(self.options.reserve_bytes));
-        let mut roots = Roots::new(&folder, &self.options.run, space.clone());
+        let mut roots = Roots::new(&folder, &self.options.run, self.options.appliance, space.clone());
         let mut broken = library.broken;
         let mut open = BTreeMap::new();
         for record in &mut library.clients {

@@ -84,6 +84,25 @@ pub fn acquire(session: &mut Session, manner: &Manner) -> Outcome<Lease> {
     })
 }
 
+/// Takes the first address that anybody offers, as a machine does that does not
+/// boot from the network; only what it asks is a loader's.
+#[allow(dead_code)] // for tests of the wire
+pub fn take_any(session: &mut Session, manner: &Manner) -> Outcome<Ipv4Addr> {
+    let mut refused = Vec::new();
+    for _ in 0..manner.tries {
+        send(session, manner, DISCOVER, &[])?;
+        let until = session.within(manner.pause);
+        while let Some(reply) = receive(session, manner, until, &mut refused)? {
+            if let (OFFER, false, Some(server)) = (reply.kind, reply.yiaddr.is_unspecified(), reply.option_address(54))
+                && let Some(ack) = request(session, manner, reply.yiaddr, server)?
+            {
+                return Ok(ack.yiaddr);
+            }
+        }
+    }
+    Err(format!("nobody leased an address: {refused:?}"))
+}
+
 /// Option 66 before the server of the matching offer; siaddr is not looked at.
 fn tftp_server(manner: &Manner, last: &Reply, boot: &Reply) -> Option<Ipv4Addr> {
     let named = |reply: &Reply| std::str::from_utf8(reply.options.get(&66)?).ok()?.parse().ok();

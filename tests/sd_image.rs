@@ -1,0 +1,168 @@
+//! The flashable image, read back by programs that are not ours: partition table, file
+//! systems, what the firmware needs to start each board, and what it is made of.
+//!
+//! Needs `just image`. The firmware's way is followed as Raspberry Pi documents it:
+//! first FAT partition, `autoboot.txt`, the slot's `config.txt`, the files that it names.
+
+#![allow(clippy::unwrap_used)]
+
+#[path = "support/mod.rs"]
+mod support;
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use rootstock::update::autoboot;
+use support::command::run;
+use support::sd_image;
+
+fn tool(program: &str, arguments: &[&str]) -> String {
+    run(program, &arguments.iter().map(OsStr::new).collect::<Vec<_>>()).unwrap()
+}
+
+/// `board/boards.list`: filter, device tree, firmware files.
+fn boards() -> Vec<[String; 3]> {
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("board/boards.list")).unwrap();
+    let lines = text.lines().filter(|line| !line.starts_with('#') && !line.trim().is_empty());
+    lines
+        .map(|line| {
+            let mut words = line.split_whitespace().map(str::to_owned);
+            [words.next().unwrap(), words.next().unwrap(), words.next().unwrap()]
+        })
+        .collect()
+}
+
+struct Image {
+    path: PathBuf,
+    scratch: tempfile::TempDir,
+}
+
+impl Image {
+    fn new() -> Self {
+        Self { path: sd_image::path().unwrap(), scratch: tempfile::tempdir().unwrap() }
+    }
+
+    /// A partition as a file of its own, by the table that sfdisk sees.
+    fn partition(&self, number: usize) -> PathBuf {
+        let table: serde_json::Value =
+            serde_json::from_str(&tool("sfdisk", &["--json", self.path.to_str().unwrap()])).unwrap();
+        let entry = &table["partitiontable"]["partitions"][number - 1];
+        let [start, size] = ["start", "size"].map(|key| entry[key].as_u64().unwrap());
+        let to = self.scratch.path().join(format!("p{number}.img"));
+        let [from, out] = [format!("if={}", self.path.display()), format!("of={}", to.display())];
+        let [skip, count] = [format!("skip={start}"), format!("count={size}")];
+        tool("dd", &[&from, &out, "bs=512", &skip, &count, "conv=sparse", "status=none"]);
+        to
+    }
+
+    fn file(&self, partition: &Path, name: &str) -> Vec<u8> {
+        let to = self.scratch.path().join("file");
+        tool("mcopy", &["-n", "-o", "-i", partition.to_str().unwrap(), &format!("::{name}"), to.to_str().unwrap()]);
+        fs::read(to).unwrap()
+    }
+}
+
+#[test]
+fn the_partition_table_is_good_to_fdisk_and_sfdisk() {
+    let image = Image::new();
+    let path = image.path.to_str().unwrap();
+    tool("sfdisk", &["--verify", path]);
+    let table = tool("fdisk", &["-l", path]);
+    assert!(table.contains("Disk identifier: 0x52535430"), "{table}");
+    assert_eq!(table.lines().filter(|line| line.contains("W95 FAT16 (LBA)")).count(), 3, "{table}");
+    let starts = [sd_image::SETTINGS_MIB, sd_image::SLOTS_MIB[0], sd_image::SLOTS_MIB[1]];
+    for start in starts {
+        assert!(table.contains(&format!(" {} ", start * 2048)), "{start} MiB: {table}");
+    }
+}
+
+#[test]
+fn every_file_system_is_clean_to_fsck_and_has_the_name_that_a_laptop_shows() {
+    let image = Image::new();
+    for (number, label) in [(1, "RS-SETTINGS"), (2, "RS-SYSTEM"), (3, "RS-SYSTEM-B")] {
+        let partition = image.partition(number);
+        let at = partition.to_str().unwrap();
+        tool("fsck.fat", &["-n", at]);
+        assert!(tool("minfo", &["-i", at]).contains("disk type=\"FAT16"), "partition {number}");
+        let shown = tool("mlabel", &["-s", "-i", at, "::"]);
+        assert!(shown.split_whitespace().any(|word| word.trim_end_matches('.') == label), "{shown}");
+    }
+    let slot = image.partition(2);
+    let made = image.path.with_file_name("slot.img");
+    assert!(fs::read(&slot).unwrap() == fs::read(made).unwrap(), "an update writes what was flashed");
+}
+
+#[test]
+fn each_board_finds_all_that_it_needs_on_its_way() {
+    let image = Image::new();
+    let settings = image.partition(1);
+    let (partition, a_b) = autoboot::read(&image.file(&settings, "autoboot.txt"), false);
+    assert!(a_b);
+    let slot = image.partition(usize::from(partition.unwrap()));
+    let config = String::from_utf8(image.file(&slot, "config.txt")).unwrap();
+    for [filter, dtb, firmware] in boards() {
+        for name in firmware.split(',').filter(|name| *name != "-") {
+            // A Pi 3's ROM looks nowhere else.
+            let place = if name == "bootcode.bin" { &settings } else { &slot };
+            assert!(image.file(place, name).len() > 4000, "{filter}: {name}");
+        }
+        assert_eq!(image.file(&slot, &dtb)[..4], [0xd0, 0x0d, 0xfe, 0xed], "{filter}: {dtb}");
+        assert!(config.contains(&format!("[{filter}]")) && config.contains(&format!("device_tree={dtb}")), "{filter}");
+    }
+    let kernels: Vec<&str> = config.lines().filter_map(|line| line.strip_prefix("kernel=")).collect();
+    let initramfs = config.lines().filter_map(|line| line.strip_prefix("initramfs "));
+    assert!(!kernels.is_empty());
+    for kernel in kernels {
+        assert_eq!(image.file(&slot, kernel)[..2], [0x1f, 0x8b], "{kernel} is gzip");
+    }
+    for name in initramfs.map(|line| line.split(' ').next().unwrap()) {
+        assert_eq!(image.file(&slot, name)[..4], [0x28, 0xb5, 0x2f, 0xfd], "{name} is zstd");
+    }
+    let boards_told = String::from_utf8(image.file(&slot, "boards.txt")).unwrap();
+    assert!(boards_told.lines().all(|line| line.starts_with("raspberrypi,")) && boards_told.lines().count() >= 5);
+    assert!(image.file(&settings, "rootstock.toml").starts_with(b"# Rootstock's settings"));
+}
+
+#[test]
+fn the_bill_of_materials_names_every_package_crate_and_notice() {
+    let image = Image::new();
+    let slot = image.partition(2);
+    let bytes = image.file(&slot, "sbom.spdx.json");
+    assert_eq!(bytes, fs::read(image.path.with_file_name("sbom.spdx.json")).unwrap(), "the same beside the image");
+    let bill: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+    assert_eq!(bill["spdxVersion"], "SPDX-2.3");
+    let packages = bill["packages"].as_array().unwrap();
+    let named = |name: &str| packages.iter().find(|package| package["name"].as_str() == Some(name));
+    let top = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let lock = fs::read_to_string(top.join("board/packages.lock")).unwrap();
+    for line in lock.lines().filter(|line| !line.starts_with('#') && !line.is_empty()) {
+        let name = line.split(' ').nth(1).unwrap();
+        // A pin that the archive has replaced has another name or version; all others are as pinned.
+        if let Some(package) = named(name) {
+            assert!(package["checksums"][0]["checksumValue"].as_str().is_some(), "{name}");
+            assert!(!image.file(&slot, &format!("licences/{name}.txt")).is_empty());
+        } else {
+            assert!(name.starts_with("linux-"), "{name} is not in the bill of materials");
+        }
+    }
+    for name in ["rootstock", "dhcproto", "tokio", "ed25519-dalek", "e2fsprogs"] {
+        assert!(named(name).is_some(), "{name}");
+    }
+    for name in ["proptest", "tempfile", "nfs3_client"] {
+        assert!(named(name).is_none(), "{name} is only in tests");
+    }
+    let mut names: Vec<&str> = packages.iter().map(|package| package["SPDXID"].as_str().unwrap()).collect();
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names.len(), packages.len(), "identifiers are unique");
+    let notices = String::from_utf8(image.file(&slot, "licences/README.txt")).unwrap();
+    for word in ["GNU GPL", "linux (", "raspi-firmware.txt", "rust-crates.txt"] {
+        assert!(notices.contains(word), "{word:?}: {notices}");
+    }
+}
+
+#[test]
+fn the_image_is_within_its_budget() {
+    tool("board/budget", &[]);
+}

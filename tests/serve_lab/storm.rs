@@ -1,0 +1,132 @@
+//! Many clients at once: enrolled in one batch, asking in one moment, mounting.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nfs3_client::Nfs3ConnectionBuilder;
+use nfs3_client::nfs3_types::rpc::{auth_unix, opaque_auth};
+use nfs3_client::nfs3_types::xdr_codec::Opaque;
+use nfs3_client::tokio::TokioConnector;
+
+use super::{Lab, PATIENCE, Pi, SERVER};
+use crate::support::netns::Netns;
+use crate::support::virtual_pi::message::{self, CLASS, DISCOVER, OFFER};
+use crate::support::virtual_pi::session::Session;
+use crate::support::virtual_pi::wire::{BROADCAST, Frame, Mac, Nic, after};
+use crate::support::virtual_pi::{Fetched, VirtualPi};
+
+/// Holds ENROLL and gives all of them power; each has its role when this
+/// returns. All speak from one place on the switch.
+pub fn enrol_all(lab: &mut Lab, station: &Netns, boards: &[VirtualPi]) {
+    let from = lab.log().len();
+    lab.press('E');
+    lab.logged("enrolment window open", from);
+    // A few at a time: each new client is a root that is made on the stick.
+    for some in boards.chunks(8) {
+        thread::scope(|scope| {
+            for board in some {
+                scope.spawn(move || {
+                    station.run(|| {
+                        let mut session = Session::open("eth0", board.mac, PATIENCE).unwrap();
+                        board.acquire(&mut session).unwrap_or_else(|error| panic!("{:?}: {error}", board.mac));
+                    });
+                });
+            }
+        });
+    }
+    let from = lab.log().len();
+    lab.press('e');
+    lab.logged("enrolment window closed", from);
+}
+
+/// Mounts each one's root from its own place on the switch, as its kernel does.
+pub fn mount_all(booted: &[(&Pi, &Fetched)]) {
+    thread::scope(|scope| {
+        for (pi, fetched) in booted {
+            scope.spawn(move || {
+                let address = fetched.address;
+                let line = fetched.command_line("ttyAMA0");
+                let root = line.split(' ').find_map(|word| word.strip_prefix("nfsroot=")).unwrap();
+                let path = root.split([':', ',']).nth(1).unwrap().to_owned();
+                pi.netns.ip(&format!("address add {address}/24 dev eth0"));
+                pi.net(async || mount(path.clone()).await).unwrap_or_else(|error| panic!("{address}, {path}: {error}"));
+            });
+        }
+    });
+}
+
+async fn mount(path: String) -> Result<(), String> {
+    let root = auth_unix { stamp: 0, machinename: Opaque::borrowed(b"pi"), uid: 0, gid: 0, gids: Vec::new() };
+    let builder = Nfs3ConnectionBuilder::new(TokioConnector, SERVER.to_string(), path);
+    let mounting = builder.credential(opaque_auth::auth_unix(&root)).mount();
+    let limited = tokio::time::timeout(PATIENCE, mounting).await.map_err(|_| "no answer".to_owned())?;
+    limited.map(drop).map_err(|error| format!("{error:?}"))
+}
+
+/// How long each client waited for its OFFER, the shortest first.
+pub struct Offers(Vec<Duration>);
+
+impl Offers {
+    /// The wait that so many in a hundred did not exceed.
+    pub fn at(&self, percent: usize) -> Duration {
+        self.0[(self.0.len() * percent).div_ceil(100).max(1) - 1]
+    }
+}
+
+impl fmt::Display for Offers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ms = |percent| self.at(percent).as_secs_f64() * 1e3;
+        let (all, half, most) = (self.0.len(), ms(50), ms(99));
+        write!(
+            f,
+            "OFFER, {all} clients at once: median {half:.1} ms, 99th percentile {most:.1} ms, all in {:.1} ms",
+            ms(100)
+        )
+    }
+}
+
+/// All of them send DISCOVER in one moment, once; nobody repeats. A client
+/// without an answer waited for ever.
+pub fn offers(station: &Netns, boards: &[VirtualPi]) -> Offers {
+    station.run(|| {
+        // The replies must reach this one card, so they are asked for by broadcast.
+        let nic = Nic::open("eth0", [2, 0, 0, 0, 0xee, 1]).unwrap();
+        let discovers: Vec<(Mac, Vec<u8>)> = boards.iter().map(|board| (board.mac, discover(board))).collect();
+        let (from, to) = (SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 68), SocketAddrV4::new(Ipv4Addr::BROADCAST, 67));
+        let mut sent = HashMap::new();
+        for (mac, datagram) in &discovers {
+            sent.insert(*mac, Instant::now());
+            nic.send_udp(BROADCAST, from, to, datagram).unwrap();
+        }
+        let mut waits = Vec::new();
+        let until = after(Duration::from_secs(3));
+        while waits.len() < boards.len() {
+            let Some(frame) = nic.receive(until).unwrap() else { break };
+            let Frame::Udp { to, payload, .. } = frame else { continue };
+            let reply = if to.port() == 68 { message::read(&payload).ok() } else { None };
+            let since = reply.filter(|reply| reply.kind == OFFER).and_then(|reply| sent.remove(&reply.chaddr));
+            waits.extend(since.map(|since| since.elapsed()));
+        }
+        waits.resize(boards.len(), Duration::MAX);
+        waits.sort();
+        Offers(waits)
+    })
+}
+
+fn discover(board: &VirtualPi) -> Vec<u8> {
+    let manner = board.first_manner();
+    let options = [
+        (53, vec![DISCOVER]),
+        (55, manner.parameters.clone()),
+        (60, CLASS.to_vec()),
+        (93, vec![0, 0]),
+        (94, vec![1, 2, 1]),
+        (97, manner.guid.clone()),
+    ];
+    let mut datagram = message::write(manner.xid, board.mac, &options);
+    datagram[10] = 0x80;
+    datagram
+}

@@ -1,0 +1,72 @@
+//! Update files for tests: the image's own slot under another version, signed.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::command::run;
+use super::sd_image;
+
+/// What the update is to be.
+pub struct Wanted<'w> {
+    /// An OpenSSH private key.
+    pub key: &'w Path,
+    pub version: &'w str,
+    /// The first word of `compatible` of the machine that takes it.
+    pub board: &'w str,
+    /// With an initramfs that is none.
+    pub broken: bool,
+}
+
+/// Makes a key pair in `folder`.
+pub fn key(folder: &Path, name: &str) -> Result<PathBuf, String> {
+    let path = folder.join(name);
+    tool("ssh-keygen", &["-q", "-t", "ed25519", "-N", "", "-f", text(&path)?])?;
+    Ok(path)
+}
+
+/// Puts a file onto the card's settings partition.
+pub fn put_setting(card: &Path, from: &Path, name: &str) -> Result<(), String> {
+    let at = format!("{}@@{}M", text(card)?, sd_image::SETTINGS_MIB);
+    tool("mcopy", &["-o", "-i", &at, text(from)?, &format!("::{name}")]).map(drop)
+}
+
+/// Makes `rootstock-VERSION.update` in `folder` with the program `rootstock`.
+pub fn make(rootstock: &str, image: &Path, folder: &Path, wanted: &Wanted<'_>) -> Result<PathBuf, String> {
+    let at = |name: &str| folder.join(name);
+    let failed = |error: std::io::Error| format!("{}: {error}", folder.display());
+    let slot = at("slot.img");
+    fs::copy(image.with_file_name("slot.img"), &slot).map_err(failed)?;
+    fs::write(at("version.txt"), format!("{}\n", wanted.version)).map_err(failed)?;
+    fs::write(at("boards.txt"), format!("{}\n", wanted.board)).map_err(failed)?;
+    let initramfs = sd_image::copy_file(image, "initramfs.img", folder)?;
+    if wanted.broken {
+        fs::write(&initramfs, [0; 4096]).map_err(failed)?;
+    } else {
+        // A running system tells the version that its initramfs has: a second archive behind the first replaces it.
+        let overlay = at("overlay");
+        fs::create_dir_all(overlay.join("etc/rootstock")).map_err(failed)?;
+        fs::write(overlay.join("etc/rootstock/version"), format!("{}\n", wanted.version)).map_err(failed)?;
+        let (from, to) = (text(&overlay)?, text(&initramfs)?);
+        // The kernel takes a further archive only where it begins at a multiple of 4.
+        let bytes = fs::metadata(&initramfs).map_err(failed)?.len().next_multiple_of(4);
+        fs::File::options().write(true).open(&initramfs).and_then(|file| file.set_len(bytes)).map_err(failed)?;
+        tool("sh", &["-c", &format!("cd {from} && find etc | cpio --quiet -o -H newc -R 0:0 >> {to}")])?;
+    }
+    for name in ["version.txt", "boards.txt", "initramfs.img"] {
+        tool("mcopy", &["-o", "-i", text(&slot)?, text(&at(name))?, &format!("::{name}")])?;
+    }
+    let out = at("made");
+    let _ = fs::remove_dir_all(&out);
+    fs::create_dir_all(&out).map_err(failed)?;
+    tool(rootstock, &["update", "make", "--slot", text(&slot)?, "--key", text(wanted.key)?, "--out", text(&out)?])?;
+    Ok(out.join(format!("rootstock-{}.update", wanted.version)))
+}
+
+pub fn tool(program: &str, arguments: &[&str]) -> Result<String, String> {
+    run(program, &arguments.iter().map(OsStr::new).collect::<Vec<_>>())
+}
+
+pub fn text(path: &Path) -> Result<&str, String> {
+    path.to_str().ok_or_else(|| format!("{} is no text", path.display()))
+}

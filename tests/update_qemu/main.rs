@@ -1,0 +1,328 @@
+//! Updates of the appliance in an emulated machine: from the stick into the other slot,
+//! tried, kept or come back from, and power that goes at any moment.
+//!
+//! QEMU has no Raspberry Pi's firmware. Its choice is a model here (`Card::choose`): the
+//! first FAT partition's `autoboot.txt` names the slot, the one-shot flag counts once, and
+//! a restart or a cut forgets it. What a real firmware does differently, this cannot show.
+//!
+//! `ROOTSTOCK_CUTS` cuts the power so often while an update is written (default 3).
+
+#[path = "../support/mod.rs"]
+mod support;
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::{Duration, Instant};
+
+use rootstock::update::{Slot, autoboot};
+use support::netns::Netns;
+use support::panel_tty::PanelTty;
+use support::qemu::{Machine, Start, virt};
+use support::random::Random;
+use support::sd_image;
+use support::stick::{self, Content};
+use support::update_file::{self, Wanted, text, tool};
+
+const MIB: u64 = 1 << 20;
+const LIMIT: Duration = Duration::from_secs(120);
+const MAC: &str = "52:54:00:77:00:03";
+
+fn main() -> ExitCode {
+    let began = Instant::now();
+    match updates() {
+        Ok(passed) => {
+            println!("\n{passed} passed, 0 failed ({} s)", began.elapsed().as_secs());
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("\nupdate test failed: {error}\n\n0 passed, 1 failed");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn updates() -> Result<usize, String> {
+    let mut passed = 0;
+    let mut ok = |what: &str| {
+        println!("ok {what}");
+        passed += 1;
+    };
+    let lab = Lab::new()?;
+    let running = |slot, version: &str| format!("version=\"{version}\" slot=Some({slot}) trial=");
+    let first = running("A", &lab.version);
+
+    // A bad file says why, and nothing is offered.
+    let mut appliance = lab.start(false, "stranger.img")?;
+    appliance.wait(&first)?;
+    appliance.wait("rootstock-0.9.0.update: signed by an unknown key")?;
+    let card = lab.card_hash()?;
+    drop(appliance);
+    if card != lab.card_hash()? {
+        return Err("the card was written to without an update".to_owned());
+    }
+    ok("a file of another signer is told by name, and the card is not written");
+
+    // Power that goes while the slot is written.
+    let cuts = std::env::var("ROOTSTOCK_CUTS").ok().and_then(|cuts| cuts.parse().ok()).unwrap_or(3u64);
+    let mut random = Random(0x5253_5430);
+    for cut in 0..cuts {
+        let mut appliance = lab.start(false, "good.img")?;
+        appliance.wait(&first)?;
+        appliance.wait("update 0.9.0 asks for a held ENROLL")?;
+        appliance.hold_enroll()?;
+        appliance.wait("confirmed: update 0.9.0")?;
+        std::thread::sleep(random.millis(2500));
+        drop(appliance);
+        let choice = lab.choose(false)?;
+        if choice != Slot::A {
+            return Err(format!("after cut {cut} slot {choice} would start"));
+        }
+        lab.fsck()?;
+    }
+    ok(&format!("{cuts} cuts while an update is written: the former starts, and asks again"));
+
+    // An update that is tried and kept.
+    let mut appliance = lab.start(false, "good.img")?;
+    appliance.wait(&first)?;
+    appliance.wait("update 0.9.0 asks for a held ENROLL")?;
+    appliance.hold_enroll()?;
+    appliance.wait("update 0.9.0 is written and checked")?;
+    appliance.machine.wait_exit(LIMIT)?;
+    ok("an update is read whole, written, read back, and asks the machine to restart");
+    let mut appliance = lab.start(true, "good.img")?;
+    appliance.wait("this system is on trial")?;
+    appliance.wait(&running("B", "0.9.0"))?;
+    drop(appliance);
+    if lab.choose(false)? != Slot::A {
+        return Err("a trial that was cut must come back".to_owned());
+    }
+    let mut appliance = lab.start(true, "good.img")?;
+    appliance.wait(&running("B", "0.9.0"))?;
+    appliance.wait("update: 0.9.0 serves and is kept")?;
+    ok("on trial it tests its services and is kept; a cut before that brings the former back");
+    drop(appliance);
+    let mut appliance = lab.start_with(false, "none.img", Reader::Usb)?;
+    appliance.wait("rootstock.toml read from")?;
+    appliance.wait(&running("B", "0.9.0"))?;
+    appliance.wait("serving as 192.168.99.1/24")?;
+    ok("the next start is the new version, with the settings of the former");
+    appliance.pull_card()?;
+    std::thread::sleep(Duration::from_secs(3));
+    appliance.panel.press('N')?;
+    appliance.wait("unmounted and synced")?;
+    appliance.machine.wait_exit(LIMIT)?;
+    let died = |line: &str| line.contains("serve (") && line.contains(") ended");
+    if appliance.machine.console.text().lines().any(died) {
+        return Err("a process died of the card that was taken out".to_owned());
+    }
+    ok("the SD card can be taken out while it runs");
+
+    // A new system that does not come up.
+    let mut appliance = lab.start(false, "broken.img")?;
+    appliance.wait("update 0.9.1 asks for a held ENROLL")?;
+    appliance.hold_enroll()?;
+    appliance.wait("update 0.9.1 is written and checked")?;
+    appliance.machine.wait_exit(LIMIT)?;
+    let mut appliance = lab.start(true, "broken.img")?;
+    appliance.wait("Kernel panic")?;
+    appliance.machine.wait_exit(LIMIT)?;
+    let mut appliance = lab.start(false, "broken.img")?;
+    appliance.wait(&running("B", "0.9.0"))?;
+    appliance.wait("it lies in the other slot already and was not kept")?;
+    ok("a version that panics restarts by itself, and the former says that it was not kept");
+    drop(appliance);
+
+    // The way back is asked twice.
+    let mut appliance = lab.start(false, "older.img")?;
+    appliance.wait("update 0.0.1 asks for two held ENROLLs")?;
+    appliance.hold_enroll()?;
+    std::thread::sleep(Duration::from_secs(2));
+    if appliance.machine.console.text().contains("confirmed: update") {
+        return Err("one hold installed an older version".to_owned());
+    }
+    appliance.hold_enroll()?;
+    appliance.wait("update 0.0.1 is written and checked")?;
+    appliance.machine.wait_exit(LIMIT)?;
+    if lab.choose(false)? != Slot::B || lab.choose(true)? != Slot::A {
+        return Err("the older version is not in the other slot".to_owned());
+    }
+    ok("an older version asks twice");
+    lab.fsck()?;
+    ok("the card's file systems are clean to fsck.fat");
+    Ok(passed)
+}
+
+struct Lab {
+    folder: PathBuf,
+    wire: Netns,
+    /// What the image says of itself.
+    version: String,
+}
+
+impl Lab {
+    fn new() -> Result<Self, String> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/update");
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir_all(&folder).map_err(|e| format!("{}: {e}", folder.display()))?;
+        let image = sd_image::path()?;
+        let at = |name: &str| folder.join(name);
+        for name in ["key", "stranger"] {
+            update_file::key(&folder, name)?;
+        }
+        let version = fs::read_to_string(sd_image::copy_file(&image, "version.txt", &folder)?);
+        let version = version.map_err(|e| format!("version.txt: {e}"))?.trim().to_owned();
+
+        // The card, with the person's own key and settings of their own.
+        fs::copy(&image, at("card.img")).map_err(|e| format!("card.img: {e}"))?;
+        fs::write(at("rootstock.toml"), "[network]\naddress = \"192.168.99.1/24\"\n").map_err(|e| e.to_string())?;
+        for (from, name) in [("rootstock.toml", "rootstock.toml"), ("key.pub", "update.pub")] {
+            update_file::put_setting(&at("card.img"), &at(from), name)?;
+        }
+
+        let lab = Self { wire: Netns::new("update"), folder, version };
+        lab.wire.bridge("br0");
+        lab.wire.tap("tap0", "br0");
+        lab.device_tree()?;
+        lab.stick("none.img", &[])?;
+        for (stick, key, version, broken) in [
+            ("stranger.img", "stranger", "0.9.0", false),
+            ("good.img", "key", "0.9.0", false),
+            ("broken.img", "key", "0.9.1", true),
+            ("older.img", "key", "0.0.1", false),
+        ] {
+            let key = lab.at(key);
+            let wanted = Wanted { key: &key, version, board: "linux,dummy-virt", broken };
+            let update = update_file::make(env!("CARGO_BIN_EXE_rootstock"), &image, &lab.folder, &wanted)?;
+            let name = format!("rootstock-{version}.update");
+            lab.stick(stick, &[Content { to: &name, from: &update }])?;
+        }
+        Ok(lab)
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    fn stick(&self, name: &str, content: &[Content<'_>]) -> Result<(), String> {
+        stick::make(&self.at(name), 128 * MIB, 64 * MIB, content)
+    }
+
+    /// QEMU's own device tree, with the folder in which a Pi's firmware tells what it did.
+    fn device_tree(&self) -> Result<(), String> {
+        let dtb = self.at("virt.dtb");
+        let machine = format!("virt,dumpdtb={}", text(&dtb)?);
+        let smp = ["-cpu", "cortex-a72", "-smp", "2", "-m", "1024", "-nodefaults", "-display", "none"];
+        tool("qemu-system-aarch64", &[&["-M", &machine][..], &smp].concat())?;
+        tool("fdtput", &["-p", "-c", text(&dtb)?, "/chosen/bootloader"]).map(drop)
+    }
+
+    /// The firmware's choice.
+    fn choose(&self, tryboot: bool) -> Result<Slot, String> {
+        let settings = format!("{}@@{}M", text(&self.at("card.img"))?, sd_image::SETTINGS_MIB);
+        let told = tool("mtype", &["-i", &settings, "::autoboot.txt"])?;
+        let (partition, a_b) = autoboot::read(told.as_bytes(), tryboot);
+        let slot = partition.filter(|_| a_b).and_then(Slot::of_partition);
+        slot.ok_or_else(|| format!("autoboot.txt starts nothing: {told:?}"))
+    }
+
+    fn start(&self, tryboot: bool, stick: &str) -> Result<Appliance, String> {
+        self.start_with(tryboot, stick, Reader::Virtio)
+    }
+
+    /// Power on: the firmware takes kernel, initramfs and words from the slot of its choice.
+    fn start_with(&self, tryboot: bool, stick: &str, reader: Reader) -> Result<Appliance, String> {
+        let slot = self.choose(tryboot)?;
+        let offset = sd_image::SLOTS_MIB[usize::from(slot == Slot::B)];
+        let from = format!("{}@@{offset}M", text(&self.at("card.img"))?);
+        for name in ["kernel8.img", "initramfs.img", "cmdline.txt"] {
+            tool("mcopy", &["-n", "-o", "-i", &from, &format!("::{name}"), text(&self.at(name))?])?;
+        }
+        let dtb = self.at("start.dtb");
+        fs::copy(self.at("virt.dtb"), &dtb).map_err(|e| e.to_string())?;
+        for (property, value) in [("partition", u32::from(slot.partition())), ("tryboot", u32::from(tryboot))] {
+            tool("fdtput", &["-t", "i", text(&dtb)?, "/chosen/bootloader", property, &value.to_string()])?;
+        }
+        let words = fs::read_to_string(self.at("cmdline.txt")).map_err(|e| format!("cmdline.txt: {e}"))?;
+        let words: Vec<&str> = words.split_whitespace().filter(|word| !word.starts_with("console=")).collect();
+        let words =
+            format!("console=ttyAMA0 rootstock.panel=/dev/hvc0 {}", words.join(" ").replace("panic=10", "panic=1"));
+        let (kernel, initramfs, panel) = (self.at("kernel8.img"), self.at("initramfs.img"), self.at("panel.sock"));
+        let start = Start { kernel: &kernel, initramfs: &initramfs, words: &words };
+        let _ = fs::remove_file(&panel);
+        let mut command: Command = virt(&self.wire, "tap0", MAC, &start);
+        command
+            .arg("-dtb")
+            .arg(&dtb)
+            .arg("-monitor")
+            .arg(format!("unix:{},server=on,wait=off", self.at("monitor.sock").display()))
+            .args(["-device", "qemu-xhci,id=usb"])
+            .arg("-chardev")
+            .arg(format!("socket,id=panel,path={},server=on,wait=off", panel.display()))
+            .args(["-device", "virtio-serial-pci", "-device", "virtconsole,chardev=panel"])
+            .arg("-drive")
+            .arg(format!("if=none,id=sd,format=raw,file={}", self.at("card.img").display()))
+            .args(["-device", reader.device()])
+            .arg("-drive")
+            .arg(format!("if=none,id=stick,format=raw,readonly=on,file={}", self.at(stick).display()))
+            .args(["-device", "usb-storage,drive=stick,removable=on"]);
+        let machine = Machine::start("appliance", &mut command, &self.folder)?;
+        let panel = PanelTty::connect(&panel, |_| {})?;
+        Ok(Appliance { machine, panel, monitor: self.at("monitor.sock") })
+    }
+
+    fn card_hash(&self) -> Result<String, String> {
+        tool("sha256sum", &[text(&self.at("card.img"))?])
+    }
+
+    /// The settings and the slot that is started are clean.
+    fn fsck(&self) -> Result<(), String> {
+        let slot = sd_image::SLOTS_MIB[usize::from(self.choose(false)? == Slot::B)];
+        for (start, count) in [(sd_image::SETTINGS_MIB, 8), (slot, 64)] {
+            let part = self.at("part.img");
+            let [from, to] = [format!("if={}", self.at("card.img").display()), format!("of={}", part.display())];
+            tool("dd", &[&from, &to, "bs=1M", &format!("skip={start}"), &format!("count={count}"), "status=none"])?;
+            tool("fsck.fat", &["-n", text(&part)?])?;
+        }
+        Ok(())
+    }
+}
+
+/// What the card lies in. QEMU can take only a USB one out.
+#[derive(Clone, Copy)]
+enum Reader {
+    Virtio,
+    Usb,
+}
+
+impl Reader {
+    fn device(self) -> &'static str {
+        match self {
+            Self::Virtio => "virtio-blk-pci,drive=sd,romfile=",
+            Self::Usb => "usb-storage,drive=sd,id=card",
+        }
+    }
+}
+
+struct Appliance {
+    machine: Machine,
+    panel: PanelTty,
+    monitor: PathBuf,
+}
+
+impl Appliance {
+    fn wait(&mut self, needle: &str) -> Result<(), String> {
+        self.machine.wait_for(needle, 0, LIMIT).map(drop)
+    }
+
+    fn pull_card(&mut self) -> Result<(), String> {
+        let mut monitor = UnixStream::connect(&self.monitor).map_err(|e| format!("monitor: {e}"))?;
+        monitor.write_all(b"device_del card\n").map_err(|e| format!("monitor: {e}"))
+    }
+
+    fn hold_enroll(&mut self) -> Result<(), String> {
+        self.panel.press('E')
+    }
+}
