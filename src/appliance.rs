@@ -164,7 +164,8 @@ pub fn run(options: Options, started: impl FnOnce(Inbox)) -> Result<End, Error> 
     let (own, listen) = (config.network.address.address, config.listen());
     let _tftp = tftp::start(tftp::Options { listen, port: 69 }, directory.clone(), sink(&inbox, Event::Tftp))?;
     // Only now that the port is ours: another server's black box in this folder must not be begun anew.
-    let left = tap::install(&options.run, own);
+    tap::readdress(own);
+    let left = tap::install(&options.run);
     let left = left.inspect_err(|error| warn!("no black box: {error}")).unwrap_or(Left::Nothing);
     let nfs_options = nfs::Options {
         listen,
@@ -232,6 +233,9 @@ pub fn run(options: Options, started: impl FnOnce(Inbox)) -> Result<End, Error> 
                 }
                 if let Event::Net(net::Event::Interface { name, index, .. }) = &event {
                     shells.listen_for_dhcp(name, *index, &inbox);
+                }
+                if let Event::Net(net::Event::Address(subnet)) = &event {
+                    tap::readdress(subnet.address);
                 }
                 if let Event::Net(net::Event::Lost) = &event {
                     shells.dhcp = None;

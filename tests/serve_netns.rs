@@ -60,7 +60,7 @@ fn a_bad_wire_costs_time_but_no_boot() {
     });
     // Held: all of them are taken.
     lab.press('E');
-    lab.screen("Waiting for a Pi");
+    lab.screen("Waiting for Pis");
     let lab = &lab;
     let boots = pis.each_ref().map(|pi| {
         let boot = pi.netns.spawn({

@@ -6,6 +6,7 @@
 use std::io::{self, Write};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -25,18 +26,23 @@ struct Tap {
 }
 
 static TAP: OnceLock<Mutex<Tap>> = OnceLock::new();
-static OURS: OnceLock<Ipv4Addr> = OnceLock::new();
+/// As a number; 0 is none.
+static OURS: AtomicU32 = AtomicU32::new(0);
 
-/// The appliance's own address.
+/// The appliance's own address: where what came was sent to, for servers that listen on the wildcard address.
 pub fn ours() -> Ipv4Addr {
-    OURS.get().copied().unwrap_or(Ipv4Addr::UNSPECIFIED)
+    OURS.load(Ordering::Relaxed).into()
 }
 
-/// Keeps what is seen from now on in this folder. `ours` is the address that the servers listen on.
-pub fn install(folder: &Path, ours: Ipv4Addr) -> io::Result<Left> {
+/// The appliance's own address from now on; another DHCP server may give it another one.
+pub fn readdress(ours: Ipv4Addr) {
+    OURS.store(ours.into(), Ordering::Relaxed);
+}
+
+/// Keeps what is seen from now on in this folder.
+pub fn install(folder: &Path) -> io::Result<Left> {
     let (ring, left) = Ring::open(folder)?;
     // A second one in the same process would be a mistake, and keeps the first.
-    let _ = OURS.set(ours);
     let _ = TAP.set(Mutex::new(Tap { ring, second: 0, packets: 0, left_out: 0 }));
     Ok(left)
 }

@@ -308,7 +308,8 @@ impl Listener {
     /// For the black box.
     fn show(&self, peer: SocketAddr, datagram: &[u8]) {
         if let SocketAddr::V4(peer) = peer {
-            tap::datagram(false, peer, SocketAddrV4::new(self.listen, 69), datagram.len(), datagram);
+            let own = if self.listen.is_unspecified() { tap::ours() } else { self.listen };
+            tap::datagram(false, peer, SocketAddrV4::new(own, 69), datagram.len(), datagram);
         }
     }
 
