@@ -16,8 +16,8 @@
 //!
 //! ext4's `fast_commit` would make such small files 2.1 times as fast (2026-11-29, Linux 6.18, 8 at once on a slow disk: 190
 //! and 400 a second; 640 if CREATE synced the new file and not the directory, for which ext4 forces a full commit). It
-//! outlived the cuts of `nfs_power` on that kernel. It is not used yet: the appliance's kernel is 6.1, whose fast commits
-//! had losses mended later, and no test here cuts the power under it.
+//! outlived the cuts of `nfs_power` on that kernel. It is not used yet: the appliance's kernel is 6.1, and
+//! no test here cuts the power under that one's fast commits.
 
 mod attribute;
 mod change;
