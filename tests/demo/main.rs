@@ -24,9 +24,8 @@ use support::virtual_pi::Board;
 /// Emulation on two cores is slow; a limit only tells "hangs" from "slow".
 const MINUTES: Duration = Duration::from_secs(60);
 
-/// What the server may hold in memory with one client up: 43 MiB on a machine with nothing else to do, 53 on one
-/// that compiles beside (2026-11-29).
-const MEMORY_KIB: u64 = 64 << 10;
+/// What the server may hold in memory with one client up.
+const MEMORY_KIB: u64 = 48 << 10;
 
 fn main() -> ExitCode {
     let show = Show::new();
