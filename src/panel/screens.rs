@@ -83,7 +83,7 @@ fn compose(status: &Status, view: &View, shown: Duration) -> (Screen, usize) {
                 (Screen { alarm: false, ..screen }, parts)
             }
         },
-        View::AskReset(role) => ask(role, "Reset", ["All that it changed", "since then goes."], "ENROLL: swap board"),
+        View::AskReset(role) => ask(role, "Reset", ["It becomes as new:", "its changes go."], "ENROLL: swap board"),
         View::AskSwap(role) => ask(role, "Swap", ["A new Pi takes its", "name and its files."], "ENROLL: reset it"),
         View::ConfirmStick => (alarm(confirm(&status.stick)), 1),
         View::Update => update(status),
@@ -384,7 +384,7 @@ fn client_screen(client: &ClientStatus, shown: Duration) -> (Screen, usize) {
 /// No image, or the only one.
 fn images(status: &Status) -> Screen {
     match status.images.last() {
-        Some(image) => Screen::new("1 image", vec![line(with_test(status, image)), line("New Pis get it.")]),
+        Some(image) => one_image(status, image),
         None => Screen::new("No image yet", vec![line("Copy one onto the"), line("stick: .img, .img.xz")]),
     }
 }
@@ -401,32 +401,24 @@ fn one_image(status: &Status, image: &ImageId) -> Screen {
     let test = status.self_test.as_ref().filter(|test| test.target == Target::Image(image.clone()));
     let users = match test.map(|test| test.state) {
         Some(TestState::Runs) => "Self-test runs.".to_owned(),
-        Some(TestState::Failed(_)) => "Self-test failed!".to_owned(),
-        Some(TestState::Passed) | None => users,
+        Some(TestState::Passed) => "Self-test: ok".to_owned(),
+        Some(TestState::Failed(step)) => format!("Failed: {}", step.word()),
+        None => users,
     };
     let is_default = status.images.last() == Some(image);
-    // The name has two lines: the end tells versions apart.
-    let name = wrap(image.as_str(), COLUMNS);
-    let name = match name.as_slice() {
-        [first, second] => [first.clone(), second.clone()],
-        [first] => [first.clone(), String::new()],
-        _ => [name.first().cloned().unwrap_or_default(), shorten(&name[1..].concat(), COLUMNS)],
-    };
+    let [first, second] = two_lines(image.as_str());
     let choice = if is_default { "New Pis get it." } else { "ENROLL: for new Pis" };
-    let lines = [name[0].as_str(), name[1].as_str(), &users, choice];
+    let lines = [first.as_str(), second.as_str(), &users, choice];
     let headline = if is_default { "Image for new Pis" } else { "Another image" };
     Screen::new(headline, lines.iter().map(line).collect())
 }
 
-/// The image, with what the last test of it said.
-fn with_test(status: &Status, image: &ImageId) -> String {
-    let test = status.self_test.as_ref().filter(|test| test.target == Target::Image(image.clone()));
-    match test.map(|test| test.state) {
-        None => image.to_string(),
-        Some(TestState::Runs) => format!("{} ...", shorten(image.as_str(), COLUMNS - 4)),
-        Some(TestState::Passed) => format!("{} ok", shorten(image.as_str(), COLUMNS - 3)),
-        Some(TestState::Failed(_)) => format!("{} !", shorten(image.as_str(), COLUMNS - 2)),
-    }
+/// A name that is broken at a hyphen: its end tells versions apart.
+fn two_lines(name: &str) -> [String; 2] {
+    let first = name.get(..COLUMNS).filter(|_| name.len() > COLUMNS);
+    let at = first.and_then(|first| first.rfind('-')).map_or(name.len().min(COLUMNS), |at| at + 1);
+    let (first, second) = name.split_at_checked(at).unwrap_or((name, ""));
+    [shorten(first, COLUMNS), shorten(second, COLUMNS)]
 }
 
 fn stick(stick: &Stick) -> Screen {
