@@ -127,6 +127,10 @@ fn gallery() -> Vec<(String, Screen)> {
     fleet.clients.extend([client("pi-2", Stage::Gone, 900), client("pi-3", Stage::Off, 900)]);
     overview("ready-fleet", fleet);
     overview("window", Status { enrolment: open(107, false, None), ..ready() });
+    overview("ready-always", Status { enrolment: Enrolment::Always, ..ready() });
+    let mut always = with_client(Stage::Running { after: None }, 900);
+    always.enrolment = Enrolment::Always;
+    overview("ready-always-1", always);
     overview("window-batch", Status { enrolment: open(107, true, None), ..ready() });
     overview("window-swap", Status { enrolment: open(107, false, Some("kitchen")), ..ready() });
     let name = "SanDisk Ultra Fit".to_owned();
@@ -204,6 +208,8 @@ fn gallery() -> Vec<(String, Screen)> {
         ("slow", Finding::SlowPort { wait: SECOND * 30 }),
         ("taken", Finding::AddressTaken { by: station }),
         ("link", Finding::SlowLink { mbit: 100 }),
+        ("silent", Finding::ServerSilent { server }),
+        ("nobody", Finding::NoServer),
     ];
     for (name, wire) in wires {
         let status = Status { network: Network { wire, ..ready().network }, ..ready() };

@@ -233,7 +233,7 @@ fn window(status: &Status) -> Screen {
             let lines = ["Switch on the new Pi".to_owned(), "Cable in, no SD card".to_owned()];
             (left.as_secs(), "Waiting for a Pi".to_owned(), lines)
         }
-        Enrolment::Closed => (0, "Waiting for a Pi".to_owned(), [String::new(), String::new()]),
+        Enrolment::Closed | Enrolment::Always => (0, "Waiting for a Pi".to_owned(), [String::new(), String::new()]),
     };
     let left = Element::Big(format!("{} s left", left.min(99_999)));
     Screen::new(&headline, [left].into_iter().chain(lines.iter().map(line)).collect())
@@ -298,11 +298,14 @@ fn ready(status: &Status) -> Screen {
     let count = |wanted: fn(&Stage) -> bool| status.clients.iter().filter(|client| wanted(&client.stage)).count();
     let up = count(Stage::is_up);
     let stuck = count(|stage| matches!(stage, Stage::Stalled { .. }));
+    let always = status.enrolment == Enrolment::Always;
     if all == 0 {
-        return Screen::new(
-            "Ready",
-            vec![line(address), line(image), line("Press ENROLL to add"), line("your first Pi.")],
-        );
+        let adds = if always {
+            ["Switch on a Pi: each", "that asks is added."]
+        } else {
+            ["Press ENROLL to add", "your first Pi."]
+        };
+        return Screen::new("Ready", vec![line(address), line(image), line(adds[0]), line(adds[1])]);
     }
     let gone = count(|stage| matches!(stage, Stage::Gone));
     let second = match (stuck, gone) {
@@ -311,8 +314,9 @@ fn ready(status: &Status) -> Screen {
         (stuck, 0) => format!("{stuck} stuck"),
         (stuck, gone) => format!("{stuck} stuck, {gone} off"),
     };
+    let adds = if always { "New Pis are added." } else { "ENROLL adds a Pi." };
     let counts = Element::Big(shorten(&format!("{up} of {all} up"), BIG));
-    Screen::new("Ready", vec![counts, line(second), line("ENROLL adds a Pi.")])
+    Screen::new("Ready", vec![counts, line(second), line(adds)])
 }
 
 fn client_screen(client: &ClientStatus, shown: Duration) -> (Screen, usize) {
