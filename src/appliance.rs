@@ -246,10 +246,9 @@ pub fn run(options: Options, started: impl FnOnce(Inbox)) -> Result<End, Error> 
                         memory::give_back();
                         log_memory();
                     }
-                    // The decoders and the writer are gone by now.
-                    Event::Store(store::Event::Imported { .. } | store::Event::ImportFailed { .. }) => {
-                        memory::give_back();
-                    }
+                    // The decoders and the writer are gone by now, and what the fake Pi read.
+                    Event::Store(store::Event::Imported { .. } | store::Event::ImportFailed { .. })
+                    | Event::SelfTested(_) => memory::give_back(),
                     _ => {}
                 }
                 control.handle(clock.elapsed(), event)
