@@ -61,6 +61,7 @@ impl Control {
             Wish::ImageDefault(image) => Request::Operation(Operation::ImageDefault { image: Some(image) }),
             Wish::Report => Request::Report,
             Wish::SelfTest => Request::SelfTest { target: None },
+            Wish::WriteCard(name) => return self.confirm_card(now, &name, actions),
             Wish::Release if !self.store_open => return,
             Wish::Release => return actions.push(Action::Store(store::Command::Release)),
             Wish::Resume => return actions.push(Action::Store(store::Command::Resume)),

@@ -4,7 +4,7 @@
 //! answers with `Action`s that the appliance carries out, and `poll` lets time
 //! pass. Time is the duration since the server's start. Nothing here blocks,
 //! so an offer never waits for a slow stick, and a test runs a whole boot in
-//! microseconds. `wire`, `stick`, `backup` and `buttons` take what the shells tell, `boots` follows
+//! microseconds. `wire`, `stick`, `backup`, `card` and `buttons` take what the shells tell, `boots` follows
 //! clients' boots (`history` what they came to, `presence` whether they are still there, `evidence` what they
 //! showed), `requests` decides about DHCP, `survey` and `beside` about other servers on the wire, `orders` about commands, `publish` says what is served,
 //! `update` follows the appliance's own updates.
@@ -13,6 +13,7 @@ mod backup;
 mod beside;
 mod boots;
 mod buttons;
+mod card;
 mod evidence;
 #[cfg(test)]
 mod hints;
@@ -197,6 +198,7 @@ pub struct Control {
     strangers: VecDeque<(Duration, Stranger)>,
     import: Option<Import>,
     backup: Option<backup::Second>,
+    card: Option<card::Spare>,
     problems: Problems,
     /// About requests that were refused or failed.
     refusals: Noise,
@@ -252,6 +254,7 @@ impl Control {
             strangers: VecDeque::new(),
             import: None,
             backup: None,
+            card: None,
             problems,
             refusals: Noise::default(),
             arrivals: Noise::default(),
@@ -305,6 +308,7 @@ impl Control {
             self.presence_deadline(),
             self.self_tests.deadline(),
             self.backup_deadline(),
+            self.card_deadline(now),
             self.delayed_at(),
             self.updating.poll_timeout(),
         ]);
@@ -380,6 +384,7 @@ impl Control {
             stick: self.stick.clone(),
             import: self.import.clone(),
             backup: self.shown_backup(now),
+            card: self.shown_card(now),
             images: self.images.clone(),
             enrolment: match self.window.status(now, self.enrolled, self.orders.swap.clone()) {
                 status::Enrolment::Open { left, batch, enrolled, swap } => {

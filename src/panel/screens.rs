@@ -12,7 +12,7 @@ use crate::client::{ImageId, Role};
 use crate::diagnose::Hint;
 use crate::self_test::Target;
 use crate::status::{
-    Backup, ClientStatus, Enrolment, Import, NewPlace, Problem, Stage, Status, Stick, TestState, Update,
+    Backup, Card, CardStep, ClientStatus, Enrolment, Import, NewPlace, Problem, Stage, Status, Stick, TestState, Update,
 };
 use crate::wire::{Finding, Light};
 
@@ -95,6 +95,7 @@ fn compose(status: &Status, view: &View, shown: Duration) -> (Screen, usize) {
         View::Window => (window(status), 1),
         View::Import => (import(status), 1),
         View::Backup => (backup(status), 1),
+        View::Card(name) => (card(name, status.card.as_ref()), 1),
         View::Client(role) => match status.clients.iter().find(|client| client.role == *role) {
             Some(client) => client_screen(client, shown),
             None => says(role.as_str(), &["Forgotten."]),
@@ -198,8 +199,11 @@ fn confirm(stick: &Stick) -> Screen {
 fn backup(status: &Status) -> Screen {
     match &status.backup {
         Some(Backup::Offered { name, renews }) => {
-            let what = if *renews { "renew the copy on it." } else { "copy everything to it." };
-            alarm(Screen::new("A second stick", [name.as_str(), "Hold ENROLL 3 s to", what].map(line).to_vec()))
+            let what = if *renews { "renew the copy on it." } else { "copy all onto it." };
+            let other = if status.card.is_some() { "NEXT: recovery card" } else { "" };
+            let lines = [name.as_str(), "Hold ENROLL 3 s to", what, other];
+            let lines = lines.iter().filter(|text| !text.is_empty());
+            alarm(Screen::new("A second stick", lines.map(line).collect()))
         }
         Some(Backup::Running { name, per_mille }) => {
             let body = vec![line(name), Element::Bar(*per_mille), line("Leave both sticks in.")];
@@ -209,6 +213,27 @@ fn backup(status: &Status) -> Screen {
             Screen::new("Backup complete", [name.as_str(), "You can pull the", "second stick now."].map(line).to_vec())
         }
         None => Screen::new("Backup", vec![]),
+    }
+}
+
+/// A disk beside the store's that becomes a recovery card.
+fn card(name: &str, card: Option<&Card>) -> Screen {
+    match card.map(|card| &card.step) {
+        Some(CardStep::Offered { bytes, boards }) => {
+            let lost = format!("{}: all is LOST", words::bytes(*bytes));
+            let lines = [name, &lost, "Hold ENROLL 3 s: yes", &format!("For {boards}")];
+            alarm(Screen::new("Recovery card?", lines.map(line).to_vec()))
+        }
+        Some(CardStep::Writing { per_mille }) => {
+            let per_mille = (*per_mille).min(1000);
+            let body = vec![line(name), Element::Bar(per_mille), line("Leave it in.")];
+            Screen::new(&format!("Card {} %", per_mille / 10), body)
+        }
+        Some(CardStep::Written) => {
+            let lines = ["Put it into your Pi.", "Switch that on until", "its green light", "blinks fast."];
+            Screen::new("The card is ready", lines.map(line).to_vec())
+        }
+        None => Screen::new("No card", vec![]),
     }
 }
 

@@ -20,7 +20,7 @@ use super::pages::{Meaning, Pages, View};
 use super::presence::{self, Brightness, Look, Presence};
 use super::retry::Retry;
 use super::screen::Screen;
-use super::{Button, Event, Gesture, Sink, draw, low, screens};
+use super::{Button, Event, Gesture, Sink, Wish, draw, low, screens};
 use crate::config::{self, Glass};
 use crate::status::Status;
 
@@ -210,6 +210,8 @@ pub(super) fn compose(core: &Core, outlets: &[Arc<Outlet>], config: &config::Pan
             }
             match pages.press(now, gesture, &status) {
                 Meaning::Plain => core.tell(Event::Pressed(gesture)),
+                // Nobody has seen which disk would be written over.
+                Meaning::Wish(Wish::WriteCard(_)) if blind => core.tell(Event::Pressed(gesture)),
                 Meaning::Wish(wish) => core.tell(Event::Wished(wish)),
                 Meaning::Turn => {}
             }
