@@ -61,6 +61,8 @@ pub struct Status {
     pub problems: Vec<Problem>,
     /// The appliance's own update.
     pub update: Option<Update>,
+    /// The version of the image that runs; none on a computer.
+    pub image_version: Option<String>,
     pub notice: Option<Notice>,
     /// The last test of ourselves.
     pub self_test: Option<SelfTest>,
@@ -90,9 +92,8 @@ pub enum Update {
     /// Lies on the stick and asks for a held ENROLL.
     Offered {
         version: String,
-        /// Older than what runs: asks for a second hold, `again` after the first.
+        /// Older than what runs: asks for a longer hold.
         older: bool,
-        again: bool,
         /// It was tried before and not kept.
         tried: bool,
     },

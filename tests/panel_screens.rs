@@ -151,11 +151,10 @@ fn gallery() -> Vec<(String, Screen)> {
     // The appliance's own update.
     let update = |update| Status { update: Some(update), ..ready() };
     let version = || "0.2.0".to_owned();
-    let offered = |older, again, tried| update(Update::Offered { version: version(), older, again, tried });
-    overview("update", offered(false, false, false));
-    overview("update-tried", offered(false, false, true));
-    overview("update-older", offered(true, false, false));
-    overview("update-older-again", offered(true, true, false));
+    let offered = |older, tried| update(Update::Offered { version: version(), older, tried });
+    overview("update", offered(false, false));
+    overview("update-tried", offered(false, true));
+    overview("update-older", offered(true, false));
     overview("update-writing", update(Update::Writing { version: version(), per_mille: 420 }));
     overview("update-restarting", update(Update::Restarting { version: version() }));
     overview("update-trial", update(Update::OnTrial { version: version() }));

@@ -396,7 +396,8 @@ impl Control {
             clients: self.members.values().map(client).collect(),
             strangers: self.strangers.iter().map(|(_, stranger)| self.with_hint(stranger)).collect(),
             problems: self.problems.list(),
-            update: self.updating.status(now),
+            update: self.updating.status(),
+            image_version: self.updating.here.clone(),
             notice: self.notice.as_ref().map(|(_, notice)| notice.clone()),
             self_test: self.last_self_test(),
         }

@@ -59,6 +59,8 @@ pub enum Gesture {
     Short(Button),
     /// At three seconds, while still held.
     Long(Button),
+    /// At eight seconds, while still held; `Long` was told before. For what goes back.
+    Longer(Button),
 }
 
 /// What a press on a page asks of the appliance.

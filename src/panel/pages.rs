@@ -21,9 +21,10 @@
 
 use std::time::Duration;
 
+use super::gestures::LONGER_HOLD;
 use super::{Button, Gesture, Wish, screens};
 use crate::client::{ImageId, MacAddr, Role};
-use crate::status::{CardStep, ClientStatus, Enrolment, Notice, Problem, Stage, Status, Stick};
+use crate::status::{CardStep, ClientStatus, Enrolment, Notice, Problem, Stage, Status, Stick, Update};
 
 /// A page that a person turned to is left by itself after this long.
 pub const RETURN_AFTER: Duration = Duration::from_secs(30);
@@ -225,6 +226,9 @@ impl Pages {
     /// A press: NEXT turns the page, held it goes back; ENROLL does what the page is about,
     /// or goes to the overview, where its effect is seen.
     pub fn press(&mut self, now: Duration, gesture: Gesture, status: &Status) -> Meaning {
+        if matches!(gesture, Gesture::Longer(_)) {
+            return Meaning::Plain;
+        }
         let page = self.turned.take().map(|(page, _)| page);
         let (next, meaning) = match (gesture, page) {
             (Gesture::Short(Button::Next), page) => (next(status, page), Meaning::Turn),
@@ -297,6 +301,15 @@ fn next(status: &Status, page: Option<View>) -> Option<View> {
 fn asks_for_card(status: &Status, view: &View) -> bool {
     let offered = status.card.as_ref().filter(|card| matches!(card.step, CardStep::Offered { .. }));
     matches!((view, offered), (View::Card(name), Some(card)) if *name == card.name)
+}
+
+/// Of a hold in thousandths of `HOLD`, how far it is; none when it is over. Only a downgrade waits for a longer one.
+pub fn hold_shown(view: &View, status: &Status, hold: u16) -> Option<u16> {
+    let older = matches!(status.update, Some(Update::Offered { older: true, .. }));
+    match *view == View::Update && older {
+        true => u16::try_from(u32::from(hold) * 1000 / u32::from(LONGER_HOLD)).ok(),
+        false => Some(hold).filter(|hold| *hold <= 1000),
+    }
 }
 
 /// Whether a hold on its page may begin a swap without a question.
@@ -598,6 +611,21 @@ mod tests {
         for step in [CardStep::Writing { per_mille: 1 }, CardStep::Written] {
             assert_eq!(pressed(&card(false, step), &[NEXT, hold]), Some(Meaning::Turn), "written once");
         }
+    }
+
+    #[test]
+    fn only_a_downgrades_hold_is_a_longer_one() {
+        let offered = |older| Update::Offered { version: "0.1.0".to_owned(), older, tried: false };
+        let shown =
+            |older, view: &View, hold| hold_shown(view, &Status { update: Some(offered(older)), ..ready() }, hold);
+        assert_eq!(shown(true, &View::Update, LONGER_HOLD), Some(1000));
+        assert_eq!(shown(true, &View::Update, 1000), Some(375));
+        assert_eq!(shown(true, &View::About, 1001), None, "it is about what is seen");
+        assert_eq!([999, 1001].map(|hold| shown(false, &View::Update, hold)), [Some(999), None]);
+        // What was held for its own sake is not undone by being held on.
+        let released = Status { stick: Stick::Released { name: String::new() }, ..ready() };
+        let longer = Gesture::Longer(Button::Enroll);
+        assert_eq!(Pages::default().press(SECOND, longer, &released), Meaning::Plain);
     }
 
     #[test]

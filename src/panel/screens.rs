@@ -130,15 +130,7 @@ fn compose(status: &Status, view: &View, shown: Duration) -> (Screen, usize) {
         View::Image(image) => (one_image(status, image), 1),
         View::Stick => (stick(&status.stick), 1),
         View::Network => network(status, shown),
-        View::About => says(
-            "Rootstock",
-            &[
-                concat!("Version ", env!("CARGO_PKG_VERSION")),
-                &format!("On for {}", words::duration(status.uptime)),
-                "ENROLL: self-test",
-                "Held: saves a report",
-            ],
-        ),
+        View::About => about(status, shown),
     }
 }
 
@@ -286,13 +278,10 @@ fn update(status: &Status) -> (Screen, usize) {
             format!("Update {version}"),
             ["It did not pass its", "test: the former", "version runs. Hold", "ENROLL: try again."],
         ),
-        Some(Update::Offered { version, older: true, again: false, .. }) => says(
+        Some(Update::Offered { version, older: true, .. }) => says(
             format!("Go back to {version}?"),
-            ["This is an OLDER", "version. Hold ENROLL", "for 3 seconds if you", "mean it."],
+            ["This is an OLDER", "version. Hold ENROLL", "for 8 SECONDS if you", "mean it."],
         ),
-        Some(Update::Offered { version, older: true, again: true, .. }) => {
-            says(format!("Go back to {version}?"), ["Sure? Hold ENROLL", "once more, for", "3 seconds.", ""])
-        }
         Some(Update::Writing { version, per_mille }) => {
             let body = vec![
                 line("Writing and checking"),
@@ -507,6 +496,17 @@ fn network(status: &Status, shown: Duration) -> (Screen, usize) {
     let mut screen = Screen::new("Network", parts.swap_remove(index));
     screen.place = (total > 1).then_some((index, total));
     (screen, total)
+}
+
+/// The image's version, in turn with the program's where that is another.
+fn about(status: &Status, shown: Duration) -> (Screen, usize) {
+    let program = env!("CARGO_PKG_VERSION");
+    let image = status.image_version.as_deref().unwrap_or(program);
+    let (index, total) = part(1 + usize::from(image != program), shown);
+    let version = if index == 0 { format!("Version {image}") } else { format!("Program {program}") };
+    let on = format!("On for {}", words::duration(status.uptime));
+    let lines = [&version, &on, "ENROLL: self-test", "Held: saves a report"];
+    (Screen::new("Rootstock", lines.map(line).to_vec()), total)
 }
 
 /// Whether a hint for a stalled client is told on one screen, beside `at`. For the tests of those who write hints.
