@@ -44,6 +44,13 @@ pub enum Request {
     },
     /// What the black box holds, as files on the stick.
     Report,
+    /// Open the enrolment window, for several Pis or one; or close it.
+    Enrol {
+        #[serde(default)]
+        batch: bool,
+        #[serde(default)]
+        close: bool,
+    },
     /// Boot a fake Pi; without a name from the image for new clients.
     SelfTest {
         target: Option<Target>,
