@@ -44,6 +44,8 @@ pub enum Request {
     },
     /// What the black box holds, as files on the stick.
     Report,
+    /// The second stick that is plugged in becomes a copy of the store. Answered when that is done.
+    Backup,
     /// Boot a fake Pi; without a name from the image for new clients.
     SelfTest {
         target: Option<Target>,
