@@ -149,6 +149,8 @@ pub struct Nfs {
 pub struct Enrol {
     /// `window`: how long ENROLL stays open, in seconds, 10 to 3600.
     pub window: Duration,
+    /// `open`: what lets a new Pi in.
+    pub open: Opens,
     /// `mode`: that of new clients; `client.toml` says it for each.
     pub mode: Mode,
     /// `volume_size`: the block volume of new clients, 64M to 16T; `client.toml` says it for each.
@@ -159,8 +161,26 @@ pub struct Enrol {
 
 impl Default for Enrol {
     fn default() -> Self {
-        Self { window: Duration::from_secs(120), mode: Mode::Persistent, volume_size: None, quota: None }
+        Self {
+            window: Duration::from_secs(120),
+            open: Opens::Press,
+            mode: Mode::Persistent,
+            volume_size: None,
+            quota: None,
+        }
     }
+}
+
+/// `enrol.open`: what opens the window, for those who have no button.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Opens {
+    /// ENROLL, or the command of that name.
+    #[default]
+    Press,
+    /// That, and each time that the stick is put in or found at the start, as a held press.
+    Plug,
+    /// It is never closed.
+    Always,
 }
 
 /// `[store]`
@@ -168,6 +188,8 @@ impl Default for Enrol {
 pub struct Store {
     /// `write`: whether a store may be made on a stick that has none.
     pub write: bool,
+    /// `ask`: whether a store is made only after a press; `false` where there is no button.
+    pub ask: bool,
     /// `size_gib`: of the file that is made on an exFAT or FAT32 stick, 1 to
     /// 2048; without it what fits.
     pub size_gib: Option<u16>,
@@ -177,7 +199,7 @@ pub struct Store {
 
 impl Default for Store {
     fn default() -> Self {
-        Self { write: true, size_gib: None, reserve: None }
+        Self { write: true, ask: true, size_gib: None, reserve: None }
     }
 }
 
@@ -359,11 +381,13 @@ impl Reader<'_> {
             "dhcp.lease" => set(&mut config.dhcp.lease, seconds(value_of, 120..31_536_001)),
             "nfs.allow_unprivileged_ports" => set(&mut config.nfs.allow_unprivileged_ports, boolean(value_of)),
             "enrol.window" => set(&mut config.enrol.window, seconds(value_of, 10..3601)),
+            "enrol.open" => set(&mut config.enrol.open, opens(value_of)),
             "enrol.mode" => set(&mut config.enrol.mode, mode(value_of)),
             "enrol.volume_size" => set(&mut config.enrol.volume_size, volume_size(value_of).map(Some)),
             "enrol.quota" => set(&mut config.enrol.quota, quota(value_of).map(Some)),
             "store.reserve" => set(&mut config.store.reserve, size(value_of).map(Some)),
             "store.write" => set(&mut config.store.write, boolean(value_of)),
+            "store.ask" => set(&mut config.store.ask, boolean(value_of)),
             "store.size_gib" => set(&mut config.store.size_gib, gib(value_of).map(Some)),
             "scrub.every" => set(&mut config.scrub.every, days(value_of)),
             "panel.enroll_gpio" => set(&mut config.panel.enroll_gpio, byte(value_of, 0..28)),
@@ -491,6 +515,15 @@ fn mode(value: &DeValue<'_>) -> Result<Mode, Expected> {
     }
 }
 
+fn opens(value: &DeValue<'_>) -> Result<Opens, Expected> {
+    match text(value) {
+        Some("press") => Ok(Opens::Press),
+        Some("plug") => Ok(Opens::Plug),
+        Some("always") => Ok(Opens::Always),
+        _ => Err("\"press\", \"plug\" or \"always\""),
+    }
+}
+
 fn dhcp_mode(value: &DeValue<'_>) -> Result<DhcpMode, Expected> {
     match text(value) {
         Some("auto") => Ok(DhcpMode::Auto),
@@ -594,8 +627,8 @@ mod tests {
         let config = check(
             "[network]\ninterface = 'eth1'\naddress = '10.0.0.1/16'\ngateway = '10.0.0.254'\ndns = ['9.9.9.9']\n\
              [dhcp]\nmode = 'proxy'\nfirst = '10.0.1.1'\nlast = '10.0.1.99'\nlease = 600\n\
-             [nfs]\nallow_unprivileged_ports = true\n[enrol]\nwindow = 60\nmode = 'ephemeral'\nvolume_size = '8G'\nquota = '12G'\n\
-             [store]\nwrite = false\nsize_gib = 16\nreserve = '1G'\n[scrub]\nevery = 0\n\
+             [nfs]\nallow_unprivileged_ports = true\n[enrol]\nwindow = 60\nopen = 'plug'\nmode = 'ephemeral'\nvolume_size = '8G'\nquota = '12G'\n\
+             [store]\nwrite = false\nask = false\nsize_gib = 16\nreserve = '1G'\n[scrub]\nevery = 0\n\
              [panel]\nenroll_gpio = 5\nnext_gpio = 6\ni2c_bus = 3\ni2c_address = 0x3d\nbuttons = 1\n\
              dim_after = 30\ndark_after = 0\ndisplay = 'sh1106'\nsize = '128x32'\nrotate = 180\n",
             &[],
@@ -620,7 +653,8 @@ mod tests {
         assert!(config.nfs.allow_unprivileged_ports);
         assert_eq!((config.enrol.mode, config.enrol.volume_size), (Mode::Ephemeral, Some(Size::gib(8))));
         assert_eq!((config.enrol.quota, config.scrub.every), (Some(Size::gib(12)), None));
-        assert_eq!(config.store, Store { write: false, size_gib: Some(16), reserve: Some(Size::gib(1)) });
+        assert_eq!(config.enrol.open, Opens::Plug);
+        assert_eq!(config.store, Store { write: false, ask: false, size_gib: Some(16), reserve: Some(Size::gib(1)) });
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! The enrolment window: who may become a client, and when that ends.
 //!
 //! Pure. A press opens the window for one board; a held press opens it for a
-//! batch, and every board enrolled then starts its time anew. Time is the
+//! batch, and every board enrolled then starts its time anew. Where a person has set
+//! it so, it is never closed. Time is the
 //! duration since the server's start.
 
 use std::collections::BTreeSet;
@@ -25,6 +26,8 @@ pub enum Window {
         /// Stays open after an enrolment.
         batch: bool,
     },
+    /// By configuration.
+    Always,
 }
 
 impl Window {
@@ -33,7 +36,11 @@ impl Window {
     }
 
     pub fn is_open(self, now: Duration) -> bool {
-        matches!(self, Self::Open { until, .. } if now < until)
+        match self {
+            Self::Open { until, .. } => now < until,
+            Self::Always => true,
+            Self::Closed => false,
+        }
     }
 
     /// A board was enrolled: a single window closes, a batch goes on.
@@ -41,6 +48,7 @@ impl Window {
         match self {
             Self::Open { batch: true, .. } => Self::open(now, length, true),
             Self::Open { batch: false, .. } | Self::Closed => Self::Closed,
+            Self::Always => Self::Always,
         }
     }
 
@@ -48,7 +56,7 @@ impl Window {
     pub fn deadline(self) -> Option<Duration> {
         match self {
             Self::Open { until, .. } => Some(until),
-            Self::Closed => None,
+            Self::Closed | Self::Always => None,
         }
     }
 
@@ -56,6 +64,7 @@ impl Window {
     pub fn status(self, now: Duration, enrolled: u32, swap: Option<Role>) -> Enrolment {
         match self {
             Self::Open { until, batch } if now < until => Enrolment::Open { left: until - now, batch, enrolled, swap },
+            Self::Always => Enrolment::Always,
             Self::Open { .. } | Self::Closed => Enrolment::Closed,
         }
     }
@@ -110,6 +119,13 @@ mod tests {
         assert_eq!(window.status(at(11), 3, None), open);
         assert_eq!(window.status(at(130), 3, None), Enrolment::Closed);
         assert_eq!(window.deadline(), Some(at(130)));
+    }
+
+    #[test]
+    fn one_that_is_never_closed_has_no_time() {
+        let window = Window::Always.enrolled(at(9), LENGTH);
+        assert!(window.is_open(Duration::MAX));
+        assert_eq!((window.deadline(), window.status(at(9), 0, None)), (None, Enrolment::Always));
     }
 
     #[test]

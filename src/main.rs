@@ -33,6 +33,8 @@ enum Command {
     },
     /// The same live, with the panel's picture; q or Ctrl-C ends it
     Watch(commands::Server),
+    /// Open the enrolment window, as the button ENROLL does
+    Enroll(commands::Enroll),
     /// Clients: list, reset, snapshot, restore, rename, move, swap, delete
     #[command(subcommand)]
     Client(commands::Client),
@@ -110,6 +112,7 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             signals.forward(move || ended.store(true, Ordering::Relaxed));
             server.watch(&stop)
         }
+        Command::Enroll(enroll) => enroll.run(),
         Command::Client(client) => client.run(),
         Command::Image(image) => image.run(),
         Command::Stick(stick) => stick.run(),

@@ -4,7 +4,8 @@
 //! must not hold them (113 MiB resident after one, measured 2026-11-22). While it
 //! runs, though, its blocks must be used again and not mapped anew each time: with
 //! every block above 1 MiB mapped, the same import took 32 s instead of 21 in the
-//! emulated machine. So blocks stay in the heap, and its end is given back at once.
+//! emulated machine. So blocks stay in the heap, and its free pages are given back
+//! when the work is done.
 
 /// Blocks of at least this many bytes are mapped by themselves: glibc's own upper
 /// limit, set so that it does not move. Larger than a decoder's block.
@@ -15,9 +16,11 @@ const MAP_FROM_BYTES: libc::c_int = 32 << 20;
 #[cfg(target_env = "gnu")]
 const KEEP_BYTES: libc::c_int = 64 << 20;
 
-/// Arenas for all threads; two are enough for what we allocate beside I/O.
+/// Arenas for all threads. In a second one, the free end is never given back: malloc_trim(3)
+/// shortens only the first (malloc/malloc.c, `mtrim`), so an import on such a thread left
+/// 41 MiB behind (2026-11-29). Threads keep small blocks for themselves and seldom meet here.
 #[cfg(target_env = "gnu")]
-const ARENAS: libc::c_int = 2;
+const ARENAS: libc::c_int = 1;
 
 /// Call once, before threads start (mallopt(3)).
 pub fn settle() {

@@ -183,6 +183,8 @@ pub struct Import {
 pub enum Enrolment {
     #[default]
     Closed,
+    /// Never closed, by configuration.
+    Always,
     /// The next unknown Pi that asks is enrolled.
     Open {
         #[serde(rename = "left-seconds", with = "seconds")]

@@ -27,6 +27,9 @@ pub struct Facts {
     pub taken_by: Option<Station>,
     /// Another DHCP server that leases addresses.
     pub server: Option<OtherServer>,
+    /// To the last question who leases addresses here nobody answered in time: there
+    /// is no such server, or the one that is known is off or starts anew.
+    pub silent: bool,
     /// Another appliance, by its own address.
     pub appliance: Option<Ipv4Addr>,
     /// The switch's port runs spanning tree: so long it listens, and so long it learns.
@@ -96,7 +99,13 @@ pub enum Finding {
     NoAddress {
         server: OtherServer,
     },
+    /// We are to add the boot only, and nobody gives addresses.
+    NoServer,
     TwoServers {
+        server: OtherServer,
+    },
+    /// It gave the addresses until now, and does not answer.
+    ServerSilent {
         server: OtherServer,
     },
     Asking,
@@ -136,11 +145,16 @@ pub fn find(carrier: bool, facts: &Facts, serving: Serving, own: Option<Subnet>)
             Serving::Beside | Serving::BesideWithoutAddress if own.is_some_and(elsewhere) => {
                 return Finding::OtherWire { server };
             }
+            Serving::Beside | Serving::BesideWithoutAddress if facts.silent => {
+                return Finding::ServerSilent { server };
+            }
             Serving::BesideWithoutAddress => return Finding::NoAddress { server },
             Serving::LeasingAnyway => return Finding::TwoServers { server },
             // Control follows within the same event.
             Serving::Beside | Serving::Leasing => {}
         }
+    } else if facts.silent && matches!(serving, Serving::Beside | Serving::BesideWithoutAddress) {
+        return Finding::NoServer;
     }
     let wait = facts.forward_delay.map(|delay| delay * 2).filter(|wait| *wait > LONG_WAIT);
     match (wait, facts.mbit, facts.server, facts.appliance) {
@@ -158,6 +172,9 @@ impl Finding {
     pub fn light(&self) -> Light {
         match self {
             Self::NoLink | Self::AddressTaken { .. } | Self::OtherWire { .. } | Self::NoAddress { .. } => Light::Red,
+            Self::NoServer => Light::Red,
+            // A router that restarts is back by itself, and what runs goes on.
+            Self::ServerSilent { .. } => Light::Yellow,
             Self::TwoServers { .. } | Self::SlowPort { .. } | Self::HalfDuplex | Self::SlowLink { .. } => Light::Yellow,
             Self::Asking => Light::Dark,
             Self::Beside { .. } | Self::Appliance { .. } | Self::Clear => Light::Green,
@@ -171,6 +188,8 @@ impl Finding {
             Self::AddressTaken { by } => format!("Our address is used by {by} too"),
             Self::OtherWire { server } => format!("{server} leases another network than our address's"),
             Self::NoAddress { server } => format!("{server} gives us no address"),
+            Self::NoServer => "No DHCP server here gives addresses".to_owned(),
+            Self::ServerSilent { server } => format!("{server} gave the addresses and is silent now"),
             Self::TwoServers { server } => format!("Two DHCP servers: we and {server}"),
             Self::Asking => "Listening to the wire".to_owned(),
             Self::SlowPort { wait } => format!("This switch keeps a new Pi waiting {} s", wait.as_secs()),
@@ -189,6 +208,8 @@ impl Finding {
             Self::AddressTaken { .. } => "Unplug that device or change our address",
             Self::OtherWire { .. } => "Remove network.address on the SD card, restart",
             Self::NoAddress { .. } => "Look at that server's free addresses",
+            Self::NoServer => "Switch the router on, or set dhcp.mode to auto",
+            Self::ServerSilent { .. } => "Is it switched on? Until then no Pi boots",
             Self::TwoServers { .. } => "Switch one of them off when no Pi runs",
             Self::SlowPort { .. } => "Set its ports to edge (portfast)",
             Self::HalfDuplex => "Set the switch's port to automatic",
@@ -273,6 +294,11 @@ mod tests {
         let elsewhere = format!("{name} leases another network than our address's");
         check(beside(), Beside, Some(subnet(77, 24)), Light::Red, &elsewhere);
         check(beside(), BesideWithoutAddress, None, Light::Red, &format!("{name} gives us no address"));
+        let silent = |facts| Facts { silent: true, ..facts };
+        check(silent(beside()), Beside, None, Light::Yellow, &format!("{name} gave the addresses and is silent now"));
+        check(silent(Facts::default()), Beside, None, Light::Red, "No DHCP server here gives addresses");
+        check(silent(Facts::default()), BesideWithoutAddress, None, Light::Red, "No DHCP server here gives addresses");
+        check(silent(Facts::default()), Leasing, None, Light::Green, "Good: nothing is in the way");
         check(beside(), LeasingAnyway, None, Light::Yellow, &format!("Two DHCP servers: we and {name}"));
     }
 }

@@ -20,9 +20,10 @@ use rootstock::panel::presence::Look;
 use rootstock::panel::screen::{Element, Screen};
 use rootstock::panel::screens;
 use rootstock::panel::{draw, low};
+use rootstock::self_test::{Step, Target};
 use rootstock::status::{
-    Backup, ClientStatus, Enrolment, Import, Network, NewPlace, Notice, Problem, Room, Stage, Status, Stick, Stranger,
-    Update, Usage,
+    Backup, ClientStatus, Enrolment, Import, Network, NewPlace, Notice, Problem, Room, SelfTest, Stage, Status, Stick,
+    Stranger, TestState, Update, Usage,
 };
 use rootstock::wire::{Finding, OtherServer, Station};
 
@@ -127,6 +128,10 @@ fn gallery() -> Vec<(String, Screen)> {
     fleet.clients.extend([client("pi-2", Stage::Gone, 900), client("pi-3", Stage::Off, 900)]);
     overview("ready-fleet", fleet);
     overview("window", Status { enrolment: open(107, false, None), ..ready() });
+    overview("ready-always", Status { enrolment: Enrolment::Always, ..ready() });
+    let mut always = with_client(Stage::Running { after: None }, 900);
+    always.enrolment = Enrolment::Always;
+    overview("ready-always-1", always);
     overview("window-batch", Status { enrolment: open(107, true, None), ..ready() });
     overview("window-swap", Status { enrolment: open(107, false, Some("kitchen")), ..ready() });
     let name = "SanDisk Ultra Fit".to_owned();
@@ -173,6 +178,13 @@ fn gallery() -> Vec<(String, Screen)> {
     let several = Status { images: two.clone(), ..status_off() };
     page("page-image", &several, View::Image(two[0].clone()), 3);
     page("page-image-default", &several, View::Image(two[1].clone()), 2);
+    for (name, state) in
+        [("runs", TestState::Runs), ("passed", TestState::Passed), ("failed", TestState::Failed(Step::CommandLine))]
+    {
+        let self_test = Some(SelfTest { target: Target::Image(two[0].clone()), state });
+        let tested = Status { self_test, ..several.clone() };
+        page(&format!("page-image-test-{name}"), &tested, View::Image(two[0].clone()), 3);
+    }
     let status = with_client(Stage::Off, 11_520);
     let running = with_client(Stage::Running { after: Some(SECOND * 41) }, 7500);
     let gone = with_client(Stage::Gone, 700);
@@ -207,6 +219,12 @@ fn gallery() -> Vec<(String, Screen)> {
     let copy = Stick::NeedsConfirmation { name: second(), free_bytes: 0, place: NewPlace::Copy };
     let copy = Status { stick: copy, ..ready() };
     gallery.push(("backup-stands-in".to_owned(), screens::screen(&copy, &View::ConfirmStick, Duration::ZERO)));
+    // A running client's page in its second turn: how long it took.
+    let mut booted = running;
+    booted.clients[0].last_boot = Some(SECOND * 41);
+    let mut screen = screens::screen(&booted, &View::Client(Role::numbered(1)), screens::PART);
+    screen.place = Some((1, 6));
+    gallery.push(("page-client-last-boot".to_owned(), screen));
     // The traffic light of the wire, and what it means.
     let station = Station { mac: MacAddr([0xc8, 0x0e, 0x14, 1, 2, 3]), vendor: Some("AVM") };
     let server = OtherServer { address: [192, 168, 178, 1].into(), station, offered: None };
@@ -215,6 +233,8 @@ fn gallery() -> Vec<(String, Screen)> {
         ("slow", Finding::SlowPort { wait: SECOND * 30 }),
         ("taken", Finding::AddressTaken { by: station }),
         ("link", Finding::SlowLink { mbit: 100 }),
+        ("silent", Finding::ServerSilent { server }),
+        ("nobody", Finding::NoServer),
     ];
     for (name, wire) in wires {
         let status = Status { network: Network { wire, ..ready().network }, ..ready() };

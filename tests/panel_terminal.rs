@@ -128,7 +128,7 @@ fn next_turns_the_page() {
     let seen = viewer.wait_for("\x1b]rootstock;Ready | ");
     assert!(seen.chars().any(|c| ('\u{2801}'..='\u{28ff}').contains(&c)), "a narrow terminal shows braille");
     viewer.press(b"n");
-    viewer.wait_for("\x1b]rootstock;1 image | debian-1 | New Pis get it.\x07");
+    viewer.wait_for("\x1b]rootstock;Image for new Pis | debian-1 | No Pi has it. | New Pis get it.\x07");
     assert_eq!(handle.showing(), View::Images);
     viewer.press(b"nn");
     viewer.wait_for("\x1b]rootstock;Network | ");

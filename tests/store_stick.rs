@@ -6,7 +6,7 @@
 mod store_support;
 
 use std::fs::{self, OpenOptions};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::PathBuf;
 
 use rootstock::client::Mode;
@@ -302,4 +302,41 @@ fn without_a_stick_absent_is_said() {
     let bench = Bench::new();
     let mut running = Running::start(options(&bench, &[]));
     running.wait("StickAbsent", |event| (*event == Event::StickAbsent).then_some(()));
+}
+
+/// As a file system's tool would: nothing of the disk may be mounted.
+fn exclusive(stick: &LoopDisk) -> std::io::Result<fs::File> {
+    OpenOptions::new().read(true).custom_flags(libc::O_EXCL).open(&stick.node)
+}
+
+#[test]
+fn a_stick_is_let_go_of_only_when_nothing_uses_it_and_may_be_used_again_or_pulled() {
+    let bench = Bench::new();
+    let stick = disk(&bench.path("disk"), 200 * MIB, "");
+    let options = options(&bench, &[&stick]);
+    let store = options.run.join("store");
+    let mut running = Running::start(options);
+    confirmation(&mut running);
+    running.send(Command::Prepare);
+    running.opened();
+    let releasing = |event: &Event| matches!(event, Event::Releasing { .. }).then_some(());
+    let released = |event: &Event| matches!(event, Event::Released { .. }).then_some(());
+    // As a client's call that is under way.
+    let held = fs::File::create(store.join("held")).unwrap();
+    running.send(Command::Release);
+    running.wait("Releasing", releasing);
+    running.wait("the second Releasing", releasing);
+    assert!(exclusive(&stick).is_err(), "it is still in use");
+    drop(held);
+    running.wait("Released", released);
+    exclusive(&stick).unwrap();
+    run("e2fsck", &["-f", "-n", &format!("{}p1", stick.node.display())]);
+
+    running.send(Command::Resume);
+    running.opened();
+    assert!(store.join("held").exists());
+    running.send(Command::Release);
+    running.wait("Released", released);
+    stick.pull();
+    running.wait("StickAbsent", |event| matches!(event, Event::StickAbsent).then_some(()));
 }

@@ -5,12 +5,14 @@
 //! I/O: arguments in, words out. What is allowed lies in `store::operate`.
 
 mod backup;
+mod enroll;
 mod report;
 mod self_test;
 mod show;
 mod status;
 mod watch;
 
+pub use enroll::Enroll;
 pub use report::Report;
 pub use self_test::SelfTest;
 

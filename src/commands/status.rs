@@ -143,6 +143,7 @@ fn images(status: &Status) -> String {
 fn enrolment(enrolment: &Enrolment) -> String {
     match enrolment {
         Enrolment::Closed => "closed".to_owned(),
+        Enrolment::Always => "always open (enrol.open)".to_owned(),
         Enrolment::Open { left, swap: Some(role), .. } => {
             format!("open for {} s: power on the new board of {role}", left.as_secs())
         }

@@ -245,7 +245,8 @@ impl Control {
         let chosen = request.server_id.filter(|&server| server != self.server.subnet.address);
         // A server that our own question has not found yet, or another appliance.
         let known = [self.facts.server.map(|server| server.address), self.facts.appliance];
-        if chosen.is_some_and(|chosen| !known.contains(&Some(chosen))) {
+        // Or one that we took for switched off.
+        if chosen.is_some_and(|chosen| self.facts.silent || !known.contains(&Some(chosen))) {
             actions.push(Action::Survey);
         }
         if let Some(chosen) = chosen.filter(|_| request.identity.asker.is_pi()) {

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use super::{Action, Control};
+use crate::config::Opens;
 use crate::enrol::Window;
 use crate::orders::{Order, Reply, Request};
 use crate::panel::{self, Wish};
@@ -99,15 +100,68 @@ impl Control {
     /// ENROLL: opens the window, or closes the open one.
     fn press(&mut self, now: Duration, batch: bool, actions: &mut Vec<Action>) {
         if self.window.is_open(now) {
-            (self.window, self.orders.swap) = (Window::Closed, None);
+            if self.window == Window::Always {
+                return actions.push(Action::Log("each new Pi is let in already: enrol.open is always".to_owned()));
+            }
+            (self.window, self.orders.swap) = (self.shut(), None);
             actions.push(Action::Log("enrolment window closed by a press".to_owned()));
         } else if self.store_open && !self.images.is_empty() {
-            self.window = Window::open(now, self.config.enrol.window, batch);
-            self.enrolled = 0;
-            self.somebody_came();
-            actions.push(Action::Log(format!("enrolment window open for {} s", self.config.enrol.window.as_secs())));
+            self.open_window(now, batch, actions);
         } else {
             actions.push(Action::Log("ENROLL pressed, but there is no image yet".to_owned()));
         }
+    }
+
+    fn open_window(&mut self, now: Duration, batch: bool, actions: &mut Vec<Action>) {
+        self.window = Window::open(now, self.config.enrol.window, batch);
+        self.enrolled = 0;
+        self.somebody_came();
+        actions.push(Action::Log(format!("enrolment window open for {} s", self.config.enrol.window.as_secs())));
+    }
+
+    /// What the window is while nobody has opened it.
+    pub(super) fn shut(&self) -> Window {
+        if self.config.enrol.open == Opens::Always { Window::Always } else { Window::Closed }
+    }
+
+    /// A store was opened: by configuration that is a held press, as soon as there is an image.
+    pub(super) fn plugged(&mut self, now: Duration, actions: &mut Vec<Action>) {
+        self.opens_by_itself = self.config.enrol.open == Opens::Plug;
+        if self.config.enrol.open == Opens::Always {
+            actions.push(Action::Log("each new Pi that asks is let in: enrol.open is always".to_owned()));
+        }
+        self.open_by_itself(now, actions);
+    }
+
+    pub(super) fn open_by_itself(&mut self, now: Duration, actions: &mut Vec<Action>) {
+        let opens = self.opens_by_itself && self.store_open && !self.images.is_empty();
+        if opens && !self.window.is_open(now) {
+            self.opens_by_itself = false;
+            actions.push(Action::Log("ENROLL by the stick: enrol.open is plug".to_owned()));
+            self.open_window(now, true, actions);
+        }
+    }
+
+    /// The command of that name: what a press does where the window is closed, and what it does where it is open.
+    pub(super) fn enrol(&mut self, now: Duration, ticket: u64, batch: bool, close: bool, actions: &mut Vec<Action>) {
+        let (open, always) = (self.window.is_open(now), self.window == Window::Always);
+        let seconds = self.config.enrol.window.as_secs();
+        let reply = match close {
+            _ if always && self.store_open => Reply::done("each new Pi is let in already: enrol.open is always"),
+            true if open => {
+                self.press(now, batch, actions);
+                Reply::done("the window is closed")
+            }
+            true => Reply::done("the window is closed already"),
+            false if !self.store_open => Reply::refused("there is no stick with a store"),
+            false if self.images.is_empty() => Reply::refused("there is no image yet"),
+            false => {
+                self.orders.swap = None;
+                self.open_window(now, batch, actions);
+                let what = if batch { "the new Pis" } else { "the new Pi" };
+                Reply::done(format!("power on {what} within {seconds} s"))
+            }
+        };
+        actions.push(Action::Answer(ticket, Box::new(reply)));
     }
 }

@@ -76,6 +76,8 @@ impl Control {
             // Beside another server that is as it should be.
             other_dhcp: chosen.or(self.facts.server.map(|server| server.address)).filter(|_| !self.is_beside()),
             forward_delay: self.facts.forward_delay,
+            beside: self.is_beside(),
+            nobody_leases: self.is_beside() && self.facts.silent,
             ..Facts::default()
         }
     }

@@ -11,6 +11,7 @@ use crate::diagnose::{self, Hint};
 use crate::directory::Tree;
 use crate::nfs::Refusal;
 use crate::status::Stage;
+use crate::wire;
 
 const US: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 1);
 const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 254);
@@ -127,6 +128,14 @@ impl Script {
 
     fn requests(&mut self, server: Ipv4Addr) -> &mut Self {
         self.says(self.loader(REQUEST).address(54, server).address(50, ITS))
+    }
+
+    /// Another server leases on this wire, and we add the boot; or it did, and is `silent`.
+    fn beside(&mut self, silent: bool) -> &mut Self {
+        let station = crate::wire::Station { mac: MacAddr([0xc8, 0x0e, 0x14, 1, 2, 3]), vendor: None };
+        let offered = Some(crate::config::Subnet { address: Ipv4Addr::new(192, 168, 77, 60), prefix: 24 });
+        let server = Some(crate::wire::OtherServer { address: ROUTER, station, offered });
+        self.event(Event::Net(net::Event::Wire(wire::Facts { server, silent, ..wire::Facts::default() })))
     }
 
     /// Its loader has its address.
@@ -279,6 +288,74 @@ fn a_board_that_asks_another_server_is_told_so() {
         pi.leased().loads().wait(5).kernel_discovers();
         pi.says(packets::kernel_of(REQUEST, PI4).address(54, ROUTER).address(50, ITS)).wait(100);
     });
+}
+
+#[test]
+fn beside_another_server_to_ask_that_one_is_no_fault() {
+    for mac in [PI3, PI4, PI5] {
+        let mut script = Script::new(mac);
+        // It was found because a board had chosen it.
+        script.discovers().requests(ROUTER).beside(false);
+        for _ in 0..3 {
+            script.times(2, 4, |pi| {
+                pi.discovers();
+            });
+            script.requests(ROUTER).wait(2).loads().wait(4);
+            script.kernel_discovers();
+            script.says(packets::kernel_of(REQUEST, mac).address(54, ROUTER).address(50, ITS)).wait(1).mounted();
+            script.times(40, 1, |pi| assert_eq!(pi.works().hint(), None));
+            script.event(Event::Store(store::Event::Up { role: Role::numbered(1) }));
+            script.times(30, 40, |pi| assert_eq!(pi.hint(), None));
+        }
+        assert!(!script.log.iter().any(|line| line.contains("is stuck")), "{:#?}", script.log);
+    }
+}
+
+#[test]
+fn beside_another_server_a_board_without_an_address_is_told_by_what_that_server_does() {
+    let asks: Play = |pi| {
+        pi.times(9, 5, |pi| {
+            pi.discovers();
+        })
+        .wait(40);
+    };
+    // It was there at first, or never: by configuration we do not lease.
+    for mac in [PI3, PI4, PI5] {
+        let mut script = Script::new(mac);
+        asks(script.beside(false).beside(true));
+        assert_eq!(script.hint(), Some(Hint::NobodyLeases));
+        let mut script = Script::unplugged(mac);
+        script.control.config.dhcp.mode = config::DhcpMode::Proxy;
+        script.control.config.network.fixed = true;
+        script.event(Event::Net(net::Event::Carrier(true)));
+        script.event(Event::Net(net::Event::Wire(wire::Facts { silent: true, ..wire::Facts::default() })));
+        asks(script.plug());
+        assert_eq!(script.hint(), Some(Hint::NobodyLeases));
+        assert_eq!(script.control.status(script.now).problems[0].message, "No DHCP server here gives addresses");
+    }
+    for mac in [PI4, PI5] {
+        let mut script = Script::new(mac);
+        asks(script.beside(false));
+        assert_eq!(script.hint(), Some(Hint::NoLease));
+    }
+    // The loader got one, and the router went away under its kernel.
+    for (silent, hint) in [(true, Hint::NobodyLeases), (false, Hint::NoLease)] {
+        let mut script = Script::new(PI4);
+        script.beside(false).discovers().requests(ROUTER).loads().wait(4).beside(silent);
+        script.times(9, 6, |pi| {
+            pi.kernel_discovers();
+        });
+        assert_eq!(script.hint(), Some(hint));
+    }
+    check(PI4, Hint::MountsNothing, |pi| {
+        pi.beside(false).discovers().requests(ROUTER).loads().wait(4).kernel_discovers();
+        pi.says(packets::kernel_of(REQUEST, PI4).address(54, ROUTER).address(50, ITS)).wait(100);
+    });
+    for mac in [PI4, PI5] {
+        check(mac, Hint::LoadsElsewhere, |pi| {
+            pi.beside(false).discovers().requests(ROUTER).wait(60);
+        });
+    }
 }
 
 #[test]

@@ -38,7 +38,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use crate::client::{Client, ImageId, MacAddr, Revision, Role};
-use crate::config::{self, Config};
+use crate::config::{self, Config, Opens};
 use crate::directory::{Directory, HandleKey};
 use crate::enrol::Window;
 use crate::health::Health;
@@ -189,6 +189,8 @@ pub struct Control {
     /// Also of clients on the stick that could not be opened.
     taken_roles: Vec<Role>,
     window: Window,
+    /// By configuration the window opens by itself once there is an image.
+    opens_by_itself: bool,
     /// Since the window was opened.
     enrolled: u32,
     /// Orders that the panel gave, for their tickets.
@@ -240,7 +242,6 @@ impl Control {
                 dns: config.network.dns.clone(),
                 lease: config.dhcp.lease,
             },
-            config,
             network: status::Network::default(),
             facts: Facts::default(),
             beside: Beside::default(),
@@ -251,7 +252,9 @@ impl Control {
             handle_key: HandleKey::default(),
             members: BTreeMap::new(),
             taken_roles: Vec::new(),
-            window: Window::Closed,
+            window: if config.enrol.open == Opens::Always { Window::Always } else { Window::Closed },
+            config,
+            opens_by_itself: false,
             enrolled: 0,
             panel_orders: 0,
             notice: None,
@@ -325,7 +328,7 @@ impl Control {
         let mut actions = Vec::new();
         self.last_tick = now;
         if self.window.deadline().is_some_and(|deadline| now >= deadline) {
-            (self.window, self.orders.swap) = (Window::Closed, None);
+            (self.window, self.orders.swap) = (self.shut(), None);
             actions.push(Action::Log("enrolment window closed".to_owned()));
             self.window_ended(now, self.config.enrol.window, &mut actions);
         }
@@ -397,7 +400,7 @@ impl Control {
                     let left = whole(left + Duration::from_millis(999));
                     status::Enrolment::Open { left, batch, enrolled, swap }
                 }
-                status::Enrolment::Closed => status::Enrolment::Closed,
+                other => other,
             },
             clients: self.members.values().map(client).collect(),
             strangers: self.strangers.iter().map(|(_, stranger)| self.with_hint(stranger)).collect(),

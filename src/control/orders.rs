@@ -80,6 +80,7 @@ impl Control {
                 return actions.push(Action::Answer(ticket, Box::new(Reply::Status(Box::new(status.into())))));
             }
             Request::Report => return self.report_asked(now, Some(ticket), actions),
+            Request::Enrol { batch, close } => return self.enrol(now, ticket, batch, close, actions),
             Request::SelfTest { target } => return self.self_test(now, Some(ticket), target, actions),
             _ => {}
         }
@@ -92,7 +93,9 @@ impl Control {
         let role = match &order.request {
             Request::Operation(operation) => operation.stops(),
             Request::SwapNext { role } => Some(role),
-            Request::Status | Request::Report | Request::Backup | Request::SelfTest { .. } => None,
+            Request::Status | Request::Report | Request::Backup | Request::SelfTest { .. } | Request::Enrol { .. } => {
+                None
+            }
         };
         let Some(role) = role.filter(|role| self.members.contains_key(role)).cloned() else {
             // Nothing runs that it could hurt; the store knows whether there is such a client.
@@ -100,7 +103,11 @@ impl Control {
                 Request::Operation(operation) => self.pass(ticket, operation, actions),
                 Request::SwapNext { role } => actions.push(refuse(&format!("there is no client {role}"))),
                 // Answered above.
-                Request::Status | Request::Report | Request::Backup | Request::SelfTest { .. } => {}
+                Request::Status
+                | Request::Report
+                | Request::Backup
+                | Request::SelfTest { .. }
+                | Request::Enrol { .. } => {}
             };
         };
         if self.orders.is_down(&role) || self.orders.asking.iter().any(|asking| asking.role == role) {
@@ -163,7 +170,7 @@ impl Control {
     fn go(&mut self, now: Duration, ticket: u64, request: Request, role: &Role, actions: &mut Vec<Action>) {
         match request {
             // About no client's root: answered before.
-            Request::Status | Request::Report | Request::Backup | Request::SelfTest { .. } => {}
+            Request::Status | Request::Report | Request::Backup | Request::SelfTest { .. } | Request::Enrol { .. } => {}
             Request::Operation(operation) => {
                 self.take_down(ticket, role, actions);
                 self.pass(ticket, operation, actions);
@@ -209,7 +216,7 @@ impl Control {
         let board =
             Board { mac: request.mac, serial: identity.serial, revision: identity.revision, model: identity.model };
         actions.push(Action::Log(format!("{} {} takes over {role}", board.model, board.mac)));
-        (self.window, self.orders.swap) = (Window::Closed, None);
+        (self.window, self.orders.swap) = (self.shut(), None);
         self.strangers.retain(|(_, stranger)| stranger.mac != request.mac);
         if let Some(member) = self.members.get_mut(role) {
             // The former board's.

@@ -13,6 +13,7 @@ use super::problems::Topic;
 use super::{Action, At, Control, MAX_STRANGERS, Member, Renewal, publish};
 use crate::client::{Client, ImageId, MacAddr, Role};
 use crate::dhcp::{self, Answer, Decision, Kind, Request};
+use crate::enrol::Window;
 use crate::stage::{Boot, Sign};
 use crate::status::Stranger;
 use crate::store;
@@ -223,7 +224,9 @@ impl Control {
         }
         // The stick may have been pulled, or another put in, while the window is open.
         // Another appliance's client is not ours to take while that one is here.
-        let is_free = self.beside.owner(now, request.mac, self.facts.appliance).is_none();
+        // And where nobody pressed anything, two appliances would both take each new Pi.
+        let is_free = self.beside.owner(now, request.mac, self.facts.appliance).is_none()
+            && (self.window != Window::Always || self.facts.appliance.is_none());
         let image = self.images.last().filter(|_| self.window.is_open(now) && self.store_open && is_free);
         let Some(image) = image.cloned() else { return self.remember_stranger(now, &request, actions) };
         let Some(client) = self.new_client(now, &request, image) else {

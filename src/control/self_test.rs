@@ -23,7 +23,7 @@ use crate::store;
 
 /// Tests that wait for the one that runs.
 const MAX_WAITING: usize = 32;
-/// A test that did not end in this time is given up: no file may take longer than a minute.
+/// A test that did not end in this time is given up: two of its files may take as long as they can.
 const PATIENCE: Duration = Duration::from_secs(600);
 /// Export numbers are looked for from here downwards.
 const LAST_EXPORT: u32 = 0xffff_fff0;

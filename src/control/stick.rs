@@ -8,7 +8,6 @@ use std::time::Duration;
 use super::problems::Topic;
 use super::{Action, Control, Member, Renewal, Trees, room};
 use crate::client::Role;
-use crate::enrol::Window;
 use crate::stage::Sign;
 use crate::status::{Import, NewPlace, Room, Stage, Stick};
 use crate::{self_test, store};
@@ -25,7 +24,14 @@ impl Control {
             Store::NeedsConfirmation { name, free_bytes, place } => {
                 let press = if place == NewPlace::File { "ENROLL" } else { "a held ENROLL" };
                 actions.push(Action::Log(format!("stick {name:?} asks for {press}; {free_bytes} bytes are free")));
-                self.stick = Stick::NeedsConfirmation { name, free_bytes, place };
+                self.stick = match place {
+                    NewPlace::Partition | NewPlace::File if !self.config.store.ask => {
+                        actions.push(Action::Log(format!("a store is made on {name}: store.ask is false")));
+                        actions.push(Action::Store(store::Command::Prepare));
+                        Stick::Preparing
+                    }
+                    _ => Stick::NeedsConfirmation { name, free_bytes, place },
+                };
             }
             Store::Preparing { .. } => self.stick = Stick::Preparing,
             Store::StickUnusable { message, action } => {
@@ -57,6 +63,7 @@ impl Control {
                 self.probe_ahead(now, actions);
                 self.answer_waiting(now, actions);
                 self.report_crash(now, actions);
+                self.plugged(now, actions);
             }
             Store::ImageMounted { image, trees } => {
                 self.image_mounted(now, &image, trees, actions);
@@ -86,7 +93,7 @@ impl Control {
                 self.store_open = false;
                 self.import = None;
                 self.stick = Stick::Releasing { name };
-                (self.window, self.orders.swap) = (Window::Closed, None);
+                (self.window, self.orders.swap) = (self.shut(), None);
                 self.problems.clear_damaged();
                 actions.push(Action::ReleaseTrees);
             }
@@ -116,6 +123,7 @@ impl Control {
                 self.import = None;
                 self.images.retain(|id| *id != image.id);
                 self.images.push(image.id.clone());
+                self.open_by_itself(now, actions);
                 self.self_test(now, None, Some(self_test::Target::Image(image.id)), actions);
             }
             Store::AlreadyThere { file, image } => {

@@ -360,6 +360,115 @@ fn a_partition_is_made_only_after_a_held_press_and_a_file_after_any() {
     assert!(prepared(status::NewPlace::File, Gesture::Long(Button::Enroll)));
 }
 
+fn opening(open: config::Opens) -> Bench {
+    let config = Config { enrol: config::Enrol { open, ..Config::default().enrol }, ..Config::default() };
+    Bench { control: Control::new(config, &[]), ..Bench::new() }
+}
+
+#[test]
+fn a_stick_that_is_put_in_opens_the_window_only_where_that_is_set() {
+    let is_open = |bench: &Bench| bench.control.status(bench.now).enrolment != status::Enrolment::Closed;
+    let mut bench = Bench::with_store(vec![]);
+    assert!(!is_open(&bench), "the default");
+    bench.asks(discover(MAC, Asker::PiEeprom));
+    assert!(bench.created.is_empty());
+
+    let mut bench = opening(config::Opens::Plug);
+    bench.event(Event::Store(opened(vec![])));
+    assert!(is_open(&bench) && bench.log.iter().any(|line| line.contains("enrol.open is plug")), "{:?}", bench.log);
+    for n in 0..2 {
+        bench.asks(discover(MacAddr([0xdc, 0xa6, 0x32, 0, 0, n]), Asker::PiEeprom)).pass(100);
+    }
+    assert_eq!(bench.created.len(), 2, "it is a held press");
+    bench.pass(121);
+    assert!(!is_open(&bench));
+    bench.asks(discover(MAC, Asker::PiEeprom));
+    assert_eq!(bench.created.len(), 2);
+    bench.event(Event::Store(store::Event::Closed { name: "Stick".to_owned() }));
+    bench.event(Event::Store(opened(vec![])));
+    assert!(is_open(&bench), "put in once more");
+
+    // A new stick has no image yet: the window waits for its import.
+    let mut bench = opening(config::Opens::Plug);
+    let store::Event::Opened { name, free_bytes, clients, taken_roles, handle_key, .. } = opened(vec![]) else {
+        unreachable!()
+    };
+    let images = vec![];
+    bench.event(Event::Store(store::Event::Opened { name, free_bytes, images, clients, taken_roles, handle_key }));
+    assert!(!is_open(&bench));
+    bench.event(Event::Store(store::Event::Imported { image: image() }));
+    assert!(is_open(&bench));
+    bench.pass(121).event(Event::Store(store::Event::Imported { image: image() }));
+    assert!(!is_open(&bench), "once for each time");
+}
+
+#[test]
+fn a_window_that_is_always_open_takes_each_pi_but_another_appliances_and_no_pc() {
+    let mut bench = opening(config::Opens::Always);
+    bench.event(Event::Store(opened(vec![])));
+    assert_eq!(bench.control.status(bench.now).enrolment, status::Enrolment::Always);
+    bench.asks(discover(MacAddr([2, 0, 0, 0, 0, 9]), Asker::OtherPxe));
+    assert!(bench.created.is_empty());
+    bench.pass(100_000).asks(discover(MAC, Asker::PiEeprom));
+    assert_eq!(bench.created.len(), 1);
+    bench.ready();
+    bench.press(Gesture::Short(Button::Enroll));
+    assert_eq!(bench.control.status(bench.now).enrolment, status::Enrolment::Always, "a press does not close it");
+    // A swap has its window, and then it is as before.
+    let role = Role::numbered(1);
+    wish(&mut bench, panel::Wish::Swap(role.clone()));
+    bench.pass(2).pass(121);
+    assert_eq!(bench.control.status(bench.now).enrolment, status::Enrolment::Always);
+    // Two appliances would both take it.
+    let facts = Facts { appliance: Some(Ipv4Addr::new(192, 168, 77, 2)), ..Facts::default() };
+    bench.event(Event::Net(net::Event::Wire(facts)));
+    bench.asks(discover(MacAddr([0xdc, 0xa6, 0x32, 0, 0, 2]), Asker::PiEeprom));
+    assert_eq!((bench.created.len(), bench.control.status(bench.now).strangers.len()), (1, 1));
+}
+
+#[test]
+fn a_store_is_made_without_a_press_only_where_that_is_set() {
+    let asks =
+        |place| Event::Store(store::Event::NeedsConfirmation { name: "Ultra".to_owned(), free_bytes: 1 << 40, place });
+    let prepares =
+        |actions: &[Action]| actions.iter().any(|action| matches!(action, Action::Store(store::Command::Prepare)));
+    for (ask, place, expected) in [
+        (true, status::NewPlace::File, false),
+        (true, status::NewPlace::Partition, false),
+        (false, status::NewPlace::File, true),
+        (false, status::NewPlace::Partition, true),
+        // That would put an old state in the place of a newer one.
+        (false, status::NewPlace::Copy, false),
+    ] {
+        let config = Config { store: config::Store { ask, ..Config::default().store }, ..Config::default() };
+        let mut control = Control::new(config, &[]);
+        let actions = control.handle(Duration::from_secs(9), asks(place));
+        assert_eq!(prepares(&actions), expected, "{ask} {place:?}");
+        let shown = control.status(Duration::from_secs(9)).stick;
+        assert_eq!(matches!(shown, Stick::NeedsConfirmation { .. }), !expected);
+    }
+}
+
+#[test]
+fn the_window_is_opened_and_closed_by_a_command() {
+    let mut bench = Bench::with_store(vec![]);
+    let enrol = |bench: &mut Bench, batch, close| {
+        let request = crate::orders::Request::Enrol { batch, close };
+        ordered(bench, order(3, crate::orders::Order { request, force: false })).1
+    };
+    let status = |bench: &Bench| bench.control.status(bench.now).enrolment;
+    assert_eq!(enrol(&mut bench, false, false).len(), 1);
+    assert!(matches!(status(&bench), status::Enrolment::Open { batch: false, .. }));
+    enrol(&mut bench, true, false);
+    assert!(matches!(status(&bench), status::Enrolment::Open { batch: true, .. }));
+    enrol(&mut bench, false, true);
+    assert_eq!(status(&bench), status::Enrolment::Closed);
+    enrol(&mut bench, false, true);
+    assert_eq!(status(&bench), status::Enrolment::Closed);
+    let mut bench = Bench::new();
+    assert_eq!(refused(&enrol(&mut bench, true, false)).0, "there is no stick with a store");
+}
+
 #[test]
 fn the_window_closes_and_a_silent_client_stalls_by_time_alone() {
     let mut bench = Bench::with_store(vec![enrolled()]);

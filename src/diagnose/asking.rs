@@ -16,19 +16,37 @@ fn is_eeprom(case: &Case) -> bool {
     case.seen.asker == Some(Asker::PiEeprom)
 }
 
-/// Nothing but the board, us and one wire takes part.
-fn is_plain(dialogue: &Dialogue) -> bool {
-    dialogue.elsewhere == 0 && dialogue.relay.is_none() && dialogue.declines < 2
+/// Nothing but the board, whoever is to give the addresses, and one wire takes part.
+fn is_plain(case: &Case) -> bool {
+    let asks = &case.seen.loader;
+    (asks.elsewhere == 0 || case.facts.beside) && asks.relay.is_none() && asks.declines < 2
 }
 
-/// Whoever asked last asked another server for its address, and us for nothing.
+/// Whoever asked last asked another server for its address, and us for nothing. Beside
+/// another server that is as it should be.
 fn went_elsewhere(case: &Case) -> bool {
     let seen = case.seen;
+    if case.facts.beside {
+        return false;
+    }
     match seen.reached {
         Reached::FirstStage => seen.second.elsewhere > 0,
         Reached::System => seen.system.elsewhere > 0 && seen.system.acks == 0,
         _ => case.before_files() && seen.loader.elsewhere > 0,
     }
+}
+
+/// Beside another server: it asks for an address and takes none, of anybody.
+fn gets_no_lease<'a>(case: &Case<'a>) -> Option<&'a Dialogue> {
+    let (seen, calls) = (case.seen, &case.seen.calls);
+    let no_call = calls.ports_asked + calls.asked_nfs2 + calls.asked_nfs4 + calls.refusals == 0;
+    let asks = match seen.reached {
+        Reached::System if no_call => &seen.system,
+        _ if case.before_files() && is_plain(case) => &seen.loader,
+        _ => return None,
+    };
+    (case.facts.beside && case.facts.store_open && asks.discovers > 0 && asks.requests == 0 && asks.declines < 2)
+        .then_some(asks)
 }
 
 pub static RULES: &[Rule] = &[
@@ -39,6 +57,42 @@ pub static RULES: &[Rule] = &[
         cause: "A router or another DHCP server on this switch answers it too.",
         action: "Another DHCP server answers it: turn that one off.",
         applies: went_elsewhere,
+    },
+    Rule {
+        hint: Hint::NobodyLeases,
+        symptoms: &[],
+        observed: "It asks for an address, and the server that gives the addresses here does not answer.",
+        cause: "The router or DHCP server is switched off, restarts, or is on another switch.",
+        action: "The DHCP server gives no address: is the router on?",
+        applies: |case| case.facts.nobody_leases && gets_no_lease(case).is_some(),
+    },
+    Rule {
+        hint: Hint::NoLease,
+        symptoms: &[],
+        observed: "It asks for an address again and again, and the server that answers us gives it none that it takes.",
+        cause: "That server has no free address or does not know this board; or the board does not hear it.",
+        action: "Router gives it no address: free ones? Other cable.",
+        applies: |case| {
+            let deaf = !is_rom(case) && !case.seen.old_eeprom || case.at(Reached::System);
+            !case.facts.nobody_leases && deaf && gets_no_lease(case).is_some_and(|asks| asks.discovers >= 3)
+        },
+    },
+    Rule {
+        hint: Hint::LoadsElsewhere,
+        symptoms: &[13],
+        observed: "It took its address from the other server and then asked us for no file.",
+        cause: "That server names a boot server of its own (option 66, next-server), or its EEPROM does (TFTP_IP).",
+        action: "It loads elsewhere: router's option 66, or EEPROM TFTP_IP?",
+        applies: |case| {
+            let asks = &case.seen.loader;
+            case.before_files()
+                && case.facts.beside
+                && is_eeprom(case)
+                && !case.seen.old_eeprom
+                && asks.offers > 0
+                && asks.requests > 0
+                && is_plain(case)
+        },
     },
     Rule {
         hint: Hint::StickAway,
@@ -52,7 +106,7 @@ pub static RULES: &[Rule] = &[
                 && !case.facts.store_open
                 && asks.discovers > 0
                 && asks.offers + asks.acks == 0
-                && is_plain(asks)
+                && is_plain(case)
         },
     },
     Rule {
@@ -85,7 +139,12 @@ pub static RULES: &[Rule] = &[
         action: "Its EEPROM is too old: update it. README, step 0.",
         applies: |case| {
             let asks = &case.seen.loader;
-            case.before_files() && is_eeprom(case) && case.seen.old_eeprom && asks.offers >= 2 && is_plain(asks)
+            case.before_files()
+                && is_eeprom(case)
+                && !case.facts.nobody_leases
+                && case.seen.old_eeprom
+                && asks.offers >= 2
+                && is_plain(case)
         },
     },
     Rule {
@@ -98,10 +157,11 @@ pub static RULES: &[Rule] = &[
             let asks = &case.seen.loader;
             case.before_files()
                 && is_eeprom(case)
+                && !case.facts.beside
                 && !case.seen.old_eeprom
                 && asks.offers >= 3
                 && asks.requests == 0
-                && is_plain(asks)
+                && is_plain(case)
         },
     },
     Rule {
@@ -112,7 +172,7 @@ pub static RULES: &[Rule] = &[
         action: "Two DHCP servers on its wire: turn the other one off.",
         applies: |case| {
             let asks = &case.seen.loader;
-            case.before_files() && is_rom(case) && case.facts.other_dhcp.is_some() && asks.offers >= 2 && is_plain(asks)
+            case.before_files() && is_rom(case) && case.facts.other_dhcp.is_some() && asks.offers >= 2 && is_plain(case)
         },
     },
     Rule {
@@ -123,7 +183,12 @@ pub static RULES: &[Rule] = &[
         action: "It does not hear: SD card with only bootcode.bin in it.",
         applies: |case| {
             let asks = &case.seen.loader;
-            case.before_files() && is_rom(case) && case.facts.other_dhcp.is_none() && asks.offers >= 2 && is_plain(asks)
+            case.before_files()
+                && is_rom(case)
+                && !case.facts.nobody_leases
+                && case.facts.other_dhcp.is_none()
+                && asks.offers >= 2
+                && is_plain(case)
         },
     },
     Rule {
@@ -136,11 +201,12 @@ pub static RULES: &[Rule] = &[
             let asks = &case.seen.loader;
             case.before_files()
                 && is_rom(case)
+                && !case.facts.nobody_leases
                 && case.silent
                 && case.facts.store_open
                 && asks.discovers >= 2
                 && asks.offers == 0
-                && is_plain(asks)
+                && is_plain(case)
         },
     },
     Rule {
@@ -151,7 +217,12 @@ pub static RULES: &[Rule] = &[
         action: "Is TFTP_IP set in its EEPROM? See README, step 0.",
         applies: |case| {
             let asks = &case.seen.loader;
-            case.before_files() && is_eeprom(case) && !case.seen.old_eeprom && asks.acks > 0 && is_plain(asks)
+            case.before_files()
+                && is_eeprom(case)
+                && !case.facts.beside
+                && !case.seen.old_eeprom
+                && asks.acks > 0
+                && is_plain(case)
         },
     },
     Rule {

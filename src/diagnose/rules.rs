@@ -34,6 +34,11 @@ pub struct Facts {
     pub has_root: bool,
     /// Another DHCP server answers on this wire.
     pub other_dhcp: Option<Ipv4Addr>,
+    /// Another server is to give the addresses, and we add the boot only: a board
+    /// that asks that one for its address does as it should.
+    pub beside: bool,
+    /// So it is, and no such server answers.
+    pub nobody_leases: bool,
     /// A spanning tree holds each new port back for so long.
     pub forward_delay: Option<Duration>,
 }
@@ -166,7 +171,7 @@ mod tests {
             assert!(rule.observed.ends_with('.') && rule.cause.ends_with('.'), "{:?}", rule.hint);
             assert_eq!(rule.hint.action(), rule.action);
         }
-        assert_eq!(hints.len(), 42);
+        assert_eq!(hints.len(), 45);
     }
 
     #[test]

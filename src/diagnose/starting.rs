@@ -107,7 +107,12 @@ pub static RULES: &[Rule] = &[
         action: "Kernel hears nothing: other cable, other port.",
         applies: |case| {
             let asks = &case.seen.system;
-            no_word(case) && asks.offers >= 2 && asks.acks == 0 && asks.elsewhere == 0 && asks.declines < 2
+            no_word(case)
+                && !case.facts.beside
+                && asks.offers >= 2
+                && asks.acks == 0
+                && asks.elsewhere == 0
+                && asks.declines < 2
         },
     },
     Rule {
@@ -129,7 +134,9 @@ pub static RULES: &[Rule] = &[
         action: "It mounts no root: see its screen. Own NFS options?",
         applies: |case| {
             let (asks, calls) = (&case.seen.system, &case.seen.calls);
-            no_word(case) && case.ended() && asks.acks > 0 && calls.ports_asked == 0 && asks.elsewhere == 0
+            // Beside another server that one answers it.
+            let leased = asks.acks > 0 && asks.elsewhere == 0 || case.facts.beside && asks.requests > 0;
+            no_word(case) && case.ended() && leased && calls.ports_asked == 0
         },
     },
     Rule {

@@ -141,6 +141,7 @@ impl Survey {
                 self.facts.server = Some(OtherServer { address: reply.server, station, offered: reply.subnet });
             }
             (running.heard_server, self.facts.asking, self.silent) = (true, false, 0);
+            self.facts.silent = false;
         }
     }
 
@@ -166,6 +167,7 @@ impl Survey {
             }
             if now >= running.began + SURVEY_TIME {
                 self.facts.asking = false;
+                self.facts.silent |= !running.heard_server;
             }
             if now >= running.began + LISTEN_TIME {
                 let (server, appliance) = (running.heard_server, running.heard_appliance);
@@ -195,7 +197,8 @@ impl Survey {
 
     pub(super) fn poll_timeout(&self) -> Option<Duration> {
         let running = self.running.as_ref().map(|running| {
-            let end = if self.facts.asking { SURVEY_TIME } else { LISTEN_TIME };
+            let told = running.heard_server || self.facts.silent;
+            let end = if self.facts.asking || !told { SURVEY_TIME } else { LISTEN_TIME };
             running.began + *SENT_AT.get(running.sent).unwrap_or(&end)
         });
         let bpdu = self.facts.forward_delay.map(|_| self.bpdu_until);
@@ -211,6 +214,18 @@ mod tests {
     use crate::config::Subnet;
 
     const OURS: MacAddr = MacAddr([0xb8, 0x27, 0xeb, 1, 2, 3]);
+    /// Of a wire that nobody leases on.
+    const QUIET: Facts = Facts {
+        asking: false,
+        mbit: None,
+        half_duplex: false,
+        could_be_faster: false,
+        taken_by: None,
+        server: None,
+        silent: true,
+        appliance: None,
+        forward_delay: None,
+    };
     const ROUTER: MacAddr = MacAddr([0xc8, 0x0e, 0x14, 9, 9, 9]);
 
     fn ms(n: u64) -> Duration {
@@ -260,7 +275,7 @@ mod tests {
         let mut survey = plugged();
         let steps = survey.poll(ms(0), 7);
         assert!(matches!(&steps[..], [Step::Send(_), Step::Tell(Facts { asking: true, .. })]), "{steps:?}");
-        assert_eq!(run(&mut survey, SURVEY_TIME), (2, Some(Facts::default())));
+        assert_eq!(run(&mut survey, SURVEY_TIME), (2, Some(QUIET)));
         run(&mut survey, LISTEN_TIME);
         assert_eq!(survey.poll_timeout(), Some(LISTEN_TIME + PAUSE));
         assert_eq!(run(&mut survey, LISTEN_TIME * 2 + PAUSE).0, 3, "and again after a while");
@@ -322,7 +337,20 @@ mod tests {
         let round = LISTEN_TIME + PAUSE;
         run(&mut survey, LISTEN_TIME + round * 2);
         assert!(survey.facts.server.is_some(), "silent twice");
-        assert_eq!(run(&mut survey, LISTEN_TIME + round * 3).1, Some(Facts::default()));
+        assert_eq!(run(&mut survey, LISTEN_TIME + round * 3).1, Some(QUIET));
+    }
+
+    #[test]
+    fn a_server_that_does_not_answer_is_told_at_once_and_so_is_its_return() {
+        let mut survey = plugged();
+        survey.poll(ms(0), 7);
+        survey.heard(ROUTER, &offer(&survey, 7, 1));
+        let round = LISTEN_TIME + PAUSE;
+        assert_eq!(run(&mut survey, round - ms(1)).1.map(|facts| facts.silent), Some(false));
+        let facts = run(&mut survey, round + SURVEY_TIME).1.unwrap();
+        assert!(facts.silent && facts.server.is_some(), "{facts:?}");
+        survey.heard(ROUTER, &offer(&survey, 7, 1));
+        assert_eq!(run(&mut survey, round + LISTEN_TIME).1.map(|facts| facts.silent), Some(false), "a slow answer");
     }
 
     #[test]

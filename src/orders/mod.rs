@@ -46,6 +46,13 @@ pub enum Request {
     Report,
     /// The second stick that is plugged in becomes a copy of the store. Answered when that is done.
     Backup,
+    /// Open the enrolment window, for several Pis or one; or close it.
+    Enrol {
+        #[serde(default)]
+        batch: bool,
+        #[serde(default)]
+        close: bool,
+    },
     /// Boot a fake Pi; without a name from the image for new clients.
     SelfTest {
         target: Option<Target>,

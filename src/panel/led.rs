@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::status::{Stage, Status, Stick};
+use crate::status::{Enrolment, Stage, Status, Stick};
 
 /// What the LED can say, most urgent first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,12 +24,14 @@ pub enum Signal {
     Booting,
     NoStick,
     Ready,
+    /// The same, and each new Pi that asks is let in.
+    ReadyForAll,
 }
 
 /// What of all that goes on matters most.
 pub fn signal(status: &Status) -> Signal {
     let stalled = status.clients.iter().any(|client| matches!(client.stage, Stage::Stalled { .. }));
-    let open = matches!(status.enrolment, crate::status::Enrolment::Open { .. });
+    let open = matches!(status.enrolment, Enrolment::Open { .. });
     match &status.stick {
         Stick::Released { .. } => Signal::MayPull,
         Stick::NeedsConfirmation { .. } => Signal::Confirm,
@@ -41,6 +43,7 @@ pub fn signal(status: &Status) -> Signal {
         _ if status.clients.iter().any(|client| client.stage.is_booting()) => Signal::Booting,
         Stick::Absent => Signal::NoStick,
         Stick::Ready { .. } if status.images.is_empty() => Signal::NoStick,
+        Stick::Ready { .. } if status.enrolment == Enrolment::Always => Signal::ReadyForAll,
         Stick::Ready { .. } => Signal::Ready,
     }
 }
@@ -50,6 +53,7 @@ pub fn pattern(signal: Signal) -> &'static [u16] {
     match signal {
         // On, with a blink that shows it is alive.
         Signal::Ready => &[2900, 100],
+        Signal::ReadyForAll => &[2600, 100, 200, 100],
         // One short flash, long dark.
         Signal::NoStick => &[100, 1900],
         // Two flashes: somebody is asked something.
@@ -109,9 +113,9 @@ impl Led {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::status::{Enrolment, NewPlace, Problem};
+    use crate::status::{NewPlace, Problem};
 
-    const ALL: [Signal; 8] = [
+    const ALL: [Signal; 9] = [
         Signal::MayPull,
         Signal::Confirm,
         Signal::Problem,
@@ -120,6 +124,7 @@ mod tests {
         Signal::Booting,
         Signal::NoStick,
         Signal::Ready,
+        Signal::ReadyForAll,
     ];
 
     #[test]
@@ -167,6 +172,8 @@ mod tests {
         for (status, expected) in [
             (Status::default(), Signal::NoStick),
             (ready.clone(), Signal::Ready),
+            (Status { enrolment: Enrolment::Always, ..ready.clone() }, Signal::ReadyForAll),
+            (Status { images: vec![], enrolment: Enrolment::Always, ..ready.clone() }, Signal::NoStick),
             (Status { images: vec![], ..ready.clone() }, Signal::NoStick),
             (Status { stick: Stick::Reading, ..ready.clone() }, Signal::Busy),
             (Status { stick: released, ..ready.clone() }, Signal::MayPull),

@@ -83,7 +83,7 @@ fn compose(status: &Status, view: &View, shown: Duration) -> (Screen, usize) {
                 (Screen { alarm: false, ..screen }, parts)
             }
         },
-        View::AskReset(role) => ask(role, "Reset", ["All that it changed", "since then goes."], "ENROLL: swap board"),
+        View::AskReset(role) => ask(role, "Reset", ["It becomes as new:", "its changes go."], "ENROLL: swap board"),
         View::AskSwap(role) => ask(role, "Swap", ["A new Pi takes its", "name and its files."], "ENROLL: reset it"),
         View::ConfirmStick => (alarm(confirm(&status.stick)), 1),
         View::Update => update(status),
@@ -233,7 +233,7 @@ fn window(status: &Status) -> Screen {
             let lines = ["Switch on the new Pi".to_owned(), "Cable in, no SD card".to_owned()];
             (left.as_secs(), "Waiting for a Pi".to_owned(), lines)
         }
-        Enrolment::Closed => (0, "Waiting for a Pi".to_owned(), [String::new(), String::new()]),
+        Enrolment::Closed | Enrolment::Always => (0, "Waiting for a Pi".to_owned(), [String::new(), String::new()]),
     };
     let left = Element::Big(format!("{} s left", left.min(99_999)));
     Screen::new(&headline, [left].into_iter().chain(lines.iter().map(line)).collect())
@@ -298,11 +298,14 @@ fn ready(status: &Status) -> Screen {
     let count = |wanted: fn(&Stage) -> bool| status.clients.iter().filter(|client| wanted(&client.stage)).count();
     let up = count(Stage::is_up);
     let stuck = count(|stage| matches!(stage, Stage::Stalled { .. }));
+    let always = status.enrolment == Enrolment::Always;
     if all == 0 {
-        return Screen::new(
-            "Ready",
-            vec![line(address), line(image), line("Press ENROLL to add"), line("your first Pi.")],
-        );
+        let adds = if always {
+            ["Switch on a Pi: each", "that asks is added."]
+        } else {
+            ["Press ENROLL to add", "your first Pi."]
+        };
+        return Screen::new("Ready", vec![line(address), line(image), line(adds[0]), line(adds[1])]);
     }
     let gone = count(|stage| matches!(stage, Stage::Gone));
     let second = match (stuck, gone) {
@@ -311,8 +314,9 @@ fn ready(status: &Status) -> Screen {
         (stuck, 0) => format!("{stuck} stuck"),
         (stuck, gone) => format!("{stuck} stuck, {gone} off"),
     };
+    let adds = if always { "New Pis are added." } else { "ENROLL adds a Pi." };
     let counts = Element::Big(shorten(&format!("{up} of {all} up"), BIG));
-    Screen::new("Ready", vec![counts, line(second), line("ENROLL adds a Pi.")])
+    Screen::new("Ready", vec![counts, line(second), line(adds)])
 }
 
 fn client_screen(client: &ClientStatus, shown: Duration) -> (Screen, usize) {
@@ -387,7 +391,7 @@ fn share(usage: Usage) -> Option<String> {
 /// No image, or the only one.
 fn images(status: &Status) -> Screen {
     match status.images.last() {
-        Some(image) => Screen::new("1 image", vec![line(with_test(status, image)), line("New Pis get it.")]),
+        Some(image) => one_image(status, image),
         None => Screen::new("No image yet", vec![line("Copy one onto the"), line("stick: .img, .img.xz")]),
     }
 }
@@ -404,32 +408,24 @@ fn one_image(status: &Status, image: &ImageId) -> Screen {
     let test = status.self_test.as_ref().filter(|test| test.target == Target::Image(image.clone()));
     let users = match test.map(|test| test.state) {
         Some(TestState::Runs) => "Self-test runs.".to_owned(),
-        Some(TestState::Failed(_)) => "Self-test failed!".to_owned(),
-        Some(TestState::Passed) | None => users,
+        Some(TestState::Passed) => "Self-test: ok".to_owned(),
+        Some(TestState::Failed(step)) => format!("Failed: {}", step.word()),
+        None => users,
     };
     let is_default = status.images.last() == Some(image);
-    // The name has two lines: the end tells versions apart.
-    let name = wrap(image.as_str(), COLUMNS);
-    let name = match name.as_slice() {
-        [first, second] => [first.clone(), second.clone()],
-        [first] => [first.clone(), String::new()],
-        _ => [name.first().cloned().unwrap_or_default(), shorten(&name[1..].concat(), COLUMNS)],
-    };
+    let [first, second] = two_lines(image.as_str());
     let choice = if is_default { "New Pis get it." } else { "ENROLL: for new Pis" };
-    let lines = [name[0].as_str(), name[1].as_str(), &users, choice];
+    let lines = [first.as_str(), second.as_str(), &users, choice];
     let headline = if is_default { "Image for new Pis" } else { "Another image" };
     Screen::new(headline, lines.iter().map(line).collect())
 }
 
-/// The image, with what the last test of it said.
-fn with_test(status: &Status, image: &ImageId) -> String {
-    let test = status.self_test.as_ref().filter(|test| test.target == Target::Image(image.clone()));
-    match test.map(|test| test.state) {
-        None => image.to_string(),
-        Some(TestState::Runs) => format!("{} ...", shorten(image.as_str(), COLUMNS - 4)),
-        Some(TestState::Passed) => format!("{} ok", shorten(image.as_str(), COLUMNS - 3)),
-        Some(TestState::Failed(_)) => format!("{} !", shorten(image.as_str(), COLUMNS - 2)),
-    }
+/// A name that is broken at a hyphen: its end tells versions apart.
+fn two_lines(name: &str) -> [String; 2] {
+    let first = name.get(..COLUMNS).filter(|_| name.len() > COLUMNS);
+    let at = first.and_then(|first| first.rfind('-')).map_or(name.len().min(COLUMNS), |at| at + 1);
+    let (first, second) = name.split_at_checked(at).unwrap_or((name, ""));
+    [shorten(first, COLUMNS), shorten(second, COLUMNS)]
 }
 
 /// Behind what is free: of how much, and what of it clients do not get.
