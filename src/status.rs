@@ -51,6 +51,8 @@ pub struct Status {
     pub import: Option<Import>,
     /// A second stick beside the store's.
     pub backup: Option<Backup>,
+    /// A disk that can become a recovery card, is becoming one, or is one now.
+    pub card: Option<Card>,
     pub images: Vec<ImageId>,
     pub enrolment: Enrolment,
     /// In the order of their roles.
@@ -61,6 +63,8 @@ pub struct Status {
     pub problems: Vec<Problem>,
     /// The appliance's own update.
     pub update: Option<Update>,
+    /// The version of the image that runs; none on a computer.
+    pub image_version: Option<String>,
     pub notice: Option<Notice>,
     /// The last test of ourselves.
     pub self_test: Option<SelfTest>,
@@ -90,9 +94,8 @@ pub enum Update {
     /// Lies on the stick and asks for a held ENROLL.
     Offered {
         version: String,
-        /// Older than what runs: asks for a second hold, `again` after the first.
+        /// Older than what runs: asks for a longer hold.
         older: bool,
-        again: bool,
         /// It was tried before and not kept.
         tried: bool,
     },
@@ -165,6 +168,32 @@ pub enum Backup {
     Running { name: String, per_mille: u16 },
     /// The copy is complete and the stick may be pulled.
     Done { name: String },
+}
+
+/// A recovery card for other Pis' EEPROMs, on a disk beside the store's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Card {
+    pub name: String,
+    /// The overview tells of it by itself; its page is there as long as the disk is.
+    pub shown: bool,
+    #[serde(flatten)]
+    pub step: CardStep,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "kebab-case", rename_all_fields = "kebab-case")]
+pub enum CardStep {
+    /// ENROLL held on its page writes it; all of that disk's `bytes` would be lost.
+    Offered {
+        bytes: u64,
+        boards: String,
+    },
+    Writing {
+        per_mille: u16,
+    },
+    /// It can be taken out.
+    Written,
 }
 
 /// An import that runs.
@@ -431,7 +460,7 @@ mod tests {
         for part in [
             r#"{"format":1,"rootstock":""#,
             r#""uptime-seconds":90,"network":{"address":"192.168.77.1","carrier":true,"wire":{"finding":"no-link"}}"#,
-            r#""stick":{"state":"ready","name":"Ultra","free-bytes":5},"room":{"total-bytes":9,"reserve-bytes":1},"import":null,"backup":null,"images":["raspios-1"]"#,
+            r#""stick":{"state":"ready","name":"Ultra","free-bytes":5},"room":{"total-bytes":9,"reserve-bytes":1},"import":null,"backup":null,"card":null,"images":["raspios-1"]"#,
             r#""enrolment":{"window":"open","left-seconds":7,"batch":true,"enrolled":2,"swap":null}"#,
             r#""stage":"loading","bytes":12400000,"total":20000000,"bytes-per-second":1550000,"file":"kernel8.img""#,
             r#""since-seconds":8"#,

@@ -22,8 +22,8 @@ use rootstock::panel::screens;
 use rootstock::panel::{draw, low};
 use rootstock::self_test::{Step, Target};
 use rootstock::status::{
-    Backup, ClientStatus, Enrolment, Import, Network, NewPlace, Notice, Problem, Room, SelfTest, Stage, Status, Stick,
-    Stranger, TestState, Update, Usage,
+    Backup, Card, CardStep, ClientStatus, Enrolment, Import, Network, NewPlace, Notice, Problem, Room, SelfTest, Stage,
+    Status, Stick, Stranger, TestState, Update, Usage,
 };
 use rootstock::wire::{Finding, OtherServer, Station};
 
@@ -157,14 +157,21 @@ fn gallery() -> Vec<(String, Screen)> {
     // The appliance's own update.
     let update = |update| Status { update: Some(update), ..ready() };
     let version = || "0.2.0".to_owned();
-    let offered = |older, again, tried| update(Update::Offered { version: version(), older, again, tried });
-    overview("update", offered(false, false, false));
-    overview("update-tried", offered(false, false, true));
-    overview("update-older", offered(true, false, false));
-    overview("update-older-again", offered(true, true, false));
+    let offered = |older, tried| update(Update::Offered { version: version(), older, tried });
+    overview("update", offered(false, false));
+    overview("update-tried", offered(false, true));
+    overview("update-older", offered(true, false));
     overview("update-writing", update(Update::Writing { version: version(), per_mille: 420 }));
     overview("update-restarting", update(Update::Restarting { version: version() }));
     overview("update-trial", update(Update::OnTrial { version: version() }));
+    let card = |step| Some(Card { name: "Mass Storage (sdb)".to_owned(), shown: true, step });
+    let step = CardStep::Offered { bytes: 127_900_000_000, boards: "Pi 5, 500, CM5".to_owned() };
+    overview("card-offered", Status { card: card(step.clone()), ..ready() });
+    overview("card-writing", Status { card: card(CardStep::Writing { per_mille: 470 }), ..ready() });
+    overview("card-written", Status { card: card(CardStep::Written), ..ready() });
+    let backup = Some(Backup::Offered { name: "Mass Storage (sdb)".to_owned(), renews: false });
+    let both = Card { shown: false, ..card(step).unwrap() };
+    overview("backup-or-card", Status { backup, card: Some(both), ..ready() });
     // What NEXT turns to.
     let mut page = |name: &str, status: &Status, view: View, index| {
         let mut screen = screens::screen(status, &view, Duration::ZERO);

@@ -88,6 +88,9 @@ fn client(entry: &ClientEntry) -> String {
         (None, _) => {}
     }
     rows.push(row(["layers", &entry.layers.to_string()]));
+    if entry.eeprom_update {
+        rows.push(row(["EEPROM", "an update waits in its boot folder, for its next start"]));
+    }
     if let Some(stage) = &entry.stage {
         rows.push(row(["now", stage]));
     }

@@ -13,8 +13,9 @@ use super::show::{row, table};
 /// Everything, line by line.
 pub fn text(snapshot: &Snapshot) -> String {
     let status = &snapshot.status;
+    let image = status.image_version.as_ref().map_or_else(String::new, |image| format!(" (image {image})"));
     let mut rows = vec![
-        row(["rootstock", &format!("{}, on for {}", snapshot.rootstock, duration(status.uptime))]),
+        row(["rootstock", &format!("{}{image}, on for {}", snapshot.rootstock, duration(status.uptime))]),
         row(["network", &network(status)]),
         row(["stick", &(stick(&status.stick) + &room(status))]),
         row(["images", &images(status)]),

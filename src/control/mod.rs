@@ -4,7 +4,7 @@
 //! answers with `Action`s that the appliance carries out, and `poll` lets time
 //! pass. Time is the duration since the server's start. Nothing here blocks,
 //! so an offer never waits for a slow stick, and a test runs a whole boot in
-//! microseconds. `wire`, `stick`, `backup` and `buttons` take what the shells tell, `boots` follows
+//! microseconds. `wire`, `stick`, `backup`, `card` and `buttons` take what the shells tell, `boots` follows
 //! clients' boots (`history` what they came to, `presence` whether they are still there, `evidence` what they
 //! showed), `requests` decides about DHCP, `survey` and `beside` about other servers on the wire, `orders` about commands, `publish` says what is served,
 //! `update` follows the appliance's own updates.
@@ -13,6 +13,7 @@ mod backup;
 mod beside;
 mod boots;
 mod buttons;
+mod card;
 mod evidence;
 #[cfg(test)]
 mod hints;
@@ -204,6 +205,7 @@ pub struct Control {
     waiting: backup::Waiting,
     /// Clients that may run on handles that nobody serves any more.
     left_behind: BTreeSet<Role>,
+    card: Option<card::Spare>,
     problems: Problems,
     /// About requests that were refused or failed.
     refusals: Noise,
@@ -263,6 +265,7 @@ impl Control {
             backup: None,
             waiting: backup::Waiting::default(),
             left_behind: BTreeSet::new(),
+            card: None,
             problems,
             refusals: Noise::default(),
             arrivals: Noise::default(),
@@ -316,6 +319,7 @@ impl Control {
             self.presence_deadline(),
             self.self_tests.deadline(),
             self.backup_deadline(),
+            self.card_deadline(now),
             self.delayed_at(),
             self.updating.poll_timeout(),
         ]);
@@ -394,6 +398,7 @@ impl Control {
             room: self.room.filter(|_| matches!(self.stick, Stick::Ready { .. })),
             import: self.import.clone(),
             backup: self.shown_backup(now),
+            card: self.shown_card(now),
             images: self.images.clone(),
             enrolment: match self.window.status(now, self.enrolled, self.orders.swap.clone()) {
                 status::Enrolment::Open { left, batch, enrolled, swap } => {
@@ -405,7 +410,8 @@ impl Control {
             clients: self.members.values().map(client).collect(),
             strangers: self.strangers.iter().map(|(_, stranger)| self.with_hint(stranger)).collect(),
             problems: self.problems.list(),
-            update: self.updating.status(now),
+            update: self.updating.status(),
+            image_version: self.updating.here.clone(),
             notice: self.notice.as_ref().map(|(_, notice)| notice.clone()),
             self_test: self.last_self_test(),
         }

@@ -181,6 +181,7 @@ impl Control {
                 self.boot_files.retain(|image, _| self.images.contains(image));
             }
             Store::Operated { ticket, result } => self.operated(now, ticket, result, actions),
+            Store::Card(event) => return self.card(now, event, actions),
             Store::Up { role } => self.sign_role(now, &role, Sign::Up, actions),
             Store::Scrubbed { image, damaged, files } => {
                 room::scrubbed(&mut self.problems, &image, &damaged, &files, actions)

@@ -12,7 +12,8 @@ use crate::client::{ImageId, Role};
 use crate::diagnose::Hint;
 use crate::self_test::Target;
 use crate::status::{
-    Backup, ClientStatus, Enrolment, Import, NewPlace, Problem, Stage, Status, Stick, TestState, Update, Usage,
+    Backup, Card, CardStep, ClientStatus, Enrolment, Import, NewPlace, Problem, Stage, Status, Stick, TestState,
+    Update, Usage,
 };
 use crate::wire::{Finding, Light};
 
@@ -95,6 +96,7 @@ fn compose(status: &Status, view: &View, shown: Duration) -> (Screen, usize) {
         View::Window => (window(status), 1),
         View::Import => (import(status), 1),
         View::Backup => (backup(status), 1),
+        View::Card(name) => (card(name, status.card.as_ref()), 1),
         View::Client(role) => match status.clients.iter().find(|client| client.role == *role) {
             Some(client) => client_screen(client, shown),
             None => says(role.as_str(), &["Forgotten."]),
@@ -129,15 +131,7 @@ fn compose(status: &Status, view: &View, shown: Duration) -> (Screen, usize) {
         View::Image(image) => (one_image(status, image), 1),
         View::Stick => stick(status, shown),
         View::Network => network(status, shown),
-        View::About => says(
-            "Rootstock",
-            &[
-                concat!("Version ", env!("CARGO_PKG_VERSION")),
-                &format!("On for {}", words::duration(status.uptime)),
-                "ENROLL: self-test",
-                "Held: saves a report",
-            ],
-        ),
+        View::About => about(status, shown),
     }
 }
 
@@ -199,7 +193,10 @@ fn backup(status: &Status) -> Screen {
     match &status.backup {
         Some(Backup::Offered { name, renews }) => {
             let what = if *renews { "renew its old copy." } else { "copy all onto it." };
-            alarm(Screen::new("A second stick", [name.as_str(), "Hold ENROLL 3 s to", what].map(line).to_vec()))
+            let other = if status.card.is_some() { "NEXT: recovery card" } else { "" };
+            let lines = [name.as_str(), "Hold ENROLL 3 s to", what, other];
+            let lines = lines.iter().filter(|text| !text.is_empty());
+            alarm(Screen::new("A second stick", lines.map(line).collect()))
         }
         Some(Backup::Running { name, per_mille }) => {
             let body = vec![line(name), Element::Bar(*per_mille), line("Leave both in.")];
@@ -209,6 +206,27 @@ fn backup(status: &Status) -> Screen {
             Screen::new("Backup complete", [name.as_str(), "You can pull the", "second stick now."].map(line).to_vec())
         }
         None => Screen::new("Backup", vec![]),
+    }
+}
+
+/// A disk beside the store's that becomes a recovery card.
+fn card(name: &str, card: Option<&Card>) -> Screen {
+    match card.map(|card| &card.step) {
+        Some(CardStep::Offered { bytes, boards }) => {
+            let lost = format!("{}: all is LOST", words::bytes(*bytes));
+            let lines = [name, &lost, "Hold ENROLL 3 s: yes", &format!("For {boards}")];
+            alarm(Screen::new("Recovery card?", lines.map(line).to_vec()))
+        }
+        Some(CardStep::Writing { per_mille }) => {
+            let per_mille = (*per_mille).min(1000);
+            let body = vec![line(name), Element::Bar(per_mille), line("Leave it in.")];
+            Screen::new(&format!("Card {} %", per_mille / 10), body)
+        }
+        Some(CardStep::Written) => {
+            let lines = ["Put it into your Pi.", "Switch that on until", "its green light", "blinks fast."];
+            Screen::new("The card is ready", lines.map(line).to_vec())
+        }
+        None => Screen::new("No card", vec![]),
     }
 }
 
@@ -261,13 +279,10 @@ fn update(status: &Status) -> (Screen, usize) {
             format!("Update {version}"),
             ["It did not pass its", "test: the former", "version runs. Hold", "ENROLL: try again."],
         ),
-        Some(Update::Offered { version, older: true, again: false, .. }) => says(
+        Some(Update::Offered { version, older: true, .. }) => says(
             format!("Go back to {version}?"),
-            ["This is an OLDER", "version. Hold ENROLL", "for 3 seconds if you", "mean it."],
+            ["This is an OLDER", "version. Hold ENROLL", "for 8 SECONDS if you", "mean it."],
         ),
-        Some(Update::Offered { version, older: true, again: true, .. }) => {
-            says(format!("Go back to {version}?"), ["Sure? Hold ENROLL", "once more, for", "3 seconds.", ""])
-        }
         Some(Update::Writing { version, per_mille }) => {
             let body = vec![
                 line("Writing and checking"),
@@ -488,6 +503,17 @@ fn network(status: &Status, shown: Duration) -> (Screen, usize) {
     let mut screen = Screen::new("Network", parts.swap_remove(index));
     screen.place = (total > 1).then_some((index, total));
     (screen, total)
+}
+
+/// The image's version, in turn with the program's where that is another.
+fn about(status: &Status, shown: Duration) -> (Screen, usize) {
+    let program = env!("CARGO_PKG_VERSION");
+    let image = status.image_version.as_deref().unwrap_or(program);
+    let (index, total) = part(1 + usize::from(image != program), shown);
+    let version = if index == 0 { format!("Version {image}") } else { format!("Program {program}") };
+    let on = format!("On for {}", words::duration(status.uptime));
+    let lines = [&version, &on, "ENROLL: self-test", "Held: saves a report"];
+    (Screen::new("Rootstock", lines.map(line).to_vec()), total)
 }
 
 /// Whether a hint for a stalled client is told on one screen, beside `at`. For the tests of those who write hints.

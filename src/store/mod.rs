@@ -142,6 +142,8 @@ pub enum Command {
     /// The person confirmed: make the stick that the last `BackupOffered` named
     /// a copy of the store. Answered by `BackedUp` or `BackupFailed`.
     Backup,
+    /// The person confirmed: write the recovery card onto the disk that the last `CardEvent::Offered` named.
+    WriteCard,
     /// Answered by `ClientReady` or `ClientFailed`.
     CreateClient(Box<Client>),
     /// Writes `client.toml` anew; only a failure is told.
@@ -323,6 +325,8 @@ pub enum Event {
     Closed {
         name: String,
     },
+    /// About a recovery card for other Pis' EEPROMs.
+    Card(CardEvent),
     /// The update files on all sticks are these now.
     UpdateFiles(Vec<PathBuf>),
     Problem {
@@ -341,6 +345,21 @@ pub enum Event {
         reason: String,
         action: String,
     },
+}
+
+/// A recovery card for other Pis' EEPROMs, on a disk beside the store's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CardEvent {
+    /// All that is on this disk would be lost.
+    Offered { name: String, bytes: u64, boards: &'static str },
+    /// At most four a second, while it is written and compared.
+    Progress { per_mille: u16 },
+    /// It can be taken out.
+    Written { name: String },
+    /// It was not made, or cannot be.
+    Failed { message: String, action: String },
+    /// Nothing is offered or written any more.
+    Gone,
 }
 
 /// What a second stick is before it becomes a copy.

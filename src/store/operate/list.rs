@@ -34,6 +34,9 @@ pub struct ClientEntry {
     pub mode: Mode,
     /// How far its boot is, by a server that runs; nothing without one.
     pub stage: Option<String>,
+    /// An update of its EEPROM lies in its boot tree.
+    #[serde(default)]
+    pub eeprom_update: bool,
     /// Layers over the image.
     pub layers: usize,
     /// What it changed in its live state, in bytes on the stick; for one client only.
@@ -116,6 +119,11 @@ pub fn client(site: &Site, record: &Record, sizes: bool) -> ClientEntry {
         image: client.image.clone(),
         mode: client.mode,
         stage: None,
+        eeprom_update: record.chain().is_ok_and(|chain| {
+            // A file in the topmost layer that has the name; a whiteout there is no file.
+            let names = chain.iter().map(|state| paths.at(*state).boot_upper().join(super::loader::SIGNATURE));
+            names.map(std::fs::symlink_metadata).find_map(Result::ok).is_some_and(|found| found.is_file())
+        }),
         layers: record.chain().map_or(0, |chain| chain.len()),
         changed_bytes: size(record.books.state),
         used_bytes: sizes.then(used).flatten(),
