@@ -169,13 +169,14 @@ impl Offers {
 
 impl fmt::Display for Offers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ms = |percent| self.at(percent).as_secs_f64() * 1e3;
-        let (all, half, most) = (self.0.len(), ms(50), ms(99));
-        write!(
-            f,
-            "OFFER, {all} clients at once: median {half:.1} ms, 99th percentile {most:.1} ms, all in {:.1} ms",
-            ms(100)
-        )
+        let ms = |percent| match self.at(percent) {
+            Duration::MAX => "never".to_owned(),
+            wait => format!("{:.1} ms", wait.as_secs_f64() * 1e3),
+        };
+        let (all, half, most, last) = (self.0.len(), ms(50), ms(99), ms(100));
+        let unanswered = self.0.iter().filter(|wait| **wait == Duration::MAX).count();
+        write!(f, "OFFER, {all} clients at once: median {half}, 99th percentile {most}, all in {last}")?;
+        if unanswered > 0 { write!(f, "; {unanswered} without an answer") } else { Ok(()) }
     }
 }
 
