@@ -2,10 +2,13 @@
 //! kernel tells and reports changes. I/O; `judge` is pure.
 //!
 //! Under-voltage comes from the firmware by the kernel's raspberrypi-hwmon driver
-//! (`in0_lcrit_alarm`), which Raspberry Pi's kernels have and Debian's 6.1 has not; it slows the processor, and sticks fail by it. Heat comes from
-//! the processor's thermal zone; the firmware slows it at 80 °C and more at 85 °C
-//! (Raspberry Pi documentation, "Frequency management and thermal control"). Both are
-//! survived: they are told so that a person can help.
+//! (`in0_lcrit_alarm`), which Raspberry Pi's kernels have and Debian's 6.1 has not; it
+//! slows the processor, and sticks fail by it. That kernel has no /dev/vcio either, and
+//! the mailbox must not be asked behind its back (tag 0x00030046): its driver takes each
+//! answer as that to its own request, which may be a clock's. Only `update::trial` asks,
+//! when all else has ended. Heat comes from the processor's thermal zone; the firmware
+//! slows it at 80 °C and more at 85 °C (Raspberry Pi documentation, "Frequency management
+//! and thermal control"). Both are survived: they are told so that a person can help.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -40,7 +40,7 @@
 //! | [`orders`] | what a person orders by a command: the control socket | partly |
 //! | [`self_test`] | a fake Pi that boots against ourselves | partly |
 //! | [`panel`] | gestures, pages, screens, drawing; GPIO, OLED, terminal | partly |
-//! | [`eeprom`] | a client's loader: its boot order, recovery cards, updates; no part of `serve` | mostly |
+//! | [`eeprom`] | a client's loader: its boot order, recovery cards, updates | mostly |
 //! | [`init`] | PID 1: plan, supervision, modules, boot configuration, power | partly |
 //! | [`update`] | a signed file on the stick becomes the card's other slot, on trial first | partly |
 //! | [`hostile`] | all that takes bytes from outside, by name, for the fuzzer | yes |

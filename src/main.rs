@@ -4,8 +4,8 @@ mod commands;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context, bail};
 use clap::{Parser, Subcommand};
@@ -13,7 +13,7 @@ use rootstock::appliance::{self, End};
 use rootstock::{eeprom, init, log, memory, panel, update};
 
 #[derive(Parser)]
-#[command(version, about = "Turns a Raspberry Pi into a netboot appliance")]
+#[command(version = version(), about = "Turns a Raspberry Pi into a netboot appliance")]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -71,7 +71,7 @@ struct Serve {
     #[arg(long)]
     interface: Option<String>,
     /// auto, hardware, none, or the path of a terminal such as /dev/tty: keys e and n are
-    /// ENROLL and NEXT, E and N the same held; the log goes to standard error, so redirect it
+    /// ENROLL and NEXT, E and N the same held, L is ENROLL held for 8 seconds; the log goes to standard error, so redirect it
     #[arg(long)]
     panel: Option<String>,
     /// Where trees are mounted
@@ -83,6 +83,15 @@ struct Serve {
 const POWER_OFF: u8 = 64;
 /// And for a restart from the other slot by this one.
 const TRY: u8 = 66;
+
+/// The program's version, and on the appliance its image's.
+fn version() -> &'static str {
+    static TEXT: OnceLock<String> = OnceLock::new();
+    TEXT.get_or_init(|| {
+        let program = env!("CARGO_PKG_VERSION");
+        update::shell::image_version().map_or_else(|| program.to_owned(), |image| format!("{program}, image {image}"))
+    })
+}
 
 fn main() -> ExitCode {
     // The kernel starts us without arguments that are ours.

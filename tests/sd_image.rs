@@ -166,3 +166,24 @@ fn the_bill_of_materials_names_every_package_crate_and_notice() {
 fn the_image_is_within_its_budget() {
     tool("board/budget", &[]);
 }
+
+#[test]
+fn a_board_that_the_kernel_does_not_know_is_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let check = |line: &str, told: &str| {
+        let list = folder.path().join("boards.list");
+        fs::write(&list, format!("pi3 bcm2837-rpi-3-b.dtb bootcode.bin,start.elf,fixup.dat\n{line}\n")).unwrap();
+        let image = Path::new(env!("CARGO_MANIFEST_DIR")).join("board/image");
+        // What becomes /init does not matter: it is not come to.
+        let output = std::process::Command::new(&image)
+            .args([OsStr::new("--boards"), list.as_os_str(), OsStr::new("--binary"), image.as_os_str()])
+            .args([OsStr::new("--out"), folder.path().join("out").as_os_str()])
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && text.contains(told), "{text}");
+        assert!(!folder.path().join("out/rootstock.img").exists());
+    };
+    check("pi5 bcm2712-rpi-5-b.dtb start4.elf", "does not know the board 'pi5': it has no bcm2712-rpi-5-b.dtb");
+    check("pi4 bcm2711-rpi-4-b.dtb start5.elf", "the firmware has no start5.elf, which 'pi4' needs");
+}

@@ -4,6 +4,7 @@
 //!
 //! I/O: arguments in, words out. What is allowed lies in `store::operate`.
 
+mod backup;
 mod enroll;
 mod report;
 mod self_test;
@@ -16,6 +17,7 @@ pub use report::Report;
 pub use self_test::SelfTest;
 
 use std::io::{IsTerminal, Write};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::AtomicBool;
@@ -24,6 +26,8 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 use rootstock::client::{ImageId, MacAddr, Model, Role, Serial};
+use rootstock::eeprom;
+use rootstock::eeprom::order::BootOrder;
 use rootstock::orders::{self, Order, Reply, Request};
 use rootstock::store::offline;
 use rootstock::store::operate::{Board, Operation, Outcome};
@@ -149,6 +153,21 @@ pub enum Client {
         #[command(flatten)]
         care: Care,
     },
+    /// Let a client that netboots update its EEPROM at its next start
+    Eeprom {
+        role: Role,
+        /// A folder with the official pieeprom.bin (or pieeprom-<date>.bin, the newest)
+        #[arg(long, value_name = "FOLDER", required_unless_present = "remove")]
+        from: Option<PathBuf>,
+        /// What to try, one digit each from right to left: 1 SD card, 2 network, 4 USB, 6 NVMe, f again
+        #[arg(long, default_value_t = BootOrder::SD_THEN_NETWORK)]
+        boot_order: BootOrder,
+        /// Take an update that waits out again
+        #[arg(long, conflicts_with = "from")]
+        remove: bool,
+        #[command(flatten)]
+        care: Care,
+    },
     /// Forget a client, with its root and its snapshots
     Delete {
         role: Role,
@@ -212,6 +231,8 @@ pub enum Stick {
     Show(Place),
     /// Read everything that can be compared, and tell what is broken
     Check(Place),
+    /// Copy everything onto a second stick, which can then stand in for the first
+    Backup(backup::Backup),
 }
 
 impl Client {
@@ -247,6 +268,10 @@ impl Client {
                 let board = Board { mac, serial, revision: None, model: Model::default() };
                 care.run(Request::Operation(Operation::Swap { role, board }))
             }
+            Self::Eeprom { role, from: Some(from), boot_order, care, .. } => {
+                update_loader(role, from, boot_order, &care)
+            }
+            Self::Eeprom { role, care, .. } => care.run(Request::Operation(Operation::Eeprom { role, files: None })),
             Self::Swap { role, mac: None, care, .. } => care.run(Request::SwapNext { role }),
             Self::Delete { role, sure } => {
                 let question = format!("Delete {role}, with its root and its snapshots?");
@@ -275,6 +300,7 @@ impl Image {
 impl Stick {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         match self {
+            Self::Backup(backup) => backup.run(),
             Self::List(place) | Self::Show(place) => place.look(Operation::Stick),
             Self::Check(place) => {
                 let stick = place.ask(Operation::Stick)?;
@@ -386,17 +412,40 @@ impl Care {
 impl Sure {
     /// Asks a person; a script has decided already.
     fn run(&self, question: &str, operation: Operation) -> anyhow::Result<ExitCode> {
-        if !self.yes && std::io::stdin().is_terminal() {
-            eprint!("{question} [y/N] ");
-            let mut answer = String::new();
-            std::io::stdin().read_line(&mut answer)?;
-            if !matches!(answer.trim(), "y" | "Y" | "yes") {
-                eprintln!("rootstock: nothing was done");
-                return Ok(ExitCode::FAILURE);
-            }
+        match agreed(self.yes, question)? {
+            true => self.care.run(Request::Operation(operation)),
+            false => Ok(ExitCode::FAILURE),
         }
-        self.care.run(Request::Operation(operation))
     }
+}
+
+fn agreed(yes: bool, question: &str) -> anyhow::Result<bool> {
+    if yes || !std::io::stdin().is_terminal() {
+        return Ok(true);
+    }
+    eprint!("{question} [y/N] ");
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer)?;
+    let agreed = matches!(answer.trim(), "y" | "Y" | "yes");
+    if !agreed {
+        eprintln!("rootstock: nothing was done");
+    }
+    Ok(agreed)
+}
+
+/// Makes the update, tells what it changes, and has it put into the client's boot tree.
+fn update_loader(role: Role, from: PathBuf, order: BootOrder, care: &Care) -> anyhow::Result<ExitCode> {
+    let folder = std::env::temp_dir().join(format!("rootstock-eeprom-{}", std::process::id()));
+    std::fs::DirBuilder::new().mode(0o700).create(&folder).with_context(|| folder.display().to_string())?;
+    let made = eeprom::command::make_files(&from, order, &folder);
+    let done = made.map_err(anyhow::Error::from).and_then(|report| {
+        if !care.place.json {
+            println!("{report}");
+        }
+        care.run(Request::Operation(Operation::Eeprom { role, files: Some(folder.clone()) }))
+    });
+    let removed = std::fs::remove_dir_all(&folder).with_context(|| folder.display().to_string());
+    done.and_then(|code| removed.map(|()| code))
 }
 
 fn now() -> u64 {

@@ -24,7 +24,7 @@ impl Control {
         match event {
             panel::Event::Pressed(gesture @ (Gesture::Short(Button::Enroll) | Gesture::Long(Button::Enroll))) => {
                 let held = gesture == Gesture::Long(Button::Enroll);
-                if held && self.confirm_update(now, actions) {
+                if held && self.confirm_update(false, actions) {
                     return;
                 }
                 match &self.stick {
@@ -41,6 +41,9 @@ impl Control {
                     _ => self.press(now, held, actions),
                 }
             }
+            // All that it held before was done or not meant.
+            panel::Event::Pressed(Gesture::Longer(Button::Enroll)) => drop(self.confirm_update(true, actions)),
+            panel::Event::Pressed(Gesture::Longer(Button::Next)) => {}
             panel::Event::Pressed(Gesture::Long(Button::Next)) => {
                 actions.push(Action::Log("NEXT held: switching off".to_owned()));
                 actions.push(Action::PowerOff);
@@ -62,6 +65,7 @@ impl Control {
             Wish::ImageDefault(image) => Request::Operation(Operation::ImageDefault { image: Some(image) }),
             Wish::Report => Request::Report,
             Wish::SelfTest => Request::SelfTest { target: None },
+            Wish::WriteCard(name) => return self.confirm_card(now, &name, actions),
             Wish::Release if !self.store_open => return,
             Wish::Release => return actions.push(Action::Store(store::Command::Release)),
             Wish::Resume => return actions.push(Action::Store(store::Command::Resume)),

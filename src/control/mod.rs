@@ -4,7 +4,7 @@
 //! answers with `Action`s that the appliance carries out, and `poll` lets time
 //! pass. Time is the duration since the server's start. Nothing here blocks,
 //! so an offer never waits for a slow stick, and a test runs a whole boot in
-//! microseconds. `wire`, `stick`, `backup` and `buttons` take what the shells tell, `boots` follows
+//! microseconds. `wire`, `stick`, `backup`, `card` and `buttons` take what the shells tell, `boots` follows
 //! clients' boots (`history` what they came to, `presence` whether they are still there, `evidence` what they
 //! showed), `requests` decides about DHCP, `survey` and `beside` about other servers on the wire, `orders` about commands, `publish` says what is served,
 //! `update` follows the appliance's own updates.
@@ -13,6 +13,7 @@ mod backup;
 mod beside;
 mod boots;
 mod buttons;
+mod card;
 mod evidence;
 #[cfg(test)]
 mod hints;
@@ -35,7 +36,7 @@ mod tests;
 mod update;
 mod wire;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -182,6 +183,8 @@ pub struct Control {
     facts: Facts,
     beside: Beside,
     stick: Stick,
+    /// Of the store that was opened last.
+    room: Option<status::Room>,
     store_open: bool,
     images: Vec<ImageId>,
     handle_key: HandleKey,
@@ -201,6 +204,10 @@ pub struct Control {
     strangers: VecDeque<(Duration, Stranger)>,
     import: Option<Import>,
     backup: Option<backup::Second>,
+    waiting: backup::Waiting,
+    /// Clients that may run on handles that nobody serves any more.
+    left_behind: BTreeSet<Role>,
+    card: Option<card::Spare>,
     problems: Problems,
     /// About requests that were refused or failed.
     refusals: Noise,
@@ -243,6 +250,7 @@ impl Control {
             facts: Facts::default(),
             beside: Beside::default(),
             stick: Stick::Absent,
+            room: None,
             store_open: false,
             images: Vec::new(),
             handle_key: HandleKey::default(),
@@ -257,6 +265,9 @@ impl Control {
             strangers: VecDeque::new(),
             import: None,
             backup: None,
+            waiting: backup::Waiting::default(),
+            left_behind: BTreeSet::new(),
+            card: None,
             problems,
             refusals: Noise::default(),
             arrivals: Noise::default(),
@@ -310,6 +321,7 @@ impl Control {
             self.presence_deadline(),
             self.self_tests.deadline(),
             self.backup_deadline(),
+            self.card_deadline(now),
             self.delayed_at(),
             self.updating.poll_timeout(),
         ]);
@@ -331,6 +343,7 @@ impl Control {
         self.send_delayed(now, &mut actions);
         self.test_trial(now, &mut actions);
         self.poll_backup(now);
+        self.tell_left_behind();
         self.notice_answers(now, &mut actions);
         self.notice.take_if(|(until, _)| now >= *until);
         self.judge_boots(now, &mut actions);
@@ -375,6 +388,7 @@ impl Control {
             stage: self.shown_stage(member),
             since: whole(self.since(member, now)),
             last_boot: self.last_boot(&member.client.role),
+            usage: member.trees.as_ref().and_then(|trees| room::usage(trees.account.as_deref()?)),
         };
         Status {
             uptime: whole(self.last_tick),
@@ -383,8 +397,10 @@ impl Control {
                 ..self.network
             },
             stick: self.stick.clone(),
+            room: self.room.filter(|_| matches!(self.stick, Stick::Ready { .. })),
             import: self.import.clone(),
             backup: self.shown_backup(now),
+            card: self.shown_card(now),
             images: self.images.clone(),
             enrolment: match self.window.status(now, self.enrolled, self.orders.swap.clone()) {
                 status::Enrolment::Open { left, batch, enrolled, swap } => {
@@ -396,7 +412,8 @@ impl Control {
             clients: self.members.values().map(client).collect(),
             strangers: self.strangers.iter().map(|(_, stranger)| self.with_hint(stranger)).collect(),
             problems: self.problems.list(),
-            update: self.updating.status(now),
+            update: self.updating.status(),
+            image_version: self.updating.here.clone(),
             notice: self.notice.as_ref().map(|(_, notice)| notice.clone()),
             self_test: self.last_self_test(),
         }

@@ -23,6 +23,8 @@ pub enum Topic {
     Damaged(String),
     /// The second stick.
     Backup,
+    /// The recovery card.
+    Card,
     /// By the image file's name.
     Import(String),
     /// By the update file's name; of the work itself by none.

@@ -1,8 +1,8 @@
 //! The appliance's own updates: what is offered, what a person confirms, and when a
 //! system on trial is tested.
 //!
-//! Pure. A file on the stick asks for a held ENROLL; an older version for a second one
-//! soon after the first, so that nobody goes back by mistake.
+//! Pure. A file on the stick asks for a held ENROLL; an older version for one held much
+//! longer, so that nobody goes back by mistake.
 
 use std::time::Duration;
 
@@ -12,8 +12,6 @@ use crate::status::{Stick, Update};
 use crate::update::judge::Step;
 use crate::update::shell::{Command, Event, Offer};
 
-/// How long the second hold of a downgrade is waited for.
-const AGAIN_WITHIN: Duration = Duration::from_secs(20);
 /// A system on trial runs for so long before it is tested: what dies at once must not be kept.
 const SETTLE: Duration = Duration::from_secs(5);
 /// Between two tests of a system that did not pass.
@@ -23,8 +21,8 @@ const TEST_AGAIN: Duration = Duration::from_secs(5);
 #[derive(Debug, Default)]
 pub(super) struct Updating {
     offer: Option<Offer>,
-    /// When the first hold of a downgrade was.
-    warned: Option<Duration>,
+    /// The image that runs.
+    pub(super) here: Option<String>,
     work: Work,
     /// On trial: the version, and when it is tested next.
     trial: Option<(String, Duration)>,
@@ -42,7 +40,7 @@ enum Work {
 
 impl Updating {
     /// For the faces.
-    pub(super) fn status(&self, now: Duration) -> Option<Update> {
+    pub(super) fn status(&self) -> Option<Update> {
         let version = |offer: &Offer| offer.version.clone();
         match (&self.work, &self.trial, &self.offer) {
             (Work::Writing(per_mille), _, Some(offer)) => {
@@ -50,43 +48,38 @@ impl Updating {
             }
             (Work::Restarting, _, Some(offer)) => Some(Update::Restarting { version: version(offer) }),
             (_, Some((version, _)), _) => Some(Update::OnTrial { version: version.clone() }),
-            (_, None, Some(offer)) => Some(Update::Offered {
-                version: version(offer),
-                older: offer.step == Step::Older,
-                again: self.is_warned(now),
-                tried: offer.tried,
-            }),
+            (_, None, Some(offer)) => {
+                Some(Update::Offered { version: version(offer), older: offer.step == Step::Older, tried: offer.tried })
+            }
             (_, None, None) => None,
         }
     }
 
-    fn is_warned(&self, now: Duration) -> bool {
-        self.warned.is_some_and(|at| now.saturating_sub(at) < AGAIN_WITHIN)
-    }
-
     /// When something is due although nothing happened.
     pub(super) fn poll_timeout(&self) -> Option<Duration> {
-        let test = self.trial.as_ref().filter(|_| self.work == Work::None).map(|(_, at)| *at);
-        test.into_iter().chain(self.warned.map(|at| at + AGAIN_WITHIN)).min()
+        self.trial.as_ref().filter(|_| self.work == Work::None).map(|(_, at)| *at)
     }
 }
 
 impl Control {
     pub(super) fn update(&mut self, now: Duration, event: Event, actions: &mut Vec<Action>) {
         match event {
+            Event::Here { version } => self.updating.here = Some(version),
             Event::OnTrial { version } => {
                 actions.push(Action::Log(format!("update: {version} is on trial; it is kept when it serves")));
                 self.updating.trial = Some((version, now + SETTLE));
             }
             Event::Offered(offer) => {
-                let press =
-                    if offer.step == Step::Older { "two held ENROLLs, for it is older" } else { "a held ENROLL" };
+                let press = if offer.step == Step::Older {
+                    "ENROLL held for 8 seconds, for it is older"
+                } else {
+                    "a held ENROLL"
+                };
                 let tried = if offer.tried { "; it lies in the other slot already and was not kept" } else { "" };
                 actions.push(Action::Log(format!("update {} asks for {press}{tried}", offer.version)));
                 self.updating.offer = Some(offer);
-                self.updating.warned = None;
             }
-            Event::Withdrawn => (self.updating.offer, self.updating.warned) = (None, None),
+            Event::Withdrawn => self.updating.offer = None,
             Event::Refused { file, message, action } => {
                 actions.push(Action::Log(format!("update {message}. {action}")));
                 self.problems.set(Topic::Update(file), message, action);
@@ -126,15 +119,14 @@ impl Control {
         }
     }
 
-    /// A held ENROLL; whether it was about an update.
-    pub(super) fn confirm_update(&mut self, now: Duration, actions: &mut Vec<Action>) -> bool {
+    /// A held ENROLL, or one that is held on; whether it was about an update.
+    pub(super) fn confirm_update(&mut self, longer: bool, actions: &mut Vec<Action>) -> bool {
         let updating = &mut self.updating;
         let Some(offer) = updating.offer.as_ref().filter(|_| updating.work == Work::None && updating.trial.is_none())
         else {
             return !matches!(updating.work, Work::None | Work::Testing);
         };
-        if offer.step == Step::Older && !updating.is_warned(now) {
-            updating.warned = Some(now);
+        if longer != (offer.step == Step::Older) {
             return true;
         }
         actions.push(Action::Log(format!("confirmed: update {}", offer.version)));
@@ -214,14 +206,18 @@ mod tests {
     }
 
     #[test]
-    fn an_older_version_asks_twice_and_the_first_is_forgotten() {
-        let mut control = control();
-        tell(&mut control, 1, offer(Step::Older));
-        assert_eq!(press(&mut control, 2, HELD), [""; 0]);
-        assert!(matches!(control.status(SECOND * 3).update, Some(Update::Offered { again: true, .. })));
-        assert!(matches!(control.status(SECOND * 30).update, Some(Update::Offered { again: false, .. })));
-        assert_eq!(press(&mut control, 30, HELD), [""; 0], "too late: a first one again");
-        assert_eq!(press(&mut control, 40, HELD), ["Install"]);
+    fn an_older_version_is_installed_by_a_longer_press_only_and_a_newer_one_never_by_that() {
+        let longer = Gesture::Longer(Button::Enroll);
+        let mut older = control();
+        tell(&mut older, 1, offer(Step::Older));
+        assert!(matches!(older.status(SECOND).update, Some(Update::Offered { older: true, .. })));
+        assert_eq!(press(&mut older, 2, HELD), [""; 0]);
+        assert_eq!(press(&mut older, 30, HELD), [""; 0], "however often");
+        assert_eq!(press(&mut older, 35, longer), ["Install"]);
+        let mut newer = control();
+        tell(&mut newer, 1, offer(Step::Newer));
+        assert_eq!(press(&mut newer, 2, longer), [""; 0], "its hold was told before");
+        assert_eq!(press(&mut control(), 2, longer), [""; 0]);
     }
 
     #[test]

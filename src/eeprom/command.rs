@@ -175,11 +175,7 @@ fn make_update(source: &Source, out: &Path) -> Result<String, Error> {
     if folder(&source.from)? == folder(out)? {
         return Err(Error::SameFolder);
     }
-    let made = Made::from(source)?;
-    let signature = signature::make(&made.bytes, source.timestamp()?, made.image.soc());
-    // The signature last: until then a Pi that starts meanwhile finds none, or one that does not fit, and goes on.
-    write(&out.join("pieeprom.upd"), &made.bytes)?;
-    write(&out.join("pieeprom.sig"), signature.as_bytes())?;
+    let made = write_update(source, out)?;
     Ok(format!(
         "{}\npieeprom.upd and pieeprom.sig are in {}. If that is the boot folder of a client ({}), it updates itself \
          at its next start and starts once more; it must keep its power for those seconds. All its other EEPROM \
@@ -188,6 +184,41 @@ fn make_update(source: &Source, out: &Path) -> Result<String, Error> {
         out.display(),
         made.image.soc().boards(),
     ))
+}
+
+/// The update's two files in an empty folder; what was changed.
+pub fn make_files(from: &Path, boot_order: BootOrder, out: &Path) -> Result<String, Error> {
+    if !boot_order.tries_network() {
+        return Err(Error::LastUpdate(boot_order));
+    }
+    let source = Source { from: from.to_owned(), boot_order, timestamp: None };
+    Ok(write_update(&source, out)?.report())
+}
+
+fn write_update(source: &Source, out: &Path) -> Result<Made, Error> {
+    let made = Made::from(source)?;
+    let signature = signature::make(&made.bytes, source.timestamp()?, made.image.soc());
+    // The signature last: until then a Pi that starts meanwhile finds none, or one that does not fit, and goes on.
+    write(&out.join("pieeprom.upd"), &made.bytes)?;
+    write(&out.join("pieeprom.sig"), signature.as_bytes())?;
+    Ok(made)
+}
+
+/// Whether `recovery_card` can make one, and for which boards.
+pub fn check_card(from: &Path) -> Result<Soc, Error> {
+    let source = Source { from: from.to_owned(), boot_order: BootOrder::SD_THEN_NETWORK, timestamp: None };
+    let made = Made::from(&source)?;
+    read_recovery(from)?;
+    Ok(made.image.soc())
+}
+
+/// The card that `eeprom card` makes of a folder with the boot order that is its default, and for which boards.
+pub fn recovery_card(from: &Path) -> Result<(Vec<u8>, Soc), Error> {
+    let source = Source { from: from.to_owned(), boot_order: BootOrder::SD_THEN_NETWORK, timestamp: None };
+    let made = Made::from(&source)?;
+    let recovery = read_recovery(from)?;
+    let disk = card::make(&recovery, &made.bytes, source.timestamp()?, made.image.soc()).map_err(Error::Card)?;
+    Ok((disk, made.image.soc()))
 }
 
 /// An official image with the order set.

@@ -1,9 +1,8 @@
 //! A card's bytes onto an SD card in a reader, read back and compared.
 //!
 //! I/O, and everything on the card is lost: whoever calls this has asked a
-//! person and shown which disk it is. Its place is the store's worker, behind
-//! a confirmed press (`control`), with the disks that `store::devices` finds;
-//! nothing calls it yet. On a computer Raspberry Pi Imager does the same.
+//! person and shown which disk it is. The store's worker does, behind a held
+//! ENROLL (`control::card`). On a computer Raspberry Pi Imager does the same.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};

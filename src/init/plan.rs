@@ -52,7 +52,7 @@ pub enum Act {
     CtrlAltDel,
     /// Name this program as the kernel's module loader.
     Modprobe,
-    /// Write `value` to the file `/proc/sys/…`.
+    /// Write `value` to the file `/proc/sys/…`, or to one that is named whole.
     Sysctl {
         path: &'static str,
         value: &'static str,
@@ -100,6 +100,11 @@ pub fn plan_boot(machine: Machine) -> Vec<Step> {
             "a kernel that half works stalls every client; a restart pauses them for seconds",
         ),
         (Sysctl { path: "vm/panic_on_oom", value: "0" }, Optional, "out of memory ends one process, not the service"),
+        (
+            Sysctl { path: "/sys/module/block/parameters/events_dfl_poll_msecs", value: "2000" },
+            Optional,
+            "an SD card put into a USB reader is noticed only where the reader is asked now and then, and there is no udev",
+        ),
         (
             Modprobe,
             Optional,

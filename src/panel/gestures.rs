@@ -1,8 +1,8 @@
 //! What a finger meant: samples of two buttons in, presses out.
 //!
 //! Pure: the time is an argument. A level counts once it has been the same for
-//! `DEBOUNCE`; a press is short when it ends before `HOLD`, and long at `HOLD`
-//! while the finger is still down.
+//! `DEBOUNCE`; a press is short when it ends before `HOLD`, long at `HOLD`
+//! while the finger is still down, and longer at `LONGER`.
 
 use std::time::Duration;
 
@@ -15,6 +15,10 @@ pub const SAMPLING: Duration = Duration::from_millis(10);
 pub const DEBOUNCE: Duration = Duration::from_millis(30);
 /// Long enough that nobody does it by mistake: a long press may prepare a stick.
 pub const HOLD: Duration = Duration::from_secs(3);
+/// For a downgrade: longer than anybody holds who means an update.
+pub const LONGER: Duration = Duration::from_secs(8);
+/// `LONGER` in thousandths of `HOLD`.
+pub const LONGER_HOLD: u16 = 2666;
 /// With one button only: a shorter press is NEXT's, a longer one ENROLL's.
 pub const TAP: Duration = Duration::from_secs(1);
 /// A press is drawn as being held from here on.
@@ -29,11 +33,18 @@ enum State {
     /// button, a bare pin of an emulated board) must not press anything.
     Unseen,
     Released,
-    /// Since when; `told` once the long press was reported.
+    /// Since when, and what was reported of it.
     Pressed {
         since: Duration,
-        told: bool,
+        told: Told,
     },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Told {
+    Nothing,
+    Long,
+    Longer,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -85,12 +96,12 @@ impl Gestures {
         gestures
     }
 
-    /// The button being held and how much of `HOLD` has passed, 0 to 1000.
+    /// The button being held and how much of `HOLD` has passed in thousandths, up to `LONGER_HOLD`.
     pub fn holding(&self, now: Duration) -> Option<(Button, u16)> {
         self.channels.iter().find_map(|channel| match channel.state {
-            State::Pressed { since, told: false } if now.saturating_sub(since) >= VISIBLE => {
+            State::Pressed { since, told: Told::Nothing | Told::Long } if now.saturating_sub(since) >= VISIBLE => {
                 let passed = now.saturating_sub(since).as_millis() * 1000 / HOLD.as_millis();
-                Some((channel.button, u16::try_from(passed).unwrap_or(1000).min(1000)))
+                Some((channel.button, u16::try_from(passed).unwrap_or(LONGER_HOLD).min(LONGER_HOLD)))
             }
             _ => None,
         })
@@ -108,15 +119,19 @@ impl Channel {
         match (self.state, pressed) {
             (State::Unseen, false) if steady => self.state = State::Released,
             // The hold is counted from the first touch, not from when it was believed.
-            (State::Released, true) if steady => self.state = State::Pressed { since, told: false },
+            (State::Released, true) if steady => self.state = State::Pressed { since, told: Told::Nothing },
             (State::Pressed { told, since: pressed }, false) if steady => {
                 self.state = State::Released;
                 let tap = self.alone && since.saturating_sub(pressed) < TAP;
-                return (!told).then_some(Gesture::Short(if tap { Button::Next } else { self.button }));
+                return (told == Told::Nothing).then_some(Gesture::Short(if tap { Button::Next } else { self.button }));
             }
-            (State::Pressed { since, told: false }, true) if now.saturating_sub(since) >= HOLD => {
-                self.state = State::Pressed { since, told: true };
+            (State::Pressed { since, told: Told::Nothing }, true) if now.saturating_sub(since) >= HOLD => {
+                self.state = State::Pressed { since, told: Told::Long };
                 return Some(Gesture::Long(self.button));
+            }
+            (State::Pressed { since, told: Told::Long }, true) if now.saturating_sub(since) >= LONGER => {
+                self.state = State::Pressed { since, told: Told::Longer };
+                return Some(Gesture::Longer(self.button));
             }
             (State::Unseen | State::Released | State::Pressed { .. }, _) => {}
         }
@@ -154,6 +169,8 @@ mod tests {
     #[test]
     fn a_long_press_fires_at_three_seconds_while_still_held() {
         check(&[(100, false), (4000, true), (100, false)], &[(3100, LONG)]);
+        let longer = (8100, Gesture::Longer(Button::Enroll));
+        check(&[(100, false), (20_000, true), (100, false)], &[(3100, LONG), longer]);
     }
 
     #[test]

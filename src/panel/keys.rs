@@ -46,6 +46,7 @@ fn key(byte: u8) -> Option<Key> {
         b'E' => Gesture::Long(Button::Enroll),
         b'n' => Gesture::Short(Button::Next),
         b'N' => Gesture::Long(Button::Next),
+        b'L' => Gesture::Longer(Button::Enroll),
         0x03 => return Some(Key::Interrupt),
         b'q' => return Some(Key::Quit),
         _ => return None,

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::status::{Enrolment, Stage, Status, Stick};
+use crate::status::{CardStep, Enrolment, Stage, Status, Stick};
 
 /// What the LED can say, most urgent first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +40,7 @@ pub fn signal(status: &Status) -> Signal {
         _ if stalled || !status.problems.is_empty() => Signal::Problem,
         Stick::Reading | Stick::Preparing | Stick::Releasing { .. } => Signal::Busy,
         _ if status.import.is_some() => Signal::Busy,
+        _ if status.card.as_ref().is_some_and(|card| matches!(card.step, CardStep::Writing { .. })) => Signal::Busy,
         _ if status.clients.iter().any(|client| client.stage.is_booting()) => Signal::Booting,
         Stick::Absent => Signal::NoStick,
         Stick::Ready { .. } if status.images.is_empty() => Signal::NoStick,

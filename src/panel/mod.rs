@@ -59,6 +59,8 @@ pub enum Gesture {
     Short(Button),
     /// At three seconds, while still held.
     Long(Button),
+    /// At eight seconds, while still held; `Long` was told before. For what goes back.
+    Longer(Button),
 }
 
 /// What a press on a page asks of the appliance.
@@ -74,6 +76,8 @@ pub enum Wish {
     Report,
     /// A fake Pi boots from the image for new clients.
     SelfTest,
+    /// The disk of that name becomes a recovery card; what it holds is lost.
+    WriteCard(String),
     /// Let go of the stick, so that it can be pulled.
     Release,
     /// Use the stick that was let go of.
@@ -88,6 +92,7 @@ impl fmt::Display for Wish {
             Self::ImageDefault(image) => write!(f, "{image} for new clients"),
             Self::Report => f.write_str("save a report"),
             Self::SelfTest => f.write_str("self-test"),
+            Self::WriteCard(name) => write!(f, "a recovery card on {name}"),
             Self::Release => f.write_str("let go of the stick"),
             Self::Resume => f.write_str("use the stick again"),
         }

@@ -15,14 +15,16 @@
 //! | reset it? | asks: swap its board? | resets it |
 //! | swap its board? | asks: reset it? | opens the window for its new board |
 //! | one of several images | new Pis get it | the same |
+//! | recovery card? | the overview's | writes it: all on that disk is lost |
 //! | stick | the overview's | lets go of the stick |
 //! | about | self-test | saves a report |
 
 use std::time::Duration;
 
+use super::gestures::LONGER_HOLD;
 use super::{Button, Gesture, Wish, screens};
 use crate::client::{ImageId, MacAddr, Role};
-use crate::status::{ClientStatus, Enrolment, Notice, Problem, Stage, Status, Stick};
+use crate::status::{CardStep, ClientStatus, Enrolment, Notice, Problem, Stage, Status, Stick, Update};
 
 /// A page that a person turned to is left by itself after this long.
 pub const RETURN_AFTER: Duration = Duration::from_secs(30);
@@ -50,6 +52,8 @@ pub enum View {
     Import,
     /// A second stick: what it can become, or is becoming.
     Backup,
+    /// A disk of this name can become a recovery card, is becoming one, or is one.
+    Card(String),
     Client(Role),
     /// A Pi that asked while the window was closed.
     Stranger(MacAddr),
@@ -93,6 +97,7 @@ pub fn views(status: &Status) -> Vec<View> {
     let open = matches!(status.enrolment, Enrolment::Open { .. });
     views.extend(open.then_some(View::Window));
     views.extend(status.backup.is_some().then_some(View::Backup));
+    views.extend(status.card.iter().filter(|card| card.shown).map(|card| View::Card(card.name.clone())));
     views.extend(status.import.is_some().then_some(View::Import));
     views.extend(clients(status, booting));
     let idle = views.len() == calm;
@@ -147,7 +152,8 @@ fn pages(status: &Status) -> Vec<View> {
         images => images.iter().rev().take(MAX_IMAGES).cloned().map(View::Image).collect(),
     };
     let others = [View::Stick, View::Network, View::About];
-    summary.into_iter().chain(clients).chain(images).chain(others).collect()
+    let card = status.card.iter().map(|card| View::Card(card.name.clone()));
+    summary.into_iter().chain(card).chain(clients).chain(images).chain(others).collect()
 }
 
 /// Whether the page is still about something.
@@ -193,6 +199,10 @@ impl Pages {
         }
         let views = views(status);
         let shown = self.overview();
+        // Nothing may take the place of the question that a person is saying yes to, and of that disk.
+        if held && self.turned.is_none() && asks_for_card(status, &shown) {
+            return;
+        }
         let appeared = views.iter().position(|view| !self.views.contains(view));
         let kept = views.iter().position(|view| *view == shown);
         if appeared.is_some_and(|index| urgent(&views[index])) {
@@ -216,6 +226,9 @@ impl Pages {
     /// A press: NEXT turns the page, held it goes back; ENROLL does what the page is about,
     /// or goes to the overview, where its effect is seen.
     pub fn press(&mut self, now: Duration, gesture: Gesture, status: &Status) -> Meaning {
+        if matches!(gesture, Gesture::Longer(_)) {
+            return Meaning::Plain;
+        }
         let page = self.turned.take().map(|(page, _)| page);
         let (next, meaning) = match (gesture, page) {
             (Gesture::Short(Button::Next), page) => (next(status, page), Meaning::Turn),
@@ -236,6 +249,16 @@ impl Pages {
             (Gesture::Long(Button::Enroll), Some(View::Stick)) if matches!(status.stick, Stick::Ready { .. }) => {
                 (None, Meaning::Wish(Wish::Release))
             }
+            (Gesture::Long(Button::Enroll), Some(View::Card(name))) => {
+                match asks_for_card(status, &View::Card(name.clone())) {
+                    true => (None, Meaning::Wish(Wish::WriteCard(name))),
+                    false => (Some(View::Card(name)), Meaning::Turn),
+                }
+            }
+            (Gesture::Long(Button::Enroll), None) if asks_for_card(status, &self.overview()) => match self.overview() {
+                View::Card(name) => (None, Meaning::Wish(Wish::WriteCard(name))),
+                _ => (None, Meaning::Plain),
+            },
             _ if matches!(status.stick, Stick::Released { .. }) => (None, Meaning::Wish(Wish::Resume)),
             _ => (None, Meaning::Plain),
         };
@@ -274,6 +297,21 @@ fn next(status: &Status, page: Option<View>) -> Option<View> {
     pages.into_iter().nth(at.map_or(0, |at| at + 1))
 }
 
+/// Whether the view asks for a hold that makes a disk a recovery card.
+fn asks_for_card(status: &Status, view: &View) -> bool {
+    let offered = status.card.as_ref().filter(|card| matches!(card.step, CardStep::Offered { .. }));
+    matches!((view, offered), (View::Card(name), Some(card)) if *name == card.name)
+}
+
+/// Of a hold in thousandths of `HOLD`, how far it is; none when it is over. Only a downgrade waits for a longer one.
+pub fn hold_shown(view: &View, status: &Status, hold: u16) -> Option<u16> {
+    let older = matches!(status.update, Some(Update::Offered { older: true, .. }));
+    match *view == View::Update && older {
+        true => u16::try_from(u32::from(hold) * 1000 / u32::from(LONGER_HOLD)).ok(),
+        false => Some(hold).filter(|hold| *hold <= 1000),
+    }
+}
+
 /// Whether a hold on its page may begin a swap without a question.
 fn may_be_dead(status: &Status, role: &Role) -> bool {
     let client = status.clients.iter().find(|client| client.role == *role);
@@ -283,7 +321,7 @@ fn may_be_dead(status: &Status, role: &Role) -> bool {
 /// Worth taking a person away from the page they turned to.
 fn urgent(view: &View) -> bool {
     matches!(view, View::Update | View::ConfirmStick | View::UnusableStick | View::Problem(_) | View::Window)
-        || matches!(view, View::Notice(_) | View::ReleasingStick | View::ReleasedStick | View::Backup)
+        || matches!(view, View::Notice(_) | View::ReleasingStick | View::ReleasedStick | View::Backup | View::Card(_))
 }
 
 #[cfg(test)]
@@ -291,7 +329,7 @@ mod tests {
     use super::*;
     use crate::client::Model;
     use crate::diagnose::Hint;
-    use crate::status::{Import, Network, NewPlace, Stranger};
+    use crate::status::{Card, Import, Network, NewPlace, Stranger};
 
     const SECOND: Duration = Duration::from_secs(1);
     const NEXT: Gesture = Gesture::Short(Button::Next);
@@ -317,7 +355,16 @@ mod tests {
             stage,
             since: Duration::from_secs(seconds),
             last_boot: None,
+            usage: None,
         }
+    }
+
+    fn card(shown: bool, step: CardStep) -> Status {
+        Status { card: Some(Card { name: "Reader".to_owned(), shown, step }), ..ready() }
+    }
+
+    fn offered() -> CardStep {
+        CardStep::Offered { bytes: 1 << 34, boards: "Pi 4, 400".to_owned() }
     }
 
     fn open() -> Enrolment {
@@ -546,5 +593,54 @@ mod tests {
         status.clients.clear();
         pages.update(SECOND, &status, false);
         assert_eq!(pages.current(SECOND).0, View::Ready);
+    }
+
+    #[test]
+    fn a_hold_makes_a_card_only_where_its_question_is_seen() {
+        let (hold, write) = (Gesture::Long(Button::Enroll), Meaning::Wish(Wish::WriteCard("Reader".to_owned())));
+        let pressed = |status: &Status, gestures: &[Gesture]| {
+            let mut pages = Pages::default();
+            pages.update(Duration::ZERO, status, false);
+            gestures.iter().map(|gesture| pages.press(SECOND, *gesture, status)).last()
+        };
+        let (shown, paged) = (card(true, offered()), card(false, offered()));
+        assert_eq!(pressed(&shown, &[hold]), Some(write.clone()));
+        assert_eq!(pressed(&shown, &[Gesture::Short(Button::Enroll)]), Some(Meaning::Plain));
+        assert_eq!(pressed(&paged, &[hold]), Some(Meaning::Plain), "the overview asks something else");
+        assert_eq!(pressed(&paged, &[NEXT, hold]), Some(write), "its page is the first");
+        assert_eq!(pressed(&paged, &[NEXT, NEXT, hold]), Some(Meaning::Plain));
+        for step in [CardStep::Writing { per_mille: 1 }, CardStep::Written] {
+            assert_eq!(pressed(&card(false, step), &[NEXT, hold]), Some(Meaning::Turn), "written once");
+        }
+    }
+
+    #[test]
+    fn only_a_downgrades_hold_is_a_longer_one() {
+        let offered = |older| Update::Offered { version: "0.1.0".to_owned(), older, tried: false };
+        let shown =
+            |older, view: &View, hold| hold_shown(view, &Status { update: Some(offered(older)), ..ready() }, hold);
+        assert_eq!(shown(true, &View::Update, LONGER_HOLD), Some(1000));
+        assert_eq!(shown(true, &View::Update, 1000), Some(375));
+        assert_eq!(shown(true, &View::About, 1001), None, "it is about what is seen");
+        assert_eq!([999, 1001].map(|hold| shown(false, &View::Update, hold)), [Some(999), None]);
+        // What was held for its own sake is not undone by being held on.
+        let released = Status { stick: Stick::Released { name: String::new() }, ..ready() };
+        let longer = Gesture::Longer(Button::Enroll);
+        assert_eq!(Pages::default().press(SECOND, longer, &released), Meaning::Plain);
+    }
+
+    #[test]
+    fn nothing_takes_the_cards_question_away_while_a_button_is_held() {
+        let mut pages = Pages::default();
+        pages.update(Duration::ZERO, &card(true, offered()), false);
+        let seen = View::Card("Reader".to_owned());
+        let other = Status { problems: vec![problem("Another")], ..card(true, offered()) };
+        pages.update(SECOND, &other, true);
+        assert_eq!(pages.current(SECOND).0, seen);
+        // Let go of, or the disk is gone.
+        pages.update(SECOND * 2, &other, false);
+        assert_ne!(pages.current(SECOND * 2).0, seen);
+        pages.update(SECOND * 3, &ready(), true);
+        assert_eq!(pages.press(SECOND * 4, Gesture::Long(Button::Enroll), &ready()), Meaning::Plain);
     }
 }

@@ -92,7 +92,8 @@ pub fn wakes(old: &Status, new: &Status) -> bool {
         };
         let open = matches!(status.enrolment, Enrolment::Open { .. });
         let file = status.import.as_ref().map(|import| import.file.clone());
-        (stick, open, file, status.network, status.notice.clone())
+        let card = status.card.as_ref().map(|card| std::mem::discriminant(&card.step));
+        (stick, open, file, status.network, status.notice.clone(), card)
     };
     let stages = |status: &Status| -> Vec<_> {
         let kind = |stage: &Stage| std::mem::discriminant(stage);

@@ -12,7 +12,8 @@ use crate::client::{ImageId, Role};
 use crate::diagnose::Hint;
 use crate::self_test::Target;
 use crate::status::{
-    Backup, ClientStatus, Enrolment, Import, NewPlace, Problem, Stage, Status, Stick, TestState, Update,
+    Backup, Card, CardStep, ClientStatus, Enrolment, Import, NewPlace, Problem, Stage, Status, Stick, TestState,
+    Update, Usage,
 };
 use crate::wire::{Finding, Light};
 
@@ -95,6 +96,7 @@ fn compose(status: &Status, view: &View, shown: Duration) -> (Screen, usize) {
         View::Window => (window(status), 1),
         View::Import => (import(status), 1),
         View::Backup => (backup(status), 1),
+        View::Card(name) => (card(name, status.card.as_ref()), 1),
         View::Client(role) => match status.clients.iter().find(|client| client.role == *role) {
             Some(client) => client_screen(client, shown),
             None => says(role.as_str(), &["Forgotten."]),
@@ -127,17 +129,9 @@ fn compose(status: &Status, view: &View, shown: Duration) -> (Screen, usize) {
         View::Ready => (ready(status), 1),
         View::Images => (images(status), 1),
         View::Image(image) => (one_image(status, image), 1),
-        View::Stick => (stick(&status.stick), 1),
+        View::Stick => stick(status, shown),
         View::Network => network(status, shown),
-        View::About => says(
-            "Rootstock",
-            &[
-                concat!("Version ", env!("CARGO_PKG_VERSION")),
-                &format!("On for {}", words::duration(status.uptime)),
-                "ENROLL: self-test",
-                "Held: saves a report",
-            ],
-        ),
+        View::About => about(status, shown),
     }
 }
 
@@ -185,7 +179,7 @@ fn confirm(stick: &Stick) -> Screen {
         NewPlace::Partition => ("Hold ENROLL 3 s to", format!("use its free {}.", words::bytes(free))),
         NewPlace::File => ("Press ENROLL: adds a", format!("{} file to it.", words::bytes(free))),
         NewPlace::Copy => {
-            let lines = [name, "Hold ENROLL 3 s if it", "is to stand in for", "the first stick."];
+            let lines = [name, "Hold ENROLL if it", "is to stand in for", "the first stick."];
             let lines = lines.iter().filter(|text| !text.is_empty());
             return Screen::new("A backup stick", lines.map(line).collect());
         }
@@ -198,17 +192,41 @@ fn confirm(stick: &Stick) -> Screen {
 fn backup(status: &Status) -> Screen {
     match &status.backup {
         Some(Backup::Offered { name, renews }) => {
-            let what = if *renews { "renew the copy on it." } else { "copy everything to it." };
-            alarm(Screen::new("A second stick", [name.as_str(), "Hold ENROLL 3 s to", what].map(line).to_vec()))
+            let what = if *renews { "renew its old copy." } else { "copy all onto it." };
+            let other = if status.card.is_some() { "NEXT: recovery card" } else { "" };
+            let lines = [name.as_str(), "Hold ENROLL 3 s to", what, other];
+            let lines = lines.iter().filter(|text| !text.is_empty());
+            alarm(Screen::new("A second stick", lines.map(line).collect()))
         }
         Some(Backup::Running { name, per_mille }) => {
-            let body = vec![line(name), Element::Bar(*per_mille), line("Leave both sticks in.")];
+            let body = vec![line(name), Element::Bar(*per_mille), line("Leave both in.")];
             Screen::new(&format!("Backup {} %", per_mille / 10), body)
         }
         Some(Backup::Done { name }) => {
             Screen::new("Backup complete", [name.as_str(), "You can pull the", "second stick now."].map(line).to_vec())
         }
         None => Screen::new("Backup", vec![]),
+    }
+}
+
+/// A disk beside the store's that becomes a recovery card.
+fn card(name: &str, card: Option<&Card>) -> Screen {
+    match card.map(|card| &card.step) {
+        Some(CardStep::Offered { bytes, boards }) => {
+            let lost = format!("{}: all is LOST", words::bytes(*bytes));
+            let lines = [name, &lost, "Hold ENROLL 3 s: yes", &format!("For {boards}")];
+            alarm(Screen::new("Recovery card?", lines.map(line).to_vec()))
+        }
+        Some(CardStep::Writing { per_mille }) => {
+            let per_mille = (*per_mille).min(1000);
+            let body = vec![line(name), Element::Bar(per_mille), line("Leave it in.")];
+            Screen::new(&format!("Card {} %", per_mille / 10), body)
+        }
+        Some(CardStep::Written) => {
+            let lines = ["Put it into your Pi.", "Switch that on until", "its green light", "blinks fast."];
+            Screen::new("The card is ready", lines.map(line).to_vec())
+        }
+        None => Screen::new("No card", vec![]),
     }
 }
 
@@ -261,13 +279,10 @@ fn update(status: &Status) -> (Screen, usize) {
             format!("Update {version}"),
             ["It did not pass its", "test: the former", "version runs. Hold", "ENROLL: try again."],
         ),
-        Some(Update::Offered { version, older: true, again: false, .. }) => says(
+        Some(Update::Offered { version, older: true, .. }) => says(
             format!("Go back to {version}?"),
-            ["This is an OLDER", "version. Hold ENROLL", "for 3 seconds if you", "mean it."],
+            ["This is an OLDER", "version. Hold ENROLL", "for 8 SECONDS if you", "mean it."],
         ),
-        Some(Update::Offered { version, older: true, again: true, .. }) => {
-            says(format!("Go back to {version}?"), ["Sure? Hold ENROLL", "once more, for", "3 seconds.", ""])
-        }
         Some(Update::Writing { version, per_mille }) => {
             let body = vec![
                 line("Writing and checking"),
@@ -369,20 +384,23 @@ fn client_screen(client: &ClientStatus, shown: Duration) -> (Screen, usize) {
                 (_, Some(_)) => format!("Up for {since}"),
                 (_, None) => "Running".to_owned(),
             };
-            // In turn with how long it took the last time.
-            let parts = 1 + usize::from(client.last_boot.is_some());
-            let after = match (part(parts, shown).0, client.last_boot) {
-                (1, Some(took)) => format!("Last boot: {}", words::duration(took)),
-                _ => after,
-            };
-            let body = vec![line(&board), Element::Big(shorten(&address, BIG)), line(after)];
-            (Screen::new(name, body), parts)
+            // In turn with how long it took the last time, and how much of its quota it has.
+            let took = client.last_boot.map(|took| format!("Last boot: {}", words::duration(took)));
+            let lines: Vec<String> = [Some(after), took, client.usage.and_then(share)].into_iter().flatten().collect();
+            let (at, _) = part(lines.len(), shown);
+            let body = vec![line(&board), Element::Big(shorten(&address, BIG)), line(&lines[at])];
+            (Screen::new(name, body), lines.len())
         }
         Stage::Stalled { at, hint } => {
             let headline = format!("{} is stuck", shorten(name, HEADLINE - 9));
             told(&headline, &format!("Stopped at: {at}"), hint.action(), shown)
         }
     }
+}
+
+/// `Has 6.9 GB of 8.5 GB`; nothing without a quota.
+fn share(usage: Usage) -> Option<String> {
+    Some(format!("Has {} of {}", words::bytes(usage.used_bytes), words::bytes(usage.quota_bytes?)))
 }
 
 /// No image, or the only one.
@@ -425,8 +443,9 @@ fn two_lines(name: &str) -> [String; 2] {
     [shorten(first, COLUMNS), shorten(second, COLUMNS)]
 }
 
-fn stick(stick: &Stick) -> Screen {
-    let (name, free, state) = match stick {
+/// Behind what is free: of how much, and what of it clients do not get.
+fn stick(status: &Status, shown: Duration) -> (Screen, usize) {
+    let (name, free, state) = match &status.stick {
         Stick::Absent => ("None plugged in.", None, ""),
         Stick::Reading => ("Being read.", None, ""),
         Stick::NeedsConfirmation { name, free_bytes, .. } => (name.as_str(), Some(*free_bytes), "Waits for your OK."),
@@ -436,11 +455,17 @@ fn stick(stick: &Stick) -> Screen {
         Stick::Released { .. } => ("Closed.", None, "You can pull it now."),
         Stick::Unusable { .. } => ("Cannot be used.", None, ""),
     };
-    let body = match free {
-        Some(free) => vec![Element::Big(shorten(&(words::bytes(free) + " free"), BIG)), line(name), line(state)],
-        None => vec![line(name), line(state)],
+    let parts = 1 + usize::from(status.room.is_some());
+    let (at, _) = part(parts, shown);
+    let lines = match status.room.filter(|_| at == 1) {
+        Some(room) => {
+            let kept = format!("Kept back: {}", words::bytes(room.reserve_bytes));
+            [line(format!("The store has {}", words::bytes(room.total_bytes))), line(kept)]
+        }
+        None => [line(name), line(state)],
     };
-    Screen::new("USB stick", body)
+    let free = free.map(|free| Element::Big(shorten(&(words::bytes(free) + " free"), BIG)));
+    (Screen::new("USB stick", free.into_iter().chain(lines).collect()), parts)
 }
 
 /// The address and the traffic light; behind them what the light means.
@@ -478,6 +503,17 @@ fn network(status: &Status, shown: Duration) -> (Screen, usize) {
     let mut screen = Screen::new("Network", parts.swap_remove(index));
     screen.place = (total > 1).then_some((index, total));
     (screen, total)
+}
+
+/// The image's version, in turn with the program's where that is another.
+fn about(status: &Status, shown: Duration) -> (Screen, usize) {
+    let program = env!("CARGO_PKG_VERSION");
+    let image = status.image_version.as_deref().unwrap_or(program);
+    let (index, total) = part(1 + usize::from(image != program), shown);
+    let version = if index == 0 { format!("Version {image}") } else { format!("Program {program}") };
+    let on = format!("On for {}", words::duration(status.uptime));
+    let lines = [&version, &on, "ENROLL: self-test", "Held: saves a report"];
+    (Screen::new("Rootstock", lines.map(line).to_vec()), total)
 }
 
 /// Whether a hint for a stalled client is told on one screen, beside `at`. For the tests of those who write hints.

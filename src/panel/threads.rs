@@ -16,11 +16,11 @@ use super::gestures::{Gestures, SAMPLING};
 use super::gpio::{Buttons, GpioButtons};
 use super::led::{self, Led, Signal};
 use super::oled::{self, Keeper, News, Oled};
-use super::pages::{Meaning, Pages, View};
+use super::pages::{self, Meaning, Pages, View};
 use super::presence::{self, Brightness, Look, Presence};
 use super::retry::Retry;
 use super::screen::Screen;
-use super::{Button, Event, Gesture, Sink, draw, low, screens};
+use super::{Button, Event, Gesture, Sink, Wish, draw, low, screens};
 use crate::config::{self, Glass};
 use crate::status::Status;
 
@@ -174,7 +174,7 @@ impl Outlet {
 
 /// The panel's thread: turns status, presses and the clock into pictures.
 pub(super) fn compose(core: &Core, outlets: &[Arc<Outlet>], config: &config::Panel) {
-    let (mut pages, mut presence) = (Pages::default(), Presence::new(config.dim_after, config.dark_after));
+    let (mut turner, mut presence) = (Pages::default(), Presence::new(config.dim_after, config.dark_after));
     let (mut told, mut told_at) = (Status::default(), Duration::ZERO);
     let mut drawn: Option<(Screen, Look)> = None;
     loop {
@@ -198,8 +198,9 @@ pub(super) fn compose(core: &Core, outlets: &[Arc<Outlet>], config: &config::Pan
             (told, told_at) = (status, now);
         }
         let status = screens::aged(told.clone(), now.saturating_sub(told_at));
+        let hold = hold.and_then(|hold| pages::hold_shown(&turner.current(now).0, &status, hold));
         // A hold that has just ended is still about what was seen.
-        pages.update(now, &status, hold.is_some() || !presses.is_empty());
+        turner.update(now, &status, hold.is_some() || !presses.is_empty());
         for gesture in presses {
             let dark = presence.look(now).brightness == Brightness::Dark;
             presence.wake(now);
@@ -208,8 +209,10 @@ pub(super) fn compose(core: &Core, outlets: &[Arc<Outlet>], config: &config::Pan
             if gesture == Gesture::Short(Button::Next) && (dark || blind) {
                 continue;
             }
-            match pages.press(now, gesture, &status) {
+            match turner.press(now, gesture, &status) {
                 Meaning::Plain => core.tell(Event::Pressed(gesture)),
+                // Nobody has seen which disk would be written over.
+                Meaning::Wish(Wish::WriteCard(_)) if blind => core.tell(Event::Pressed(gesture)),
                 Meaning::Wish(wish) => core.tell(Event::Wished(wish)),
                 Meaning::Turn => {}
             }
@@ -217,9 +220,9 @@ pub(super) fn compose(core: &Core, outlets: &[Arc<Outlet>], config: &config::Pan
         if hold.is_some() {
             presence.wake(now);
         }
-        let (view, shown) = pages.current(now);
+        let (view, shown) = turner.current(now);
         let mut screen = screens::screen(&status, &view, shown);
-        screen.place = screen.place.or(pages.place(&status));
+        screen.place = screen.place.or(turner.place(&status));
         screen.hold = hold;
         let signal = led::signal(&status);
         let mut state = core.lock();

@@ -11,6 +11,7 @@
 //! - `aside`: what of it is damaged
 //! - `sources`, `packing`, `import`: image files on sticks, and making images of them
 //! - `root`, `mounts`, `in_place`, `personalise`: clients' trees
+//! - `borrow`: a store that cannot be written, served from memory
 //! - `volume`: their block volumes
 //! - `usage`, `scrub`, `idle`: what they occupy, and images against their hashes, at the lowest priority
 //! - `history`: how their last boots went
@@ -28,6 +29,7 @@
 mod aside;
 pub(crate) mod atomic;
 pub mod backup;
+mod borrow;
 mod crc32;
 pub mod devices;
 pub mod history;
@@ -140,6 +142,8 @@ pub enum Command {
     /// The person confirmed: make the stick that the last `BackupOffered` named
     /// a copy of the store. Answered by `BackedUp` or `BackupFailed`.
     Backup,
+    /// The person confirmed: write the recovery card onto the disk that the last `CardEvent::Offered` named.
+    WriteCard,
     /// Answered by `ClientReady` or `ClientFailed`.
     CreateClient(Box<Client>),
     /// Writes `client.toml` anew; only a failure is told.
@@ -263,6 +267,11 @@ pub enum Event {
         /// The folder below the store's; the error is for people.
         saved: Result<String, String>,
     },
+    /// How large the open store is, and how much of it clients do not get: behind `Opened`.
+    Room {
+        total_bytes: u64,
+        reserve_bytes: u64,
+    },
     /// What clients may still write, and how near that is to nothing.
     FreeSpace {
         free_bytes: u64,
@@ -298,6 +307,9 @@ pub enum Event {
         message: String,
         action: String,
     },
+    /// Behind `Opened`: other files than before are served, of a copy or from memory. Handles that running clients hold
+    /// are of no use any more.
+    OtherFiles,
     /// The stick that was offered, or held the copy, was pulled.
     BackupGone,
     /// The stick is being let go of: clients' trees are to be let go of. Comes twice, before and
@@ -313,6 +325,8 @@ pub enum Event {
     Closed {
         name: String,
     },
+    /// About a recovery card for other Pis' EEPROMs.
+    Card(CardEvent),
     /// The update files on all sticks are these now.
     UpdateFiles(Vec<PathBuf>),
     Problem {
@@ -331,6 +345,21 @@ pub enum Event {
         reason: String,
         action: String,
     },
+}
+
+/// A recovery card for other Pis' EEPROMs, on a disk beside the store's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CardEvent {
+    /// All that is on this disk would be lost.
+    Offered { name: String, bytes: u64, boards: &'static str },
+    /// At most four a second, while it is written and compared.
+    Progress { per_mille: u16 },
+    /// It can be taken out.
+    Written { name: String },
+    /// It was not made, or cannot be.
+    Failed { message: String, action: String },
+    /// Nothing is offered or written any more.
+    Gone,
 }
 
 /// What a second stick is before it becomes a copy.

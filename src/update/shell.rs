@@ -47,6 +47,10 @@ pub enum Command {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
+    /// The image that runs; told once, first.
+    Here {
+        version: String,
+    },
     /// This start is a trial.
     OnTrial {
         version: String,
@@ -106,11 +110,16 @@ pub fn start(options: Options, sink: Sink) -> std::io::Result<Handle> {
     Ok(Handle(sender))
 }
 
-/// The version that runs.
-pub fn version() -> String {
+/// The image's version, where there is an image.
+pub fn image_version() -> Option<String> {
     let text = atomic::read_bounded(&Path::new(IMAGE_FOLDER).join(VERSION_FILE), MAX_VERSION_BYTES).unwrap_or_default();
     let version = String::from_utf8_lossy(&text).trim().parse::<Version>();
-    version.map_or_else(|_| env!("CARGO_PKG_VERSION").to_owned(), |version| version.to_string())
+    version.ok().map(|version| version.to_string())
+}
+
+/// The version that runs.
+pub fn version() -> String {
+    image_version().unwrap_or_else(|| env!("CARGO_PKG_VERSION").to_owned())
 }
 
 struct Shell {
@@ -134,6 +143,7 @@ impl Shell {
 
     fn run(mut self, commands: &Receiver<Command>) {
         tracing::info!(version = self.version, slot = ?self.running, trial = self.on_trial, "update");
+        (self.sink)(Event::Here { version: self.version.clone() });
         if self.on_trial {
             // After a restart of `serve` alone, or where somebody switched by hand, nothing is left to keep.
             match self.layout() {

@@ -10,7 +10,7 @@ mod support;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -19,13 +19,11 @@ use rootstock::panel::screen::Screen;
 use rootstock::panel::screens;
 use rootstock::status::{Network, NewPlace, Status, Stick};
 use support::command::run;
-use support::emulated_pi::{self, Pins};
+use support::emulated_pi::{self, Board, ENROLL, NEXT, Pins};
 use support::qemu::Machine;
 use support::ssd1306_decoder::{frames, shows};
 use support::{picture, sd_image, stick};
 
-const ENROLL: u32 = 17;
-const NEXT: u32 = 27;
 const DISPLAY: u8 = 0x3c;
 /// The emulated network card hangs behind emulated USB, which takes a second and a half to be found.
 const MOST_OF_KERNEL: f32 = 2.0;
@@ -138,49 +136,25 @@ impl Pi3 {
         fs::create_dir_all(&folder).map_err(|e| format!("{}: {e}", folder.display()))?;
         let image = sd_image::path()?;
         let boot = sd_image::boot(&image, &folder)?;
-        let dtb = sd_image::copy_file(&image, "bcm2837-rpi-3-b.dtb", &folder)?;
+        let dtb = sd_image::copy_file(&image, Board::Pi3.tree(), &folder)?;
         emulated_pi::seed(&dtb)?;
-        // QEMU wants a power of two, and refuses a read-only card here: a copy shows what is written.
-        let card = folder.join("card.img");
-        let copied =
-            fs::copy(&image, &card).and_then(|_| fs::File::options().write(true).open(&card)?.set_len(256 << 20));
-        copied.map_err(|e| format!("{}: {e}", card.display()))?;
         let stick = folder.join("stick.img");
         stick::make(&stick, 2 << 30, 64 << 20, &[])?;
 
         let qtest = folder.join("qtest.sock");
-        let mut command = Command::new("qemu-system-aarch64");
+        let mut command = Board::Pi3.start(&boot, &dtb, "", &qtest);
+        let card = folder.join("card.img");
+        emulated_pi::insert_card(&mut command, &image, &card)?;
+        command.args(["-device", "usb-hub,port=1"]);
+        emulated_pi::insert_stick(&mut command, &stick, "1.1");
         command
-            .args(["-M", "raspi3b", "-display", "none", "-monitor", "none", "-no-reboot", "-nodefaults"])
-            .args(["-serial", "null", "-serial", "stdio"])
-            .arg("-kernel")
-            .arg(&boot.kernel)
-            .arg("-initrd")
-            .arg(&boot.initramfs)
-            .arg("-dtb")
-            .arg(&dtb)
-            // QEMU ends the machine when its watchdog is armed: it does not count down.
-            .args(["-append", &format!("{} rootstock.watchdog=off", boot.words)])
-            .arg("-drive")
-            .arg(format!("if=sd,format=raw,file={}", card.display()))
-            .args(["-device", "usb-hub,port=1"])
-            .arg("-drive")
-            .arg(format!("if=none,id=stick,format=raw,file={}", stick.display()))
-            .args(["-device", "usb-storage,port=1.1,drive=stick"])
             .args(["-netdev", "user,id=wire,restrict=on", "-device", "usb-net,port=1.2,netdev=wire"])
             .args(["-device", "at24c-eeprom,bus=i2c-bus.1,address=0x3c,rom-size=4096"])
             .args(["-trace", "i2c_*", "-D"])
-            .arg(folder.join("i2c.trace"))
-            .arg("-qtest")
-            .arg(format!("unix:{},server=on,wait=off", qtest.display()))
-            .args(["-qtest-log", "/dev/null"]);
+            .arg(folder.join("i2c.trace"));
         let card_hash = hash(&card)?;
         let machine = Machine::start("pi3", &mut command, &folder)?;
-        let mut pi = Self { machine, pins: Pins::connect(&qtest, emulated_pi::PI3)?, card_hash, folder };
-        // Inputs start low, which an active-low button means as pressed: both are up before the kernel runs.
-        pi.pins.level(ENROLL, true)?;
-        pi.pins.level(NEXT, true)?;
-        Ok(pi)
+        Ok(Self { machine, pins: Pins::connect(&qtest, Board::Pi3)?, card_hash, folder })
     }
 
     /// Seconds from PID 1 to DHCP, and from the kernel's start to PID 1. Both grow alike where the machine is busy.

@@ -476,6 +476,7 @@ impl World {
             | store::Command::MountImage(_)
             | store::Command::ReleaseImage(_) => {}
             store::Command::Release | store::Command::Resume => panic!("nobody wants the stick out"),
+            store::Command::WriteCard => panic!("nobody wants a card"),
         }
     }
 }

@@ -16,22 +16,20 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use support::command::{run, run_with_input};
-use support::emulated_pi::{self, Pins};
+use support::emulated_pi::{self, Board, ENROLL, NEXT, Pins};
 use support::picture;
 use support::qemu::Machine;
 use support::sd_image;
 use support::ssd1306_decoder::frames;
 
 const LIMIT: Duration = Duration::from_secs(180);
-const ENROLL: u32 = 17;
-const NEXT: u32 = 27;
 /// From, to: the table of WIRING.md.
 const WIRES: [(u32, u32); 3] = [(5, ENROLL), (6, NEXT), (16, 26)];
 const DISPLAY: u8 = 0x3c;
@@ -210,47 +208,20 @@ impl Pi {
             return Err(format!("{} is not there: run `just hil-card`", image.display()));
         }
         let boot = sd_image::boot(&image, &folder)?;
-        let is_pi4 = name.starts_with("pi4");
-        let (model, base, tree) = match is_pi4 {
-            true => ("raspi4b", emulated_pi::PI4, "bcm2711-rpi-4-b.dtb"),
-            false => ("raspi3b", emulated_pi::PI3, "bcm2837-rpi-3-b.dtb"),
-        };
-        let dtb = sd_image::copy_file(&image, tree, &folder)?;
+        let board = if name.starts_with("pi4") { Board::Pi4 } else { Board::Pi3 };
+        let dtb = sd_image::copy_file(&image, board.tree(), &folder)?;
         emulated_pi::seed(&dtb)?;
         let qtest = folder.join("qtest.sock");
-        // The second serial port of QEMU's Pi 4 never takes a byte; its first one is the PL011.
-        let kernel_words = match is_pi4 {
-            true => boot.words.replace("console=ttyS1", "console=ttyAMA0"),
-            false => boot.words,
-        };
-        let mut command = Command::new("qemu-system-aarch64");
-        command
-            .args(["-M", model, "-display", "none", "-monitor", "none", "-no-reboot", "-nodefaults"])
-            .arg("-kernel")
-            .arg(&boot.kernel)
-            .arg("-initrd")
-            .arg(&boot.initramfs)
-            .arg("-dtb")
-            .arg(&dtb)
-            .args(["-append", &format!("{kernel_words} rootstock.watchdog=off hil.emulated {}", words.join(" "))])
-            .arg("-qtest")
-            .arg(format!("unix:{},server=on,wait=off", qtest.display()))
-            .args(["-qtest-log", "/dev/null"]);
+        let mut command = board.start(&boot, &dtb, &format!("hil.emulated {}", words.join(" ")), &qtest);
         let mut card = None;
-        if is_pi4 {
+        if board == Board::Pi4 {
             emulated_pi::cut_to_qemus_pi4(&dtb)?;
-            command.args(["-serial", "stdio"]);
         } else {
-            command.args(["-serial", "null", "-serial", "stdio"]);
             let copy = folder.join("card.img");
-            // QEMU wants a power of two.
-            let copied =
-                fs::copy(&image, &copy).and_then(|_| fs::File::options().write(true).open(&copy)?.set_len(256 << 20));
-            copied.map_err(|e| format!("{}: {e}", copy.display()))?;
+            emulated_pi::insert_card(&mut command, &image, &copy)?;
             if !right {
                 set_display(&copy, "0x3d", &folder)?;
             }
-            command.arg("-drive").arg(format!("if=sd,format=raw,file={}", copy.display()));
             command.args(["-device", "usb-hub,port=1"]);
             command.args(["-netdev", "user,id=wire,restrict=on", "-device", "usb-net,port=1.2,netdev=wire"]);
             command.args(["-device", "at24c-eeprom,bus=i2c-bus.1,address=0x3c,rom-size=4096"]);
@@ -258,15 +229,11 @@ impl Pi {
             card = Some(copy);
             if right {
                 let stick = stick_with_store(&folder)?;
-                command.arg("-drive").arg(format!("if=none,id=stick,format=raw,file={}", stick.display()));
-                command.args(["-device", "usb-storage,port=1.1,drive=stick"]);
+                emulated_pi::insert_stick(&mut command, &stick, "1.1");
             }
         }
         let machine = Machine::start(name, &mut command, &folder)?;
-        let mut pins = Pins::connect(&qtest, base)?;
-        // Inputs start low, which an active-low button means as pressed.
-        pins.level(ENROLL, true)?;
-        pins.level(NEXT, true)?;
+        let pins = Pins::connect(&qtest, board)?;
         let (pins, done) = (Arc::new(Mutex::new(pins)), Arc::new(AtomicBool::new(false)));
         let thread = carry(pins.clone(), done.clone(), wires.to_vec());
         Ok(Self { machine, folder, card, pins, done, wires: Some(thread) })

@@ -1,18 +1,87 @@
-//! QEMU's Raspberry Pis: what their device trees need before they start, and
-//! their pins moved from outside.
+//! QEMU's Raspberry Pis: how they are started, what their device trees need before
+//! that, and their pins moved from outside.
 
 use std::ffi::OsStr;
+use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::command::run;
+use super::sd_image::Boot;
 
-/// Where the peripherals lie: BCM2837, BCM2711.
-pub const PI3: u32 = 0x3f00_0000;
-pub const PI4: u32 = 0xfe00_0000;
+/// The buttons' pins, as the settings have them.
+pub const ENROLL: u32 = 17;
+pub const NEXT: u32 = 27;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Board {
+    Pi3,
+    Pi4,
+}
+
+impl Board {
+    /// Its device tree on the card.
+    pub fn tree(self) -> &'static str {
+        match self {
+            Self::Pi3 => "bcm2837-rpi-3-b.dtb",
+            Self::Pi4 => "bcm2711-rpi-4-b.dtb",
+        }
+    }
+
+    /// Where the peripherals lie: BCM2837, BCM2711.
+    fn peripherals(self) -> u32 {
+        match self {
+            Self::Pi3 => 0x3f00_0000,
+            Self::Pi4 => 0xfe00_0000,
+        }
+    }
+
+    /// The machine without anything in it, its console on the standard streams.
+    pub fn machine(self) -> Command {
+        let (model, serial): (&str, &[&str]) = match self {
+            Self::Pi3 => ("raspi3b", &["-serial", "null", "-serial", "stdio"]),
+            // The second port of QEMU's Pi 4 never takes a byte; its first one is the PL011.
+            Self::Pi4 => ("raspi4b", &["-serial", "stdio"]),
+        };
+        let mut command = Command::new("qemu-system-aarch64");
+        command.args(["-M", model, "-display", "none", "-monitor", "none", "-no-reboot", "-nodefaults"]).args(serial);
+        command
+    }
+
+    /// The same with what the firmware starts by `config.txt`, these kernel words behind the card's, and `Pins` at `qtest`.
+    pub fn start(self, boot: &Boot, dtb: &Path, words: &str, qtest: &Path) -> Command {
+        let card_words = match self {
+            Self::Pi3 => boot.words.clone(),
+            Self::Pi4 => boot.words.replace("console=ttyS1", "console=ttyAMA0"),
+        };
+        let mut command = self.machine();
+        command.arg("-kernel").arg(&boot.kernel).arg("-initrd").arg(&boot.initramfs).arg("-dtb").arg(dtb);
+        // QEMU ends the machine when its watchdog is armed: it does not count down.
+        command.args(["-append", format!("{card_words} rootstock.watchdog=off {words}").trim_end()]);
+        command.arg("-qtest").arg(format!("unix:{},server=on,wait=off", qtest.display()));
+        command.args(["-qtest-log", "/dev/null"]);
+        command
+    }
+}
+
+/// Puts a copy of the image into the card slot. QEMU wants a power of two, and refuses a read-only card here: a copy
+/// shows what is written.
+pub fn insert_card(command: &mut Command, image: &Path, copy: &Path) -> Result<(), String> {
+    let copied = fs::copy(image, copy).and_then(|_| fs::File::options().write(true).open(copy)?.set_len(256 << 20));
+    copied.map_err(|e| format!("{}: {e}", copy.display()))?;
+    command.arg("-drive").arg(format!("if=sd,format=raw,file={}", copy.display()));
+    Ok(())
+}
+
+/// A stick on a port of its USB, such as `1.1` behind a hub at port 1.
+pub fn insert_stick(command: &mut Command, stick: &Path, port: &str) {
+    command.arg("-drive").arg(format!("if=none,id=stick,format=raw,file={}", stick.display()));
+    command.args(["-device", &format!("usb-storage,port={port},drive=stick")]);
+}
 
 /// A real Pi's firmware passes a seed; without one `getrandom` waits for ever here.
 pub fn seed(dtb: &Path) -> Result<(), String> {
@@ -63,16 +132,21 @@ pub struct Pins {
 }
 
 impl Pins {
-    /// Connects to the socket of a machine whose peripherals lie at `base`.
-    pub fn connect(socket: &Path, base: u32) -> Result<Self, String> {
+    /// Connects to the machine's socket. Both buttons are up from then on: inputs start low, which an active-low
+    /// button means as pressed.
+    pub fn connect(socket: &Path, board: Board) -> Result<Self, String> {
         let end = Instant::now() + Duration::from_secs(10);
-        loop {
+        let stream = loop {
             match UnixStream::connect(socket) {
-                Ok(stream) => return Ok(Self { qtest: BufReader::new(stream), gpio: base + 0x20_0000 }),
+                Ok(stream) => break stream,
                 Err(_) if Instant::now() < end => thread::sleep(Duration::from_millis(10)),
                 Err(error) => return Err(format!("{}: {error}", socket.display())),
             }
-        }
+        };
+        let mut pins = Self { qtest: BufReader::new(stream), gpio: board.peripherals() + 0x20_0000 };
+        pins.level(ENROLL, true)?;
+        pins.level(NEXT, true)?;
+        Ok(pins)
     }
 
     /// Moves an input. GPSET0 and GPCLR0 (BCM2835 ARM Peripherals §6.1) do that too in QEMU.

@@ -11,10 +11,11 @@ mod tryboot;
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use rootstock::update::autoboot;
+use support::emulated_pi::{self, Board};
 use support::qemu::Machine;
 use support::sd_image;
 use support::update_file::{text, tool};
@@ -48,21 +49,13 @@ fn boot() -> Result<(), String> {
     let binary = tool(top.join("tests/uboot/fetch").to_str().unwrap_or_default(), &[])?;
     let image = sd_image::path()?;
     let words = sd_image::boot(&image, &folder)?.words;
-    let tree = sd_image::copy_file(&image, "bcm2837-rpi-3-b.dtb", &folder)?;
+    let tree = sd_image::copy_file(&image, Board::Pi3.tree(), &folder)?;
     let card = folder.join("card.img");
-    let copied = fs::copy(&image, &card).and_then(|_| fs::File::options().write(true).open(&card)?.set_len(256 << 20));
-    copied.map_err(|e| format!("{}: {e}", card.display()))?;
+    let mut command = Board::Pi3.machine();
+    // As the firmware does, QEMU hands U-Boot a device tree; Linux gets the one on the card.
+    command.args(["-kernel", binary.trim()]).arg("-dtb").arg(&tree);
+    emulated_pi::insert_card(&mut command, &image, &card)?;
     let before = tool("sha256sum", &[text(&card)?])?;
-
-    let mut command = Command::new("qemu-system-aarch64");
-    command
-        .args(["-M", "raspi3b", "-display", "none", "-monitor", "none", "-no-reboot", "-nodefaults"])
-        .args(["-serial", "null", "-serial", "stdio", "-kernel", binary.trim()])
-        // As the firmware does, QEMU hands U-Boot a device tree; Linux gets the one on the card.
-        .arg("-dtb")
-        .arg(&tree)
-        .arg("-drive")
-        .arg(format!("if=sd,format=raw,file={}", card.display()));
     let mut machine = Machine::start("uboot", &mut command, &folder)?;
     let mut seen = machine.wait_for("Hit any key", 0, LIMIT)?;
     let mut ask = |machine: &mut Machine, line: &str, expected: &str| -> Result<String, String> {

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::copy::{self, CopyError};
+use super::loader::{self, LoaderError, Update};
 use super::plan::{Keep, Step};
 use super::site::{Access, Site, StackError};
 use super::{build, recover};
@@ -43,6 +44,8 @@ pub enum ExecuteError {
     Mount(#[from] MountError),
     #[error(transparent)]
     Copy(#[from] CopyError),
+    #[error(transparent)]
+    Loader(#[from] LoaderError),
     #[error(transparent)]
     Tool(#[from] ToolError),
     #[error("mke2fs failed: {0}")]
@@ -96,6 +99,19 @@ struct Run<'a> {
     finished: Finished,
 }
 
+fn change_loader(site: &Site, record: &Record, files: Option<&Path>) -> Result<(), ExecuteError> {
+    let update = files.map(Update::read).transpose()?;
+    if let Some(update) = &update {
+        update.check(record.client.model)?;
+    }
+    let pair = site.stack("loader", record, record.books.state, &record.client.image, Access::Write)?;
+    match &update {
+        Some(update) => update.put(&pair.boot)?,
+        None => loader::remove(&pair.boot)?,
+    }
+    Ok(pair.close()?)
+}
+
 fn written(path: &Path) -> impl Fn(io::Error) -> ExecuteError {
     let path = path.to_owned();
     move |source| ExecuteError::Write { path: path.clone(), source }
@@ -135,6 +151,7 @@ impl Run<'_> {
                 }
                 trash::put(&site.store, &run).map_err(written(&run))
             }
+            Step::Loader(files) => change_loader(site, record, files.as_deref()),
             Step::GatherLinks => gather(site, record, self.stop),
             Step::MakeState { state, parent } => make_state(&paths, record, *state, *parent),
             Step::Personalise { state, client, keep } => {

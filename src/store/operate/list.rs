@@ -4,16 +4,20 @@
 //! which `--json` prints; names are added to it, never changed.
 
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::plan::{Facts, image_users};
 use super::site::Site;
 use crate::client::{ImageId, MacAddr, Mode, Model, Role, Serial};
+use crate::quota::reserve_bytes;
 use crate::store::history::{self, BootRecord};
 use crate::store::library::Library;
 use crate::store::manifest::{ClientPaths, ImageManifest, ImagePaths};
 use crate::store::states::{Record, SnapshotName};
+use crate::store::usage;
 
 /// Most entries that are counted for one size.
 const MAX_COUNTED: usize = 2_000_000;
@@ -30,10 +34,18 @@ pub struct ClientEntry {
     pub mode: Mode,
     /// How far its boot is, by a server that runs; nothing without one.
     pub stage: Option<String>,
+    /// An update of its EEPROM lies in its boot tree.
+    #[serde(default)]
+    pub eeprom_update: bool,
     /// Layers over the image.
     pub layers: usize,
     /// What it changed in its live state, in bytes on the stick; for one client only.
     pub changed_bytes: Option<u64>,
+    /// All that its quota counts: layers, snapshots and volume; for one client only.
+    #[serde(default)]
+    pub used_bytes: Option<u64>,
+    #[serde(default)]
+    pub quota_bytes: Option<u64>,
     pub snapshots: Vec<SnapshotEntry>,
     /// Its last boots, oldest first; for one client only.
     #[serde(default)]
@@ -70,6 +82,9 @@ pub struct ImageEntry {
 pub struct StickEntry {
     pub bytes: u64,
     pub free_bytes: u64,
+    /// Of the free ones, those that clients do not get.
+    #[serde(default)]
+    pub reserve_bytes: u64,
     pub images: usize,
     pub clients: usize,
     pub snapshots: usize,
@@ -84,6 +99,10 @@ pub fn client(site: &Site, record: &Record, sizes: bool) -> ClientEntry {
     let size = |state: u32| {
         let at = paths.at(state);
         sizes.then(|| stored(&at.upper()).saturating_add(stored(&at.boot_upper())))
+    };
+    let used = || {
+        let counted = usage::count(&paths.folder, Duration::ZERO, &AtomicBool::new(false))?;
+        u64::try_from(counted.bytes).ok()
     };
     let snapshot = |snapshot: &crate::store::states::Snapshot| SnapshotEntry {
         name: snapshot.name.clone(),
@@ -100,8 +119,15 @@ pub fn client(site: &Site, record: &Record, sizes: bool) -> ClientEntry {
         image: client.image.clone(),
         mode: client.mode,
         stage: None,
+        eeprom_update: record.chain().is_ok_and(|chain| {
+            // A file in the topmost layer that has the name; a whiteout there is no file.
+            let names = chain.iter().map(|state| paths.at(*state).boot_upper().join(super::loader::SIGNATURE));
+            names.map(std::fs::symlink_metadata).find_map(Result::ok).is_some_and(|found| found.is_file())
+        }),
         layers: record.chain().map_or(0, |chain| chain.len()),
         changed_bytes: size(record.books.state),
+        used_bytes: sizes.then(used).flatten(),
+        quota_bytes: client.quota.map(|quota| quota.0),
         snapshots: record.snapshots.iter().map(snapshot).collect(),
         boots: if sizes { history::read(&site.store, &client.role) } else { Vec::new() },
     }
@@ -127,6 +153,8 @@ pub fn stick(site: &Site, library: &Library) -> StickEntry {
     StickEntry {
         bytes,
         free_bytes,
+        // Without the settings of an appliance, the usual.
+        reserve_bytes: reserve_bytes(bytes, None),
         images: library.images.len(),
         clients: library.clients.len(),
         snapshots: library.clients.iter().map(|record| record.snapshots.len()).sum(),

@@ -6,6 +6,7 @@
 //! - `execute`: I/O, carries the steps out
 //! - `recover`: I/O, what a cut between two steps left, at the next opening
 //! - `copy`, `build`: trees copied, and an image made of a client
+//! - `loader`: a client's EEPROM update, put into its boot tree and taken out
 //! - `verify`: images against their hashes
 //! - `list`: what lists show
 
@@ -13,11 +14,14 @@ pub mod build;
 pub mod copy;
 pub mod execute;
 pub mod list;
+pub mod loader;
 pub mod perform;
 pub mod plan;
 pub mod recover;
 pub mod site;
 pub mod verify;
+
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -88,6 +92,11 @@ pub enum Operation {
     Delete {
         role: Role,
     },
+    /// The update of its EEPROM in this folder goes into its boot tree; none: what is there is taken out.
+    Eeprom {
+        role: Role,
+        files: Option<PathBuf>,
+    },
     Images,
     Image {
         image: ImageId,
@@ -123,6 +132,7 @@ impl Operation {
             | Self::Move { role, .. }
             | Self::Swap { role, .. }
             | Self::Delete { role }
+            | Self::Eeprom { role, .. }
             | Self::Promote { role, snapshot: None, .. } => Some(role),
             _ => None,
         }
@@ -176,6 +186,12 @@ impl Operation {
                 format!("{role} is the board {} from now on; its name, address, keys and files are the same", board.mac)
             }
             Self::Delete { role } => format!("{role} is deleted, with its snapshots and its volume"),
+            Self::Eeprom { role, files: Some(_) } => {
+                format!(
+                    "{role} updates its EEPROM at its next start, and starts once more; keep its power on meanwhile"
+                )
+            }
+            Self::Eeprom { role, files: None } => format!("no EEPROM update waits for {role} any more"),
             Self::ImageDefault { image: Some(image) } => format!("new clients get {image}"),
             Self::ImageDefault { image: None } => "new clients get the newest image".to_owned(),
             Self::ImageRemove { image } => format!("{image} is removed"),

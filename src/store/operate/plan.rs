@@ -7,6 +7,7 @@
 //! next opening (`recover`), so a cut leaves the new one.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 
 use super::{Board, Operation};
 use crate::client::{Client, ImageId, Role};
@@ -73,6 +74,8 @@ pub enum Step {
     WriteDefault(Option<ImageId>),
     /// The image's folder goes, by one rename.
     TrashImage(ImageId),
+    /// Puts an EEPROM update into the live boot tree, or takes it out.
+    Loader(Option<PathBuf>),
     /// Makes an image of the live root, or of a snapshot's.
     BuildImage {
         snapshot: Option<SnapshotName>,
@@ -91,6 +94,7 @@ impl Step {
                 | Self::WriteDefault(_)
                 | Self::TrashImage(_)
                 | Self::BuildImage { .. }
+                | Self::Loader(_)
         )
     }
 }
@@ -223,6 +227,10 @@ pub fn plan(operation: &Operation, facts: &Facts<'_>) -> Result<Vec<Step>, Refus
             // A snapshot is frozen: its client may run meanwhile.
             let down = snapshot.is_none().then(|| Step::TakeDown(role.clone()));
             Ok(down.into_iter().chain([build]).collect())
+        }
+        Operation::Eeprom { role, files } => {
+            chained(facts.client(role)?)?;
+            Ok(vec![Step::TakeDown(role.clone()), Step::DiscardRun, Step::Loader(files.clone())])
         }
         Operation::Clients
         | Operation::Client { .. }

@@ -59,6 +59,7 @@ impl Worker {
         let seconds: Vec<String> = self
             .sticks
             .iter()
+            .filter(|(disk, _)| self.card_disk() != Some(disk.as_str()))
             .filter(|(disk, stick)| Some(*disk) != own.as_ref() && stick.second.is_none() && stick.unusable.is_none())
             .map(|(disk, _)| disk.clone())
             .collect();
@@ -237,6 +238,11 @@ impl Worker {
                 let _ = mounts::unmount_below(&self.second_point(), true);
             }
         }
+    }
+
+    /// Whether a copy is being made on that disk.
+    pub(super) fn is_backing(&self, disk: &str) -> bool {
+        self.backing.as_ref().is_some_and(|backing| backing.disk == disk)
     }
 
     /// The store is closed: its copy ends, incomplete.

@@ -57,6 +57,7 @@ impl Worker {
         self.tell_updates();
         self.say_what_is_missing();
         self.look_at_seconds();
+        self.look_for_card();
         self.schedule_import();
     }
 
@@ -105,6 +106,7 @@ impl Worker {
         }
         tracing::info!(disk = name, "stick removed");
         self.pulled_released(name);
+        self.end_card(name);
         if let Some(importing) = &self.importing
             && stick.sources.iter().any(|source| importing.path.starts_with(source))
         {
@@ -134,7 +136,8 @@ impl Worker {
     /// Mounts what may hold images, and takes its profile.
     pub(super) fn mount_sources(&mut self) {
         let mut problems = Vec::new();
-        for stick in self.sticks.values_mut() {
+        let card = self.card_disk().map(str::to_owned);
+        for stick in self.sticks.values_mut().filter(|stick| Some(&stick.disk.name) != card.as_ref()) {
             let Ok(reading) = &stick.reading else { continue };
             for (name, content) in parts(reading) {
                 let point = self.options.run.join("sources").join(&name);
@@ -182,7 +185,8 @@ impl Worker {
         let (rule, minimum) = (self.rule(), self.options.minimum_store_bytes);
         let mut best: Option<(u64, NewPlace, &Stick)> = None;
         let mut reason = None;
-        for stick in self.sticks.values() {
+        // What was read of a disk that became a card is not so any more.
+        for stick in self.sticks.values().filter(|stick| self.card_disk() != Some(&stick.disk.name)) {
             match &stick.reading {
                 _ if stick.unusable.is_some() => reason = stick.unusable.clone(),
                 Err(message) => reason = Some(unusable(message.clone(), "Try another stick")),

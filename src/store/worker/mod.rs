@@ -5,9 +5,10 @@
 //! not by edge: what is there is compared with what was known.
 //!
 //! This file is the loop and what the worker knows; what it does is in `disks`, `opening`,
-//! `clients`, `importing`, `operating`, `room`, `scrubbing` and `backup`.
+//! `clients`, `importing`, `operating`, `room`, `scrubbing`, `backup` and `card`.
 
 mod backup;
+mod card;
 mod clients;
 mod disks;
 mod importing;
@@ -56,6 +57,9 @@ pub enum Message {
     BackupEnded {
         result: Result<Backup, BackupError>,
     },
+    CardEnded {
+        result: Result<(), String>,
+    },
     OperationEnded {
         ticket: u64,
         result: Result<Outcome, OperateError>,
@@ -91,6 +95,8 @@ pub struct Worker {
     scrubbing: Option<Scrubbing>,
     /// The copy that is being made.
     backing: Option<backup::Backing>,
+    /// The recovery card that `WriteCard` would write, that is written, or was.
+    card: Option<card::Card>,
     /// A store waits to be opened until an operation on the former has ended.
     postponed: bool,
     /// Files that failed, until their stick is plugged in again.
@@ -146,6 +152,8 @@ struct Store {
     room: Room,
     scrub: scrub::State,
     told_read_only: bool,
+    /// Of a stick that cannot be written: nothing of it can be changed.
+    is_borrowed: bool,
 }
 
 struct Importing {
@@ -179,6 +187,7 @@ impl Worker {
             measuring: None,
             scrubbing: None,
             backing: None,
+            card: None,
             postponed: false,
             refused: HashSet::new(),
             updates: Vec::new(),
@@ -199,6 +208,7 @@ impl Worker {
                 Ok(Message::Look) => self.look(),
                 Ok(Message::ImportEnded { source, result }) => self.import_ended(source, result),
                 Ok(Message::BackupEnded { result }) => self.backup_ended(result),
+                Ok(Message::CardEnded { result }) => self.card_ended(result),
                 Ok(Message::OperationEnded { ticket, result }) => self.operation_ended(ticket, result),
                 Ok(Message::Scrubbed(looked)) => self.scrubbed(*looked),
                 Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => break,
@@ -234,6 +244,7 @@ impl Worker {
         match command {
             Command::Prepare => self.prepare(),
             Command::Backup => self.back_up(),
+            Command::WriteCard => self.write_card(),
             Command::CreateClient(client) => self.create(&client),
             Command::SaveClient(client) => self.save(&client),
             Command::Operate(ticket, operation) => self.operate(ticket, *operation),
@@ -326,6 +337,7 @@ impl Worker {
     // The end.
 
     fn shut_down(&mut self, queue: &Receiver<Message>) {
+        let writing = self.stop_card();
         if let Some(importing) = self.importing.take() {
             importing.stop.store(true, Ordering::Relaxed);
             let deadline = Instant::now() + IMPORT_END_LIMIT;
@@ -346,7 +358,8 @@ impl Worker {
                 .chain(self.emptying.take())
                 .chain(self.measuring.take())
                 .chain(self.scrubbing.take().map(|running| running.thread))
-                .chain(backing);
+                .chain(backing)
+                .chain(writing);
             for thread in threads {
                 while !thread.is_finished() && Instant::now() < deadline {
                     std::thread::sleep(Duration::from_millis(10));
