@@ -38,8 +38,8 @@
 //!   is another eighth, so an UNSTABLE one is a quick call, done by the thread that read it. Beside nfs-ganesha it is
 //!   0.86 to 0.94 of the CPU for a MB, at 1.9 to 2.5 times the rate.
 //! - **A small file made, written, committed and removed** costs three commits of the journal; nfs-ganesha, which answers CREATE and
-//!   REMOVE from memory, makes one, and 1.9 to 3.7 times as many files a second. With a directory that the kernel keeps
-//!   durable for it (`chattr +D`) it makes a sixth of ours on a disk, a quarter in memory, at 2.4 times the CPU (2026-11-29).
+//!   REMOVE from memory, makes one: 1.6 to 1.8 times as many files a second on a disk, as many in memory. With a directory that the
+//!   kernel keeps durable for it (`chattr +D`) it makes a sixth of ours on a disk, a third in memory, at 2.5 times the CPU (2026-11-29).
 //! - **Cookies of our own**: see `listing`.
 //! - **Metadata is durable before the reply**: see `procedures`.
 //!
