@@ -146,9 +146,10 @@ impl Pi3 {
         let card = folder.join("card.img");
         emulated_pi::insert_card(&mut command, &image, &card)?;
         command.args(["-device", "usb-hub,port=1"]);
-        emulated_pi::insert_stick(&mut command, &stick, "1.1");
+        // As on a Pi 3: the network card is the hub's first port.
+        emulated_pi::insert_stick(&mut command, &stick, "1.2");
         command
-            .args(["-netdev", "user,id=wire,restrict=on", "-device", "usb-net,port=1.2,netdev=wire"])
+            .args(["-netdev", "user,id=wire,restrict=on", "-device", "usb-net,port=1.1,netdev=wire"])
             .args(["-device", "at24c-eeprom,bus=i2c-bus.1,address=0x3c,rom-size=4096"])
             .args(["-trace", "i2c_*", "-D"])
             .arg(folder.join("i2c.trace"));
