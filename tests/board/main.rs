@@ -26,7 +26,7 @@ use support::{picture, sd_image, stick};
 
 const DISPLAY: u8 = 0x3c;
 /// The emulated network card hangs behind emulated USB, which takes a second and a half to be found.
-const MOST_OF_KERNEL: f32 = 2.0;
+const MOST_OF_KERNEL: f32 = 1.5;
 const LIMIT: Duration = Duration::from_secs(240);
 
 fn main() -> ExitCode {
