@@ -19,16 +19,20 @@ test: (deps "build" "image" "qemu" "os" "net" "lint") image os-image
 nfs-whole: (deps "build" "image" "qemu" "net")
     ROOTSTOCK_NFS_EVERY=1 tests/run nfs
 
+# Git, a compiler and sqlite on a client's root, by a Linux client in QEMU; then power cuts under sqlite: some four minutes
+programs: (deps "build" "image" "qemu" "os" "net")
+    tests/run programs
+
 # Format, clippy, unit tests: the quick look before a commit
 check:
     cargo fmt --all --check
     cargo clippy --quiet --workspace --all-targets -- -D warnings
-    cargo clippy --quiet --test bench --test demo --test modes --test board --test stick --test shop_qemu --test nfs_linux --test sd_image --test update_qemu --test uboot --test hil_qemu -- -D warnings
+    cargo clippy --quiet --test bench --test demo --test modes --test board --test stick --test shop_qemu --test nfs_linux --test nfs_programs --test sd_image --test update_qemu --test uboot --test hil_qemu -- -D warnings
     cargo metadata --quiet --locked --format-version 1 --manifest-path tests/fuzz/Cargo.toml >/dev/null
     board/budget
     cargo test --quiet --workspace --lib --bins
 
-# Kill the server and cut the power, under writing clients and each operation on the store, for SEEDS seeds each (about 40 s a seed); then U-Boot, and 100 cut updates
+# Kill the server and cut the power, under writing clients, sqlite and each operation on the store, for SEEDS seeds each (about 40 s a seed); then U-Boot, and 100 cut updates
 soak SEEDS="200": (deps "build" "image" "qemu" "os" "net") image
     tests/run soak {{SEEDS}}
     tests/run uboot

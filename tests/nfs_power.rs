@@ -16,7 +16,10 @@ mod nfs_lab;
 mod random;
 
 use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use nfs_lab::disk::after_cut;
 use nfs_lab::*;
@@ -275,4 +278,49 @@ fn run_seed(seed: u64) {
 fn what_was_answered_as_stable_is_there_after_a_power_cut() {
     let seeds: u64 = std::env::var("ROOTSTOCK_SEEDS").ok().map_or(3, |seeds| seeds.parse().expect("a number"));
     (1..=seeds).for_each(run_seed);
+}
+
+/// Waits until `done`; fails after a time in which all of it ends on a busy machine.
+fn within(what: &str, mut done: impl FnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(60);
+    while !done() {
+        assert!(Instant::now() < end, "{what}: not within a minute");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A test as `nfs_unanswered` has them, at the worst moment: a call waits for the disk in the kernel, where no
+/// signal reaches it, and the disk stands still.
+fn wait_for_a_disk_that_stands_still() -> ! {
+    let lab = Lab::on_disk();
+    let mut client = lab.client(A);
+    let root = lab.root(A);
+    let file = handle(client.create(&root, "waits", createhow3::GUARDED(mode(0o600))).unwrap().obj);
+    let disk = lab.disk.as_ref().unwrap();
+    disk.stand_still();
+    std::thread::spawn(move || client.write(&file, 0, &[7; 4096], stable_how::FILE_SYNC).unwrap());
+    within("a write that waits", || disk.is_waited_for());
+    println!("waits");
+    loop {
+        std::thread::park();
+    }
+}
+
+#[test]
+fn a_test_that_is_killed_leaves_nothing_that_waits_for_its_disk() {
+    const VICTIM: &str = "ROOTSTOCK_VICTIM";
+    if std::env::var_os(VICTIM).is_some() {
+        wait_for_a_disk_that_stands_still();
+    }
+    let own = std::env::current_exe().unwrap();
+    let name = "a_test_that_is_killed_leaves_nothing_that_waits_for_its_disk";
+    let mut command = Command::new(own);
+    command.args(["--exact", name, "--nocapture"]).env(VICTIM, "1").stdout(Stdio::piped());
+    let mut victim = command.spawn().unwrap();
+    let told = BufReader::new(victim.stdout.take().unwrap()).lines().any(|line| line.unwrap().ends_with("waits"));
+    assert!(told, "the victim ended before it was killed");
+    victim.kill().unwrap();
+    within("the end of the killed process", || victim.try_wait().unwrap().is_some());
+    let mut sync = Command::new("sync").spawn().unwrap();
+    within("a sync of the whole machine", || sync.try_wait().unwrap().is_some());
 }

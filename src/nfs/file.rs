@@ -34,7 +34,7 @@ pub type Birth = (i64, u32);
 /// One file, opened as the server.
 #[derive(Debug)]
 pub struct File {
-    /// `O_PATH`: for all that needs no data, on any kind of file.
+    /// `O_PATH`, or of a new file `write` once more: for all that needs no data, on any kind of file.
     path: OwnedFd,
     read: OnceLock<OwnedFd>,
     write: OnceLock<OwnedFd>,
@@ -172,8 +172,21 @@ impl FileCache {
 
     /// Keeps a descriptor that a call had to open anyway.
     pub fn insert(&self, handle: Handle, path: OwnedFd) -> Arc<File> {
+        self.keep(handle, path, OnceLock::new())
+    }
+
+    /// The same for one that can be written to.
+    pub fn insert_written(&self, handle: Handle, fd: OwnedFd) -> Arc<File> {
+        match rustix::io::fcntl_dupfd_cloexec(&fd, 0) {
+            Ok(path) => self.keep(handle, path, OnceLock::from(fd)),
+            // Out of descriptors: the one will do.
+            Err(_) => self.insert(handle, fd),
+        }
+    }
+
+    fn keep(&self, handle: Handle, path: OwnedFd, write: OnceLock<OwnedFd>) -> Arc<File> {
         let used = AtomicU64::new(self.clock.fetch_add(1, Ordering::Relaxed));
-        let file = Arc::new(File { path, read: OnceLock::new(), write: OnceLock::new(), used });
+        let file = Arc::new(File { path, read: OnceLock::new(), write, used });
         let mut files = self.lock();
         let share = self.budget.share();
         let closed = if files.len() >= share { oldest_quarter(&mut files, share) } else { Vec::new() };

@@ -1,14 +1,23 @@
 //! A disk that remembers every write and every flush, and can stand still: one file
-//! in a FUSE file system of this process, for a loop device to lie on.
+//! in a FUSE file system, for a loop device to lie on.
 //!
-//! The kernel's FUSE protocol (`linux/fuse.h`, 7.31), as much as one file needs.
+//! A process of its own serves it (`serve`). A test that is killed while a call of it waits for the disk could not end
+//! otherwise: that call would wait for a server which ends with it, and each `sync` on the machine behind it.
+//! When the test is gone the process serves what is still asked, so that all that lies on the disk can be
+//! taken down, and ends with the mount, or soon.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::{Arc, Condvar, Mutex};
-use std::thread::JoinHandle;
+use std::sync::Mutex;
+
+#[path = "disk_process.rs"]
+mod process;
+
+use process::{GO_ON, INDEX_BYTES, IS_WAITED_FOR, MOUNTED, Parts, STAND_STILL, YES};
 
 /// What reached the disk, in order.
 #[derive(Clone)]
@@ -39,200 +48,128 @@ pub fn after_cut(base: &[u8], log: &[Event], cut: usize, mut below: impl FnMut(u
     disk
 }
 
-#[derive(Default)]
-struct State {
-    content: Vec<u8>,
-    /// `None` until `record`.
-    log: Option<Vec<Event>>,
-    stands_still: bool,
-    /// A request waits for it to go on.
-    waits: bool,
-}
-
-#[derive(Default)]
-struct Shared {
-    state: Mutex<State>,
-    changed: Condvar,
-}
-
 /// Mounted for as long as it is not dropped; unmount what lies on it first.
 pub struct Disk {
-    shared: Arc<Shared>,
-    daemon: Option<JoinHandle<()>>,
+    /// To its process. One byte asks, one answers.
+    process: Mutex<UnixStream>,
+    /// The bytes of all writes, and of each event where they are.
+    data: File,
+    index: File,
+    recorded: Mutex<Recorded>,
     point: std::path::PathBuf,
 }
 
-const MAX_WRITE: usize = 128 << 10;
-const ROOT: u64 = 1;
-const FILE: u64 = 2;
+/// Where the record begins: events before it, and the disk then.
+struct Recorded {
+    from: usize,
+    base: Vec<u8>,
+}
 
 impl Disk {
     /// A disk of `bytes` zeros, as the file `disk` in the folder `point`.
     pub fn mount(point: &Path, bytes: usize) -> Self {
-        let fuse = OpenOptions::new().read(true).write(true).open("/dev/fuse");
+        let fuse = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open("/dev/fuse");
         let fuse = fuse.expect("/dev/fuse: these tests need FUSE: sudo modprobe fuse");
         let options = format!("fd={},rootmode=40000,user_id=0,group_id=0,allow_other", fuse.as_raw_fd());
         let options = std::ffi::CString::new(options).unwrap();
+        let [content, data, index] = [c"disk", c"writes", c"events"]
+            .map(|name| File::from(rustix::fs::memfd_create(name, rustix::fs::MemfdFlags::CLOEXEC).expect("a memfd")));
+        content.set_len(bytes as u64).expect("a memfd");
+        let (mut ours, theirs) = UnixStream::pair().expect("a socket pair");
+        let own = |file: &File| OwnedFd::from(file.try_clone().expect("a descriptor"));
+        let parts = Parts {
+            parent: theirs.into(),
+            fuse: own(&fuse),
+            content: content.into(),
+            data: own(&data),
+            index: own(&index),
+            size: bytes as u64,
+        };
+        process::start(parts, point);
+        ours.read_exact(&mut [0]).expect("the disk's process");
         rustix::mount::mount("disk", point, "fuse", rustix::mount::MountFlags::empty(), options.as_c_str())
             .expect("mount fuse");
-        let shared = Arc::new(Shared::default());
-        shared.state.lock().unwrap().content = vec![0; bytes];
-        let daemon = std::thread::spawn({
-            let shared = shared.clone();
-            move || serve(fuse, &shared)
-        });
-        Self { shared, daemon: Some(daemon), point: point.to_owned() }
+        // From here on the process is the only one that has it.
+        drop(fuse);
+        let disk = Self {
+            process: Mutex::new(ours),
+            data,
+            index,
+            recorded: Mutex::new(Recorded { from: 0, base: vec![0; bytes] }),
+            point: point.to_owned(),
+        };
+        disk.ask(MOUNTED);
+        disk
     }
 
     /// Starts the record; what lies on the disk now.
     pub fn record(&self) -> Vec<u8> {
-        let mut state = self.shared.state.lock().unwrap();
-        state.log = Some(Vec::new());
-        state.content.clone()
+        let mut recorded = self.recorded.lock().unwrap();
+        let events = self.events(recorded.from);
+        recorded.from += events.len();
+        for event in events {
+            if let Event::Write(offset, data) = event {
+                recorded.base[offset as usize..offset as usize + data.len()].copy_from_slice(&data);
+            }
+        }
+        recorded.base.clone()
     }
 
     /// How many events are on record.
     pub fn position(&self) -> usize {
-        self.shared.state.lock().unwrap().log.as_ref().map_or(0, Vec::len)
+        self.count() - self.recorded.lock().unwrap().from
     }
 
     pub fn log(&self) -> Vec<Event> {
-        self.shared.state.lock().unwrap().log.clone().unwrap_or_default()
+        self.events(self.recorded.lock().unwrap().from)
     }
 
     /// From now on no request is answered.
     pub fn stand_still(&self) {
-        self.shared.state.lock().unwrap().stands_still = true;
+        self.ask(STAND_STILL);
     }
 
     pub fn go_on(&self) {
-        self.shared.state.lock().unwrap().stands_still = false;
-        self.shared.changed.notify_all();
+        self.ask(GO_ON);
     }
 
     /// Whether a write or a flush waits for it to go on.
     pub fn is_waited_for(&self) -> bool {
-        self.shared.state.lock().unwrap().waits
+        self.ask(IS_WAITED_FOR) == YES
+    }
+
+    fn ask(&self, what: u8) -> u8 {
+        let mut process = self.process.lock().unwrap();
+        let mut answer = [0];
+        process.write_all(&[what]).and_then(|()| process.read_exact(&mut answer)).expect("the disk's process");
+        answer[0]
+    }
+
+    /// Since it was mounted.
+    fn count(&self) -> usize {
+        self.index.metadata().unwrap().len() as usize / INDEX_BYTES
+    }
+
+    fn events(&self, from: usize) -> Vec<Event> {
+        let mut index = vec![0; (self.count() - from) * INDEX_BYTES];
+        self.index.read_exact_at(&mut index, (from * INDEX_BYTES) as u64).unwrap();
+        let event = |entry: &[u8]| {
+            let word = |n: usize| u64::from_ne_bytes(entry[8 * n..8 * n + 8].try_into().unwrap());
+            if word(0) == process::FLUSH {
+                return Event::Flush;
+            }
+            let mut data = vec![0; word(1) as usize];
+            self.data.read_exact_at(&mut data, word(2)).unwrap();
+            Event::Write(word(0), data)
+        };
+        index.chunks_exact(INDEX_BYTES).map(event).collect()
     }
 }
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        self.go_on();
+        // Its process goes on when this end is closed, and ends when the last user of the mount, a loop device perhaps, is
+        // gone: not waited for.
         let _ = rustix::mount::unmount(&self.point, rustix::mount::UnmountFlags::DETACH);
-        // It ends when the last user of the mount, a loop device perhaps, is gone: not waited for.
-        drop(self.daemon.take());
     }
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    u32::from_ne_bytes(bytes[at..at + 4].try_into().unwrap())
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    u64::from_ne_bytes(bytes[at..at + 8].try_into().unwrap())
-}
-
-/// Items of a reply, in the machine's byte order.
-#[derive(Default)]
-struct Out(Vec<u8>);
-
-impl Out {
-    fn u32s(mut self, items: &[u32]) -> Self {
-        self.0.extend(items.iter().flat_map(|item| item.to_ne_bytes()));
-        self
-    }
-
-    fn u64s(mut self, items: &[u64]) -> Self {
-        self.0.extend(items.iter().flat_map(|item| item.to_ne_bytes()));
-        self
-    }
-
-    /// `struct fuse_attr`
-    fn attr(self, node: u64, size: u64) -> Self {
-        let (mode, size) = if node == ROOT { (0o040_755, 0) } else { (0o100_600, size) };
-        self.u64s(&[node, size, size.div_ceil(512), 0, 0, 0]).u32s(&[0, 0, 0, mode, 1, 0, 0, 0, 4096, 0])
-    }
-}
-
-fn serve(mut fuse: File, shared: &Shared) {
-    let mut buffer = vec![0; MAX_WRITE + 8192];
-    loop {
-        let count = match fuse.read(&mut buffer) {
-            Ok(count) => count,
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-            // ENODEV: unmounted.
-            Err(_) => return,
-        };
-        let request = &buffer[..count];
-        let (opcode, unique, node, body) =
-            (u32_at(request, 4), u64_at(request, 8), u64_at(request, 16), &request[40..]);
-        // FORGET, INTERRUPT, BATCH_FORGET want no reply.
-        if matches!(opcode, 2 | 36 | 42) {
-            continue;
-        }
-        let (error, out) = match answer(opcode, node, body, shared) {
-            Ok(out) => (0, out.0),
-            Err(errno) => (-errno, Vec::new()),
-        };
-        let mut reply = ((16 + out.len()) as u32).to_ne_bytes().to_vec();
-        reply.extend(error.to_ne_bytes());
-        reply.extend(unique.to_ne_bytes());
-        reply.extend(out);
-        // ENOENT where the asker was killed meanwhile.
-        let _ = fuse.write(&reply);
-    }
-}
-
-fn answer(opcode: u32, node: u64, body: &[u8], shared: &Shared) -> Result<Out, i32> {
-    let mut state = shared.state.lock().unwrap();
-    if matches!(opcode, 16 | 20) {
-        while state.stands_still {
-            state.waits = true;
-            state = shared.changed.wait(state).unwrap();
-        }
-        state.waits = false;
-    }
-    let size = state.content.len() as u64;
-    let out = Out::default();
-    Ok(match opcode {
-        // LOOKUP
-        1 if body.starts_with(b"disk\0") => out.u64s(&[FILE, 0, 3600, 3600]).u32s(&[0, 0]).attr(FILE, size),
-        1 => return Err(libc::ENOENT),
-        // GETATTR, SETATTR
-        3 | 4 => out.u64s(&[3600]).u32s(&[0, 0]).attr(node, size),
-        // OPEN with FOPEN_KEEP_CACHE, OPENDIR
-        14 | 27 => out.u64s(&[0]).u32s(&[2, 0]),
-        // READ
-        15 => {
-            let (start, length) = (u64_at(body, 8).min(size) as usize, u32_at(body, 16) as usize);
-            Out(state.content[start..(start + length).min(size as usize)].to_vec())
-        }
-        // WRITE
-        16 => {
-            let (offset, length) = (u64_at(body, 8), u32_at(body, 16) as usize);
-            let data = &body[40..40 + length];
-            let Some(place) = state.content.get_mut(offset as usize..offset as usize + length) else {
-                return Err(libc::ENOSPC);
-            };
-            place.copy_from_slice(data);
-            let event = Event::Write(offset, data.to_vec());
-            state.log.iter_mut().for_each(|log| log.push(event.clone()));
-            out.u32s(&[length as u32, 0])
-        }
-        // STATFS
-        17 => out.u64s(&[1 << 20; 5]).u32s(&[4096, 255, 4096, 0, 0, 0, 0, 0, 0, 0]),
-        // FSYNC
-        20 => {
-            state.log.iter_mut().for_each(|log| log.push(Event::Flush));
-            out
-        }
-        // RELEASE, FLUSH, RELEASEDIR, DESTROY
-        18 | 25 | 29 | 38 => out,
-        // INIT: 7.31, with BIG_WRITES and MAX_PAGES
-        26 => out
-            .u32s(&[7, 31, 0, 1 << 5 | 1 << 22, 16 | 12 << 16, MAX_WRITE as u32, 1, (MAX_WRITE / 4096) as u32])
-            .u32s(&[0; 8]),
-        _ => return Err(libc::ENOSYS),
-    })
 }

@@ -1,10 +1,11 @@
-//! The appliance in QEMU, its sticks put in and pulled through QEMU's monitor.
+//! The appliance in QEMU, its sticks put in and pulled, and its power cut, through QEMU's monitor.
 
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::store_support::{make_image_of, pi_root};
@@ -27,6 +28,7 @@ pub struct Appliance {
     pub wire: Netns,
     pub panel: PanelTty,
     machine: Machine,
+    command: Command,
     folder: PathBuf,
     monitor: BufReader<UnixStream>,
     /// How much of the console was looked at.
@@ -72,14 +74,29 @@ impl Appliance {
             let slow = format!("driver=throttle,node-name={name},throttle-group=slow,file={name}-raw");
             command.arg("-blockdev").arg(slow);
         }
-        let machine = Machine::start("appliance", &mut command, &folder)?;
-        let panel = PanelTty::connect(&panel, |_| {})?;
-        let monitor = UnixStream::connect(&monitor).map_err(|e| format!("{}: {e}", monitor.display()))?;
-        monitor.set_read_timeout(Some(Duration::from_secs(20))).map_err(|e| format!("monitor: {e}"))?;
-        let mut appliance =
-            Self { wire, panel, machine, folder, monitor: BufReader::new(monitor), seen: 0, plugged: None, count: 0 };
-        appliance.tell("qmp_capabilities", "{}")?;
+        let (machine, panel, monitor) = power_on(&mut command, &folder)?;
+        let mut appliance = Self { wire, panel, machine, command, folder, monitor, seen: 0, plugged: None, count: 0 };
+        appliance.greet()?;
         Ok(appliance)
+    }
+
+    fn greet(&mut self) -> Result<(), String> {
+        self.tell("qmp_capabilities", "{}")?;
+        // QEMU would end.
+        self.tell("set-action", "{\"reboot\":\"reset\"}")
+    }
+
+    /// The power goes and comes: nothing is ended, flushed or unmounted. The stick stays where it is.
+    pub fn cut_power(&mut self) -> Result<(), String> {
+        self.tell("system_reset", "{}")
+    }
+
+    /// After `power_off`: the power comes again, with the stick in a port already.
+    pub fn power_on(&mut self, stick: &str, port: u8) -> Result<(), String> {
+        (self.machine, self.panel, self.monitor) = power_on(&mut self.command, &self.folder)?;
+        self.seen = 0;
+        self.greet()?;
+        self.plug(stick, port)
     }
 
     /// One command to QEMU; waits for its answer.
@@ -160,6 +177,19 @@ impl Appliance {
         }
         Ok(())
     }
+}
+
+/// A machine with its panel and QEMU's monitor.
+fn power_on(command: &mut Command, folder: &Path) -> Result<(Machine, PanelTty, BufReader<UnixStream>), String> {
+    for left in ["panel.sock", "monitor.sock"] {
+        let _ = fs::remove_file(folder.join(left));
+    }
+    let machine = Machine::start("appliance", command, folder)?;
+    let panel = PanelTty::connect(&folder.join("panel.sock"), |_| {})?;
+    let monitor = folder.join("monitor.sock");
+    let monitor = UnixStream::connect(&monitor).map_err(|e| format!("{}: {e}", monitor.display()))?;
+    monitor.set_read_timeout(Some(Duration::from_secs(20))).map_err(|e| format!("monitor: {e}"))?;
+    Ok((machine, panel, BufReader::new(monitor)))
 }
 
 /// A small operating system in Raspberry Pi OS's layout, packed as a download is.

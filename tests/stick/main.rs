@@ -1,8 +1,9 @@
-//! The stick test: a stick that is pulled at the worst moments from the SD
-//! image's own kernel, in an emulated machine.
+//! The stick test: a stick that is pulled, and an appliance that loses its power, at the worst
+//! moments, with the SD image's own kernel in an emulated machine.
 //!
-//! It is pulled while its image is imported, and while a client writes; put back
-//! in other ports; and in between a stranger's stick is put in its place. The
+//! The stick is pulled while its image is imported, and while a client writes; put back
+//! in other ports; and in between a stranger's stick is put in its place. Then, under the same client, the appliance is
+//! reset with no word before, and switched off in order and on again. The
 //! client is a connection of ours that asks as the Linux client does: the same
 //! call again, on a new connection if need be, until it is answered.
 
@@ -102,8 +103,22 @@ fn stick() -> Result<usize, String> {
         writer.wait_for(written + 20, LIMIT)?;
         ok(&format!("put back in port {port}, the client goes on with its handles"));
     }
-    let count = writer.finish()?;
+
+    for round in 1..=2 {
+        appliance.cut_power()?;
+        let written = writer.written();
+        writer.wait_for(written + 40, LIMIT)?;
+        ok(&format!("power cut {round} under the client: it goes on with its handles"));
+    }
+    writer.ends_in_order();
+    appliance.power_off()?;
+    let written = writer.written();
+    appliance.power_on("stick", 1)?;
+    writer.wait_for(written + 40, LIMIT)?;
+    ok("switched off in order and on again under the client: it goes on with its handles");
+    let (count, names) = writer.finish()?;
     ok(&format!("each of its {count} acknowledged writes is there, and no call failed"));
+    ok(&format!("its {names} names are those that it made, moved and removed: none lost, none twice"));
 
     appliance.power_off()?;
     appliance.check()?;

@@ -1,4 +1,9 @@
-//! A client that writes without an end, as the Linux client would over a stick that comes and goes.
+//! A client that writes without an end, as the Linux client would over a stick or an appliance that comes and goes.
+//!
+//! With each block it also makes a name, moves the one before, and removes one that was moved long ago:
+//! what must not be done twice. A power cut takes the server's memory of calls, so then, and only
+//! then, a repeated RENAME or REMOVE may be told that there is nothing (`src/nfs/mod.rs`); a CREATE never, since
+//! its verifier is on the stick.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -14,21 +19,27 @@ use crate::support::netns::Netns;
 
 const SERVER: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 1);
 const BLOCK: usize = 4096;
+/// Names that stay before the oldest is removed.
+const KEPT: u64 = 100;
+/// Blocks of one READ.
+const AT_ONCE: u64 = 32;
 /// Blocks between two COMMITs.
 const COMMIT_EVERY: u64 = 16;
 /// No call may be without an answer for longer; the Linux client would ask for ever.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(170);
 
 #[derive(Default)]
 struct Shared {
     written: AtomicU64,
     stop: AtomicBool,
+    /// From here on each call is answered as if it were asked once.
+    in_order: AtomicBool,
     failed: Mutex<Option<String>>,
 }
 
 pub struct Writer {
     shared: Arc<Shared>,
-    thread: JoinHandle<Result<u64, String>>,
+    thread: JoinHandle<Result<(u64, usize), String>>,
 }
 
 impl Writer {
@@ -67,8 +78,13 @@ impl Writer {
         Ok(())
     }
 
-    /// Ends the writing and reads everything back.
-    pub fn finish(self) -> Result<u64, String> {
+    /// No power is cut any more.
+    pub fn ends_in_order(&self) {
+        self.shared.in_order.store(true, Ordering::SeqCst);
+    }
+
+    /// Ends the writing and reads everything back: how many blocks, and how many names.
+    pub fn finish(self) -> Result<(u64, usize), String> {
         self.shared.stop.store(true, Ordering::SeqCst);
         self.thread.join().map_err(|_| "the client's thread panicked".to_owned())?
     }
@@ -90,21 +106,53 @@ impl Session {
         Ok(client)
     }
 
-    /// Asks again until there is an answer that is not "later".
+    /// Asks again, as the same call, until there is an answer that is not "later".
     fn ask<T, E>(&mut self, procedure: NFS_PROGRAM, args: &impl Pack) -> Result<T, String>
     where
         Nfs3Result<T, E>: Unpack,
     {
+        let (answer, _) = self.answer(procedure, args)?;
+        answer.map_err(|stat| format!("{procedure:?}: {stat:?}"))
+    }
+
+    /// The same for a change that is done when there is nothing to do any more, if the call had to be repeated
+    /// over a power cut.
+    fn ask_once<T, E>(&mut self, procedure: NFS_PROGRAM, args: &impl Pack, in_order: bool) -> Result<(), String>
+    where
+        Nfs3Result<T, E>: Unpack,
+    {
+        match self.answer::<T, E>(procedure, args)? {
+            (Ok(_), _) => Ok(()),
+            (Err(nfsstat3::NFS3ERR_NOENT), repeated) if repeated && !in_order => Ok(()),
+            (Err(stat), repeated) => Err(format!("{procedure:?}, repeated: {repeated}: {stat:?}")),
+        }
+    }
+
+    /// The answer, and whether the call was sent more than once.
+    fn answer<T, E>(&mut self, procedure: NFS_PROGRAM, args: &impl Pack) -> Result<(Result<T, nfsstat3>, bool), String>
+    where
+        Nfs3Result<T, E>: Unpack,
+    {
         let end = Instant::now() + PATIENCE;
+        let (mut sent, mut xid) = (0, None);
         loop {
             let answer = match self.connection.take().map_or_else(|| self.connect(2049), Ok) {
-                Ok(mut client) => client.try_call(procedure, args).inspect(|_| self.connection = Some(client)),
+                Ok(mut client) => {
+                    // What is asked again on a new connection is the same call, to be known by the reply cache.
+                    client.xid = *xid.get_or_insert(client.xid);
+                    sent += 1;
+                    client.try_call(procedure, args).inspect(|_| self.connection = Some(client))
+                }
                 Err(error) => Err(error),
             };
             let told = match answer {
-                Ok(Nfs3Result::Ok(result)) => return Ok(result),
-                Ok(Nfs3Result::Err((nfsstat3::NFS3ERR_JUKEBOX, _))) => "JUKEBOX".to_owned(),
-                Ok(Nfs3Result::Err((stat, _))) => return Err(format!("{procedure:?}: {stat:?}")),
+                Ok(Nfs3Result::Ok(result)) => return Ok((Ok(result), sent > 1)),
+                Ok(Nfs3Result::Err((nfsstat3::NFS3ERR_JUKEBOX, _))) => {
+                    // It was not done, and is another call when it is asked again.
+                    xid = None;
+                    "JUKEBOX".to_owned()
+                }
+                Ok(Nfs3Result::Err((stat, _))) => return Ok((Err(stat), sent > 1)),
                 Err(error) => error.to_string(),
             };
             if Instant::now() > end {
@@ -113,6 +161,29 @@ impl Session {
             thread::sleep(Duration::from_millis(200));
         }
     }
+
+    /// Makes the name of `number`, moves the last one's, and removes that of `KEPT` before.
+    fn change_names(&mut self, names: &nfs_fh3, number: u64, in_order: bool) -> Result<(), String> {
+        let (new, last, moved) = (format!("new-{number}"), format!("new-{}", number.wrapping_sub(1)), moved(number, 1));
+        let how = createhow3::EXCLUSIVE(createverf3((number ^ 0x5eed_0000_0000).to_be_bytes()));
+        let create = CREATE3args { where_: at(names, &new), how };
+        self.ask::<CREATE3resok, CREATE3resfail>(NFS_PROGRAM::NFSPROC3_CREATE, &create)?;
+        if number > 0 {
+            let rename = RENAME3args { from: at(names, &last), to: at(names, &moved) };
+            self.ask_once::<RENAME3resok, RENAME3resfail>(NFS_PROGRAM::NFSPROC3_RENAME, &rename, in_order)?;
+        }
+        if number > KEPT {
+            let oldest = self::moved(number, KEPT + 1);
+            let remove = REMOVE3args { object: at(names, &oldest) };
+            self.ask_once::<REMOVE3resok, REMOVE3resfail>(NFS_PROGRAM::NFSPROC3_REMOVE, &remove, in_order)?;
+        }
+        Ok(())
+    }
+}
+
+/// The name that the file of `back` numbers before `number` has after it was moved.
+fn moved(number: u64, back: u64) -> String {
+    format!("moved-{}", number.wrapping_sub(back))
 }
 
 impl Session {
@@ -142,7 +213,7 @@ fn block(number: u64) -> Vec<u8> {
     number.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes().repeat(BLOCK / 8)
 }
 
-fn run(address: Ipv4Addr, path: &str, shared: &Shared) -> Result<u64, String> {
+fn run(address: Ipv4Addr, path: &str, shared: &Shared) -> Result<(u64, usize), String> {
     let mut session = Session { address, connection: None, next_port: 1000 };
     let mut mount = session.connect(20048).map_err(|error| format!("mount port: {error}"))?;
     let root = mount.mnt(path).map_err(|stat| format!("MNT {path}: {stat}"))?;
@@ -150,6 +221,9 @@ fn run(address: Ipv4Addr, path: &str, shared: &Shared) -> Result<u64, String> {
     let create = CREATE3args { where_: at(&root, "written"), how: createhow3::UNCHECKED(mode(0o644)) };
     let created = session.ask::<CREATE3resok, CREATE3resfail>(NFS_PROGRAM::NFSPROC3_CREATE, &create)?;
     let post_op_fh3::Some(file) = created.obj else { return Err("CREATE gave no handle".to_owned()) };
+    let mkdir = MKDIR3args { where_: at(&root, "names"), attributes: mode(0o755) };
+    let made = session.ask::<MKDIR3resok, MKDIR3resfail>(NFS_PROGRAM::NFSPROC3_MKDIR, &mkdir)?;
+    let post_op_fh3::Some(names) = made.obj else { return Err("MKDIR gave no handle".to_owned()) };
     let mut number = 0;
     let mut unstable = Vec::new();
     while !shared.stop.load(Ordering::SeqCst) {
@@ -158,6 +232,7 @@ fn run(address: Ipv4Addr, path: &str, shared: &Shared) -> Result<u64, String> {
         if stable == stable_how::UNSTABLE {
             unstable.push((number, verifier));
         }
+        session.change_names(&names, number, shared.in_order.load(Ordering::SeqCst))?;
         number += 1;
         if number % COMMIT_EVERY == 0 {
             session.commit(&file, &mut unstable)?;
@@ -166,12 +241,28 @@ fn run(address: Ipv4Addr, path: &str, shared: &Shared) -> Result<u64, String> {
         thread::sleep(Duration::from_millis(20));
     }
     session.commit(&file, &mut unstable)?;
-    for number_read in 0..number {
-        let read = READ3args { file: file.clone(), offset: number_read * BLOCK as u64, count: BLOCK as u32 };
+    // In long READs, which the server does not copy: here it is the appliance's own kernel that sends them.
+    for first in (0..number).step_by(AT_ONCE as usize) {
+        let count = (number - first).min(AT_ONCE) as usize * BLOCK;
+        let read = READ3args { file: file.clone(), offset: first * BLOCK as u64, count: count as u32 };
         let read = session.ask::<READ3resok, READ3resfail>(NFS_PROGRAM::NFSPROC3_READ, &read)?;
-        if *read.data != block(number_read) {
-            return Err(format!("block {number_read} of {number} was acknowledged and is not there"));
+        if read.data.len() != count {
+            return Err(format!("READ of {count} bytes gave {}", read.data.len()));
+        }
+        for (number_read, data) in (first..).zip(read.data.chunks(BLOCK)) {
+            if data != block(number_read) {
+                return Err(format!("block {number_read} of {number} was acknowledged and is not there"));
+            }
         }
     }
-    Ok(number)
+    let mut expected: Vec<String> =
+        (number.saturating_sub(KEPT + 1)..number.saturating_sub(1)).map(|n| moved(n, 0)).collect();
+    expected.push(format!("new-{}", number - 1));
+    expected.sort();
+    let mut connection = session.connection.take().ok_or("no connection")?;
+    let found = connection.names(&names);
+    if found != expected {
+        return Err(format!("the names are {found:?}, not {expected:?}"));
+    }
+    Ok((number, found.len()))
 }

@@ -47,7 +47,7 @@ pub fn mkdir(context: &Context<'_>, args: Arguments<'_, '_>, reply: &mut Encoder
             rustix::fs::mkdirat(directory.file.fd(), name, Mode::from_raw_mode(mode))
         })?;
         // The system call does not take the set-id bits.
-        finish(context, directory, name, &new, mode & 0o6000 != 0)
+        finish(context, directory, context.child(directory, name)?, &new, mode & 0o6000 != 0)
     });
     Ok(())
 }
@@ -65,7 +65,7 @@ pub fn symlink(context: &Context<'_>, args: Arguments<'_, '_>, reply: &mut Encod
             return Err(NFS3ERR_INVAL);
         }
         as_caller(context, directory, name, || rustix::fs::symlinkat(text, directory.file.fd(), name))?;
-        finish(context, directory, name, &new, false)
+        finish(context, directory, context.child(directory, name)?, &new, false)
     });
     Ok(())
 }
@@ -87,7 +87,7 @@ pub fn mknod(context: &Context<'_>, args: Arguments<'_, '_>, reply: &mut Encoder
         as_caller(context, directory, name, || {
             rustix::fs::mknodat(directory.file.fd(), name, file_type, mode, device)
         })?;
-        finish(context, directory, name, &new, false)
+        finish(context, directory, context.child(directory, name)?, &new, false)
     });
     Ok(())
 }
@@ -182,11 +182,10 @@ fn as_caller(
 fn finish(
     context: &Context<'_>,
     directory: &Object,
-    name: &[u8],
+    (made, stat): (Object, Stat),
     new: &sattr3,
     mode_again: bool,
 ) -> Result<Made, nfsstat3> {
-    let (made, stat) = context.child(directory, name)?;
     charge::made(&directory.export, &stat);
     let mut rest = *new;
     if !mode_again {
@@ -224,11 +223,18 @@ fn finish(
 /// A new regular file, or NFS3ERR_EXIST.
 fn guarded(context: &Context<'_>, directory: &Object, name: &[u8], new: &sattr3) -> Result<Made, nfsstat3> {
     let mode = mode(new, 0o666);
-    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::WRONLY | OFlags::CLOEXEC;
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::LARGEFILE;
+    let mut opened = None;
     as_caller(context, directory, name, || {
-        rustix::fs::openat(directory.file.fd(), name, flags, Mode::from_raw_mode(mode)).map(drop)
+        opened = Some(rustix::fs::openat(directory.file.fd(), name, flags, Mode::from_raw_mode(mode))?);
+        Ok(())
     })?;
-    finish(context, directory, name, new, false)
+    let made = match opened {
+        Some(fd) => context.written(directory, fd)?,
+        // The server before this one made it.
+        None => context.child(directory, name)?,
+    };
+    finish(context, directory, made, new, false)
 }
 
 /// UNCHECKED on what is there already: a regular file is taken, and cut if a size was given.

@@ -27,7 +27,7 @@ mod list;
 mod lookup;
 mod system;
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use nfsserve::nfs::nfsstat3::{self, *};
@@ -335,11 +335,22 @@ impl Context<'_> {
         };
         let stat = rustix::fs::fstat(&fd).map_err(|errno| self.fail(directory, errno))?;
         let ftype = attributes::ftype(stat.st_mode).ok_or(NFS3ERR_SERVERFAULT)?;
-        let fd_ref = std::os::fd::AsFd::as_fd(&fd);
+        let fd_ref = fd.as_fd();
         let (handle, _) =
             handle_at(fd_ref, b"", directory.handle.export, ftype).map_err(|errno| self.fail(directory, errno))?;
         let file = directory.export.files.insert(handle, fd);
         Ok((Object { export: directory.export.clone(), handle, file, _change: None }, stat))
+    }
+
+    /// A regular file that was just made in `directory` and is open to be written to: what most new files are next. To
+    /// look the name up and to open it again would cost three system calls more.
+    fn written(&self, directory: &Object, fd: OwnedFd) -> Result<(Object, Stat), nfsstat3> {
+        let (export, fail) = (&directory.export, |errno| self.fail(directory, errno));
+        let stat = rustix::fs::fstat(&fd).map_err(fail)?;
+        let (handle, _) =
+            handle_at(fd.as_fd(), b"", directory.handle.export, nfsserve::nfs::ftype3::NF3REG).map_err(fail)?;
+        let file = export.files.insert_written(handle, fd);
+        Ok((Object { export: export.clone(), handle, file, _change: None }, stat))
     }
 
     /// The same for a name whose file is open already: its handle tells which.

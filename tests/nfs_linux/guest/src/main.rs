@@ -4,11 +4,14 @@
 //!     nfs-judge files SUBJECT               data, large directories, open files
 //!
 //! As PID 1 of the emulated client (`tests/nfs_linux`) it loads modules, mounts the
-//! server's export as `nfsroot` does, judges it against a local ext4, and switches off.
+//! server's export as `nfsroot` does, judges it against a local ext4 (or runs the programs that are on it, for
+//! `tests/nfs_programs`), and switches off.
 
 mod cases;
 mod compare;
 mod files;
+mod programs;
+mod quota;
 mod report;
 mod sys;
 mod vm;

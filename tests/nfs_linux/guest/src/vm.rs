@@ -4,7 +4,7 @@ use std::fs;
 use std::time::Instant;
 
 use crate::report::Report;
-use crate::{files, posix, sys};
+use crate::{files, posix, programs, quota, sys};
 
 /// The wire's addresses, as the test beside this gives them to both ends.
 const ADDRESS: [u8; 4] = [192, 168, 78, 2];
@@ -36,24 +36,36 @@ fn judge() -> Result<(), String> {
     let server = word("judge.server=").ok_or("no judge.server= on the kernel's command line")?;
     let path = word("judge.path=").ok_or("no judge.path=")?;
     let every = word("judge.every=").and_then(|every| every.parse().ok()).unwrap_or(1);
+    let commits = word("judge.commits=").and_then(|commits| commits.parse().ok());
 
     wait_for("/sys/class/net/eth0")?;
     sys::configure("eth0", ADDRESS).map_err(told("eth0"))?;
-    wait_for("/dev/vda")?;
-    for at in ["/subject", "/reference"] {
+    for at in ["/subject", "/reference", "/limited"] {
         fs::create_dir_all(at).map_err(|e| format!("{at}: {e}"))?;
     }
-    sys::mount("/dev/vda", "/reference", "ext4", "").map_err(told("mount of the local ext4"))?;
     let options = format!("vers=3,proto=tcp,nolock,hard,addr={server},mountproto=tcp");
     sys::mount(&format!("{server}:{path}"), "/subject", "nfs", &options).map_err(told("mount of the export"))?;
-    for at in ["/subject/judged", "/reference/judged"] {
-        fs::create_dir_all(at).map_err(|e| format!("{at}: {e}"))?;
-    }
     println!("judge: mounted {:.1} s after the start", uptime());
     let began = Instant::now();
     let mut report = Report::new();
-    files::judge(&mut report, "/subject/judged", true);
-    posix(&mut report, "/subject/judged", "/reference/judged", every);
+    match commits {
+        Some(commits) => programs::judge(&mut report, "/subject", commits)?,
+        None => {
+            wait_for("/dev/vda")?;
+            sys::mount("/dev/vda", "/reference", "ext4", "").map_err(told("mount of the local ext4"))?;
+            for at in ["/subject/judged", "/reference/judged"] {
+                fs::create_dir_all(at).map_err(|e| format!("{at}: {e}"))?;
+            }
+            files::judge(&mut report, "/subject/judged", true);
+            let limited = word("judge.limited=").ok_or("no judge.limited=")?;
+            let bytes = word("judge.quota=").and_then(|bytes| bytes.parse().ok()).ok_or("no judge.quota=")?;
+            sys::mount(&format!("{server}:{limited}"), "/limited", "nfs", &options)
+                .map_err(told("mount of a quota"))?;
+            quota::judge(&mut report, "/limited", "/subject/judged", bytes);
+            sys::unmount("/limited").map_err(told("unmount of a quota"))?;
+            posix(&mut report, "/subject/judged", "/reference/judged", every);
+        }
+    }
     sys::unmount("/subject").map_err(told("unmount"))?;
     println!("judge: {:.1} s of judging", began.elapsed().as_secs_f32());
     report.done();
