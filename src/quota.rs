@@ -156,6 +156,11 @@ impl Space {
         Amount { bytes: signed(figures.free_bytes) - signed(reserve), files }
     }
 
+    /// Bytes of a file system of this size that clients do not get.
+    pub fn reserve_bytes(&self, total: u64) -> u64 {
+        reserve_bytes(total, self.wanted)
+    }
+
     /// Bytes that clients may still take.
     pub fn left_bytes(&self, figures: &Figures) -> u64 {
         u64::try_from(self.above_reserve(figures).bytes).unwrap_or(0)
@@ -236,6 +241,11 @@ impl Account {
 
     pub fn used_bytes(&self) -> u64 {
         u64::try_from(self.used.get().bytes).unwrap_or(0)
+    }
+
+    /// None until it was measured once.
+    pub fn usage(&self) -> Option<(u64, Option<u64>)> {
+        self.measured.load(Relaxed).then(|| (self.used_bytes(), self.quota()))
     }
 
     fn limit(&self) -> Amount {

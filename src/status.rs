@@ -46,6 +46,8 @@ pub struct Status {
     pub uptime: Duration,
     pub network: Network,
     pub stick: Stick,
+    /// Of the open store.
+    pub room: Option<Room>,
     pub import: Option<Import>,
     /// A second stick beside the store's.
     pub backup: Option<Backup>,
@@ -269,6 +271,9 @@ pub struct ClientStatus {
     /// How long its last boot took that came up.
     #[serde(rename = "last-boot-seconds", with = "maybe_seconds", default)]
     pub last_boot: Option<Duration>,
+    /// What it has on the stick; none until that is measured.
+    #[serde(default)]
+    pub usage: Option<Usage>,
 }
 
 /// How far a client's boot has come. `stage` says what is evidence of each.
@@ -359,6 +364,23 @@ impl Stage {
     }
 }
 
+/// How large the open store is, and how much of it only the appliance may fill.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Room {
+    pub total_bytes: u64,
+    pub reserve_bytes: u64,
+}
+
+/// What a client has on the stick, and may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Usage {
+    /// In whole MiB, rounded up.
+    pub used_bytes: u64,
+    pub quota_bytes: Option<u64>,
+}
+
 /// One trouble in words, with what to do about it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -408,6 +430,7 @@ mod tests {
             stage,
             since: Duration::from_secs(8),
             last_boot: None,
+            usage: None,
         }
     }
 
@@ -424,19 +447,24 @@ mod tests {
             uptime: Duration::from_secs(90),
             network: Network { address: Some([192, 168, 77, 1].into()), carrier: true, ..Network::default() },
             stick: Stick::Ready { name: "Ultra".to_owned(), free_bytes: 5 },
+            room: Some(Room { total_bytes: 9, reserve_bytes: 1 }),
             images: vec!["raspios-1".parse().unwrap()],
             enrolment: Enrolment::Open { left: Duration::from_secs(7), batch: true, enrolled: 2, swap: None },
-            clients: vec![client(loading)],
+            clients: vec![ClientStatus {
+                usage: Some(Usage { used_bytes: 7 << 20, quota_bytes: Some(8 << 20) }),
+                ..client(loading)
+            }],
             ..Status::default()
         };
         let text = serde_json::to_string(&Snapshot::from(status.clone())).unwrap();
         for part in [
             r#"{"format":1,"rootstock":""#,
             r#""uptime-seconds":90,"network":{"address":"192.168.77.1","carrier":true,"wire":{"finding":"no-link"}}"#,
-            r#""stick":{"state":"ready","name":"Ultra","free-bytes":5},"import":null,"backup":null,"card":null,"images":["raspios-1"]"#,
+            r#""stick":{"state":"ready","name":"Ultra","free-bytes":5},"room":{"total-bytes":9,"reserve-bytes":1},"import":null,"backup":null,"card":null,"images":["raspios-1"]"#,
             r#""enrolment":{"window":"open","left-seconds":7,"batch":true,"enrolled":2,"swap":null}"#,
             r#""stage":"loading","bytes":12400000,"total":20000000,"bytes-per-second":1550000,"file":"kernel8.img""#,
             r#""since-seconds":8"#,
+            r#""usage":{"used-bytes":7340032,"quota-bytes":8388608}"#,
         ] {
             assert!(text.contains(part), "{part} is not in {text}");
         }

@@ -176,6 +176,49 @@ fn the_reserve_is_the_appliances() {
     assert!(matches!(b.write(&small, 1 << 20, &[3; 64 << 10], stable_how::FILE_SYNC), Nfs3Result::Ok(_)));
 }
 
+/// What makes room gives it back once, whichever way it goes.
+#[test]
+fn what_is_renamed_over_removed_while_open_or_cut_gives_its_room_back_once() {
+    let bench = Bench::new(Some(1 << 40));
+    let ((mut a, root), (mut second, _)) = (bench.client(A), bench.client(A));
+    let check = |what: &str| {
+        let (du, used) = (bench.du("a"), bench.a.used_bytes());
+        assert_eq!(used, du, "{what}");
+    };
+    for (name, bytes) in [("one", 150_000), ("two", 200_000), ("three", 70_000)] {
+        let file = a.file(&root, name);
+        a.write(&file, 0, &vec![7; bytes], stable_how::FILE_SYNC).unwrap();
+    }
+    check("three files");
+    a.rename(&root, "one", &root, "two").unwrap();
+    check("one of them renamed over another");
+    let two = a.find(&root, "two");
+    a.link(&two, &root, "too").unwrap();
+    a.rename(&root, "three", &root, "too").unwrap();
+    check("renamed over one of two names");
+    // Another connection has it open and writes on.
+    second.write(&two, 400_000, &[8; 200_000], stable_how::UNSTABLE).unwrap();
+    a.remove(&root, "two").unwrap();
+    let _ = second.write(&two, 900_000, &[9; 200_000], stable_how::FILE_SYNC);
+    check("removed while it is written to");
+    // Holes cost nothing, and what is cut off comes back.
+    let sparse = a.file(&root, "sparse");
+    for at in [0, 8 << 20] {
+        a.write(&sparse, at, &[1; 4096], stable_how::FILE_SYNC).unwrap();
+    }
+    check("a file with a hole");
+    for size in [64 << 20, 4096, 0] {
+        a.setattr(&sparse, sattr3 { size: set_size3::Some(size), ..sattr3::default() }).unwrap();
+        check("a file of another size");
+    }
+    a.mkdir(&root, "folder").unwrap();
+    let folder = a.find(&root, "folder");
+    a.rename(&root, "sparse", &folder, "moved").unwrap();
+    a.remove(&folder, "moved").unwrap();
+    a.rmdir(&root, "folder").unwrap();
+    check("a folder that is gone again");
+}
+
 /// What each thing that a client may do costs is counted as the disk counts it.
 #[test]
 fn what_is_counted_is_what_lies_there() {

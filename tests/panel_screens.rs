@@ -22,8 +22,8 @@ use rootstock::panel::screens;
 use rootstock::panel::{draw, low};
 use rootstock::self_test::{Step, Target};
 use rootstock::status::{
-    Backup, Card, CardStep, ClientStatus, Enrolment, Import, Network, NewPlace, Notice, Problem, SelfTest, Stage,
-    Status, Stick, Stranger, TestState, Update,
+    Backup, Card, CardStep, ClientStatus, Enrolment, Import, Network, NewPlace, Notice, Problem, Room, SelfTest, Stage,
+    Status, Stick, Stranger, TestState, Update, Usage,
 };
 use rootstock::wire::{Finding, OtherServer, Station};
 
@@ -54,6 +54,7 @@ fn client(role: &str, stage: Stage, seconds: u64) -> ClientStatus {
         stage,
         since: SECOND * seconds as u32,
         last_boot: None,
+        usage: None,
     }
 }
 
@@ -197,10 +198,34 @@ fn gallery() -> Vec<(String, Screen)> {
     page("page-client-off", &status, View::Client(Role::numbered(1)), 1);
     page("page-client-up", &running, View::Client(Role::numbered(1)), 1);
     page("page-client-gone", &gone, View::Client(Role::numbered(1)), 1);
+    let mut limited = running.clone();
+    limited.clients[0].usage = Some(Usage { used_bytes: 6_900_000_000, quota_bytes: Some(8_500_000_000) });
     page("page-images", &status, View::Images, 2);
     page("page-stick", &status, View::Stick, 3);
     page("page-network", &status, View::Network, 4);
     page("page-about", &status, View::About, 5);
+    // The second part of pages that take turns.
+    let room = Some(Room { total_bytes: 30_000_000_000, reserve_bytes: 512 << 20 });
+    for (name, status, view) in [
+        ("page-client-quota", &limited, View::Client(Role::numbered(1))),
+        ("page-stick-room", &Status { room, ..ready() }, View::Stick),
+    ] {
+        gallery.push((name.to_owned(), screens::screen(status, &view, screens::PART)));
+    }
+    // A second stick: the copy, and what becomes of it.
+    let second = || "Kingston DT 70".to_owned();
+    for (name, backup) in [
+        ("backup", Backup::Offered { name: second(), renews: false }),
+        ("backup-renew", Backup::Offered { name: second(), renews: true }),
+        ("backup-running", Backup::Running { name: second(), per_mille: 420 }),
+        ("backup-done", Backup::Done { name: second() }),
+    ] {
+        let status = Status { backup: Some(backup), ..ready() };
+        gallery.push((name.to_owned(), screens::screen(&status, &pages::views(&status)[0], Duration::ZERO)));
+    }
+    let copy = Stick::NeedsConfirmation { name: second(), free_bytes: 0, place: NewPlace::Copy };
+    let copy = Status { stick: copy, ..ready() };
+    gallery.push(("backup-stands-in".to_owned(), screens::screen(&copy, &View::ConfirmStick, Duration::ZERO)));
     // A running client's page in its second turn: how long it took.
     let mut booted = running;
     booted.clients[0].last_boot = Some(SECOND * 41);

@@ -71,7 +71,10 @@ fn a_copy_stands_in_for_a_lost_stick_and_takes_it_back_as_its_own_copy() {
     let second = disk(&bench.path("two"), 400 * MIB, "");
 
     let mut running = Running::start(options(&bench, &[&first, &second]));
-    running.wait("Opened", |event| matches!(event, Event::Opened { .. }).then_some(()));
+    let first_key = running.wait("Opened", |event| match event {
+        Event::Opened { handle_key, .. } => Some(handle_key.clone()),
+        _ => None,
+    });
     assert_eq!(offered(&mut running), BackupOffer::New);
     let image = running.imported().id;
     let open = running.create(&client(1, &image));
@@ -87,6 +90,7 @@ fn a_copy_stands_in_for_a_lost_stick_and_takes_it_back_as_its_own_copy() {
     file.set_times(FileTimes::new().set_modified(times.modified().unwrap())).unwrap();
     // An open file would hold the root when the store is closed.
     drop(file);
+    let held = ["", "kept", "etc/hostname"].map(|name| handles::handle(&open.root.join(name)));
     fs::remove_file(open.root.join("gone-later")).unwrap();
     let renewed = back_up(&mut running);
     assert!(renewed < MIB, "{renewed} bytes were written anew");
@@ -103,6 +107,14 @@ fn a_copy_stands_in_for_a_lost_stick_and_takes_it_back_as_its_own_copy() {
     running.send(Command::Prepare);
     let (stood_in, key) = opened(&mut running);
     assert_eq!(stood_in.client, open.client);
+    // The copy has other inodes: the kernel knows the handles of what a client wrote no more, and would open the
+    // image's own file by that of one which the client has changed. So no handle of before is taken: clients that
+    // ran must be restarted.
+    for handle in &held {
+        assert_eq!(handles::open(&stood_in.root, handle).unwrap_err().raw_os_error(), Some(libc::ESTALE));
+    }
+    assert_ne!(key, first_key);
+    running.wait("OtherFiles", |event| (*event == Event::OtherFiles).then_some(()));
     check(&stood_in.root);
     fs::write(stood_in.root.join("written-by-the-copy"), "x").unwrap();
     running.stop();
@@ -224,5 +236,63 @@ fn a_copy_is_one_moments_while_a_client_writes_and_none_before_it_is_complete() 
     let mut running = Running::start(options(&bench, &[&one, &two]));
     running.wait("Opened", |event| matches!(event, Event::Opened { .. }).then_some(()));
     assert_eq!(offered(&mut running), BackupOffer::Renew(None));
+    running.stop();
+}
+
+fn rootstock(arguments: &[&str]) -> (bool, String) {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_rootstock")).args(arguments).output().unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8_lossy(&text).into_owned())
+}
+
+#[test]
+fn a_command_copies_the_store_at_a_pc_and_only_over_its_own_copy() {
+    let bench = Bench::new();
+    let first = store_stick(&bench, "one");
+    let point = mounted(&bench, &first, "mounted");
+    for folder in ["images", "clients/pi-1/upper"] {
+        fs::create_dir_all(point.join(folder)).unwrap();
+    }
+    fs::write(point.join("clients/pi-1/upper/kept"), vec![7; 3 << 20]).unwrap();
+    run("umount", &[point.to_str().unwrap()]);
+    let second = disk(&bench.path("two"), 400 * MIB, "");
+    let [from, to] = [&first, &second].map(|stick| stick.node.to_str().unwrap());
+    let command = |from: &str, to: &str| rootstock(&["stick", "backup", "--store", from, "--to", to, "--yes"]);
+    let refused = |(done, said): (bool, String), expected: &str| {
+        assert!(!done && said.contains(expected), "{said}");
+    };
+
+    refused(command(from, from), "both are one stick");
+    let (done, said) = command(from, to);
+    assert!(done && said.contains("is complete; 3."), "{said}");
+    // Again, with nothing changed.
+    let (done, said) = command(from, to);
+    assert!(done && said.contains("is complete; ") && !said.contains("MiB"), "{said}");
+    let copy = format!("{to}p1");
+    run("e2fsck", &["-f", "-n", &copy]);
+    refused(command(to, from), "is a copy itself");
+
+    // Nothing of anybody else's is written over.
+    let third = store_stick(&bench, "three");
+    let point = mounted(&bench, &third, "mounted");
+    fs::write(point.join("store.toml"), "id = \"another\"\n").unwrap();
+    fs::create_dir_all(point.join("clients")).unwrap();
+    fs::create_dir_all(point.join("images")).unwrap();
+    run("umount", &[point.to_str().unwrap()]);
+    refused(command(from, third.node.to_str().unwrap()), "holds another store");
+    let small = disk(&bench.path("four"), 40 * MIB, "");
+    refused(command(from, small.node.to_str().unwrap()), "has 39 MiB of unpartitioned space; 64 MiB are needed");
+    assert!(fs::read(&small.file).unwrap().iter().all(|&byte| byte == 0));
+    run("mount", &[third.node.to_str().unwrap(), point.to_str().unwrap()]);
+    assert_eq!(fs::read_to_string(point.join("store.toml")).unwrap(), "id = \"another\"\n");
+    run("umount", &[point.to_str().unwrap()]);
+
+    // And a server takes it for what it is.
+    let mut running = Running::start(options(&bench, &[&second]));
+    let place = running.wait("NeedsConfirmation", |event| match event {
+        Event::NeedsConfirmation { place, .. } => Some(*place),
+        _ => None,
+    });
+    assert_eq!(place, NewPlace::Copy);
     running.stop();
 }

@@ -10,10 +10,11 @@ use std::fs;
 use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
-use rootstock::client::Client;
+use rootstock::client::{Client, Role};
 use rootstock::quota::Level;
 use rootstock::size::Size;
-use rootstock::store::{Event, Options};
+use rootstock::store::operate::Operation;
+use rootstock::store::{Command, Event, Options};
 use store_support::*;
 
 fn level(running: &mut Running) -> (Level, u64) {
@@ -57,6 +58,55 @@ fn a_client_that_comes_near_its_quota_is_told_and_so_is_its_relief() {
     let (_, clients) = running.opened();
     assert_eq!(clients[0].account.as_ref().unwrap().quota(), Some(20 << 20));
     assert_eq!(level(&mut running).0, Level::Full);
+}
+
+/// The next level that is told of a client; past ones of others are forgotten.
+fn level_of(running: &mut Running, role: &str) -> Level {
+    running.wait("Quota", |event| match event {
+        Event::Quota { role: about, level, .. } if about.as_str() == role => Some(*level),
+        _ => None,
+    })
+}
+
+fn operate(running: &mut Running, operation: Operation) {
+    running.send(Command::Operate(1, Box::new(operation)));
+    running.wait("Operated", |event| match event {
+        Event::Operated { result, .. } => {
+            assert!(result.is_ok(), "{result:?}");
+            Some(())
+        }
+        _ => None,
+    })
+}
+
+#[test]
+fn a_quota_counts_snapshots_follows_a_new_name_and_a_later_client_begins_with_nothing() {
+    let bench = Bench::new();
+    let root = bench.path("root");
+    pi_root(&root);
+    make_image(&bench.store().join("pi.img"), &root);
+    let mut running = bench.start_in_folder();
+    running.opened();
+    let image = running.imported();
+    let limited = Client { quota: Some(Size(32 << 20)), ..client(1, &image.id) };
+    let open = running.create(&limited);
+    let (role, other): (Role, Role) = (open.client.role.clone(), "other".parse().unwrap());
+    // Behind NFS's back: the measurement after each operation sees it.
+    fs::write(open.root.join("large"), vec![1; 29 << 20]).unwrap();
+    operate(&mut running, Operation::Snapshot { role: role.clone(), name: "one".parse().unwrap() });
+    assert_eq!(level_of(&mut running, "pi-1"), Level::Near, "a snapshot takes room like any other");
+    fs::write(open.root.join("more"), vec![1; 2800 << 10]).unwrap();
+    open.account.clone().unwrap().doubt(1 << 30);
+    assert_eq!(level_of(&mut running, "pi-1"), Level::Full);
+    operate(&mut running, Operation::Reset { role: role.clone(), new_identity: false });
+    assert_eq!(level_of(&mut running, "pi-1"), Level::Near, "what the reset threw away is no longer its own");
+    operate(&mut running, Operation::Rename { role: role.clone(), to: other.clone() });
+    assert_eq!(level_of(&mut running, "other"), Level::Near);
+    operate(&mut running, Operation::Delete { role: other.clone() });
+    assert_eq!(level_of(&mut running, "other"), Level::Fine);
+    let next = running.create(&Client { role: other, ..limited });
+    let used = next.account.unwrap().used_bytes();
+    assert!(used < 4 << 20, "{used} bytes of the former one");
 }
 
 fn scrubbed(running: &mut Running) -> (Vec<String>, Vec<String>) {

@@ -17,6 +17,7 @@ use std::process::Command as Process;
 use std::time::Duration;
 
 use rootstock::status::NewPlace;
+use rootstock::store::operate::{Operation, Outcome};
 use rootstock::store::shop::{self, Media, Plan, Refusal, Rule, Step};
 use rootstock::store::{Command, Event, Options};
 use store_support::*;
@@ -443,6 +444,17 @@ fn without_the_wish_to_write_clients_live_in_memory_and_the_stick_stays_as_it_is
     // The root of an uncompressed image stays where it is, and takes no memory.
     assert_eq!(root_blocks(&bench, image.as_str()), 0);
     let open = running.create(&client(1, &image));
+    // It is listed and compared with its hashes like any other.
+    for first in [true, false] {
+        running.send(Command::Operate(1, Box::new(Operation::Verify { image: None })));
+        let checked = running.wait("Operated", |event| match event {
+            Event::Operated { result, .. } => Some(result.clone().unwrap()),
+            _ => None,
+        });
+        let Outcome::Checked(checked) = *checked else { panic!("{checked:?}") };
+        assert!(checked.len() == 1 && checked[0].first == first && checked[0].damaged.is_empty(), "{checked:?}");
+        assert!(checked[0].bytes > ROOT_BYTES, "{checked:?}");
+    }
     let noise = open.root.join("usr/share/doc/noise");
     assert_eq!(fs::read(&noise).unwrap().len() as u64, MIB);
     fs::write(&noise, "in memory").unwrap();
@@ -763,16 +775,59 @@ fn a_hostile_boot_sector_or_chain_is_refused() {
     check(fat, &[(table + 8, &[2, 0, 0, 0])], "entries in one folder");
     check(fat, &[(table + 8, &[0xff, 0xff, 0, 0])], "breaks off");
     check(fat, &[(table + 8, &[0xff, 0xff, 0xff, 0])], "breaks off");
-    // Two files in one cluster, and a folder that is its own parent's.
-    let bytes = &on_fat.0;
+}
+
+#[test]
+fn a_fat_with_cross_linked_clusters_or_looping_chains_is_one_message_and_not_written() {
+    let bench = Bench::new();
+    let shape = Shape { cluster: 2048, bytes: 160 * MIB, ..SHAPES[4] };
+    let volume = Volume::format(&bench, shape);
+    let files = ["A", "B"].map(|name| (name.to_owned(), vec![1; 5000]));
+    volume.fill(&bench, shape.sector, &BTreeMap::from(files));
+    let whole = Memory(fs::read(&volume.path).unwrap());
+    let bytes = &whole.0;
     let number = |at: usize| bytes[at] as usize | (bytes[at + 1] as usize) << 8;
-    let root = (number(14) + 2 * number(36)) * 512;
+    let table = number(14) * 512;
+    let root = table + 2 * number(36) * 512;
     let slots = (root..root + 2048).step_by(32);
     let files: Vec<usize> =
         slots.filter(|at| bytes[at + 11] == 0x20 && bytes[*at] != 0xe5 && bytes[at + 26] > 0).collect();
-    let first = bytes[files[0] + 26..files[0] + 28].to_vec();
-    check(fat, &[(files[1] + 26, &first)], "claim the same cluster");
-    check(fat, &[(files[0] + 11, &[0x10]), (files[0] + 26, &[2, 0])], "claim the same cluster");
+    let (one, two) = (number(files[0] + 26), number(files[1] + 26));
+    let chain = |cluster: usize| table + 4 * cluster;
+    let check = |what: &str, at: usize, value: usize| {
+        let mut memory = whole.clone();
+        // The upper half of an end of chain would stay; that of a slot is in another place.
+        let bytes = if at < root { 4 } else { 2 };
+        memory.0[at..at + bytes].copy_from_slice(&(value as u32).to_le_bytes()[..bytes]);
+        let said = shop::plan(&memory, RULE, NOW).map(|plan| plan.span).unwrap_err().to_string();
+        assert!(said.contains("claim the same cluster"), "{what}: {said:?}");
+        assert!(!matches!(shop::find(&memory), Ok(Some(_))), "{what}");
+    };
+    assert!(shop::plan(&whole, RULE, NOW).is_ok());
+    check("two files with one beginning", files[1] + 26, one);
+    check("a file that goes on in another one's", chain(one), two + 1);
+    check("a file that goes round in its first cluster", chain(one), one);
+    check("a file that goes round", chain(one + 2), one);
+    // A folder in the root's own cluster: for a reader that follows it there is no end.
+    let mut memory = whole.clone();
+    (memory.0[files[0] + 11], memory.0[files[0] + 26]) = (0x10, 2);
+    let said = shop::plan(&memory, RULE, NOW).map(|plan| plan.span).unwrap_err().to_string();
+    assert!(said.contains("claim the same cluster"), "{said:?}");
+}
+
+#[test]
+fn ten_thousand_files_on_a_stick_stay_and_a_store_is_made_beside_them() {
+    let bench = Bench::new();
+    for shape in [SHAPES[0], Shape { cluster: 2048, bytes: 160 * MIB, ..SHAPES[4] }] {
+        let volume = Volume::format(&bench, shape);
+        let files: BTreeMap<String, Vec<u8>> =
+            (0..10_000).map(|n| (format!("many/{n}.txt"), n.to_string().into_bytes())).collect();
+        volume.fill(&bench, shape.sector, &files);
+        let plan = volume.plan(RULE).unwrap();
+        volume.make_ext4(&plan);
+        volume.apply(&plan.steps);
+        check_whole(&bench, &volume, shape, &plan, &files);
+    }
 }
 
 #[test]

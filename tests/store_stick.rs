@@ -9,6 +9,8 @@ use std::fs::{self, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::PathBuf;
 
+use rootstock::client::Mode;
+use rootstock::store::operate::{Operation, Outcome};
 use rootstock::store::{Command, Event, Options};
 use store_support::*;
 
@@ -174,6 +176,82 @@ fn a_pulled_stick_closes_the_store_and_opens_again_at_the_same_paths() {
     assert_eq!(clients, std::slice::from_ref(&open));
     assert_eq!(fs::read_to_string(open.root.join("kept")).unwrap(), "kept");
     drop(held);
+    running.stop();
+}
+
+#[test]
+fn a_store_that_cannot_be_written_serves_its_clients_from_memory_and_stays_as_it_is() {
+    let bench = Bench::new();
+    let stick = disk(&bench.path("disk"), 300 * MIB, "");
+    run("mke2fs", &["-q", "-t", "ext4", "-L", "ROOTSTOCK", stick.node.to_str().unwrap()]);
+    let point = bench.path("mounted");
+    fs::create_dir(&point).unwrap();
+    run("mount", &[stick.node.to_str().unwrap(), point.to_str().unwrap()]);
+    pi_image(&point, "a.img");
+    run("umount", &[point.to_str().unwrap()]);
+    let mut running = Running::start(options(&bench, &[&stick]));
+    running.opened();
+    let image = running.imported().id;
+    let open = running.create(&client(1, &image));
+    fs::write(open.root.join("kept"), "kept").unwrap();
+    let reset = Operation::Reset { role: open.client.role.clone(), new_identity: false };
+    // A root over frozen layers, too: one of a reset, with a snapshot of before.
+    let other = running.create(&client(2, &image));
+    fs::write(other.root.join("frozen"), "frozen").unwrap();
+    let name = "one".parse().unwrap();
+    running.send(Command::Operate(1, Box::new(Operation::Snapshot { role: other.client.role.clone(), name })));
+    running.wait("Changed", |event| matches!(event, Event::Changed { .. }).then_some(()));
+    fs::write(other.root.join("above"), "above").unwrap();
+    running.send(Command::Operate(2, Box::new(Operation::Verify { image: None })));
+    running.wait("Operated", |event| matches!(event, Event::Operated { ticket: 2, .. }).then_some(()));
+    running.stop();
+
+    run("blockdev", &["--setro", stick.node.to_str().unwrap()]);
+    let before = fs::read(&stick.file).unwrap();
+    for start in 0..2 {
+        let memory = Options { memory_bytes: Some(64 * MIB), ..options(&bench, &[&stick]) };
+        let mut running = Running::start(memory);
+        let (images, clients) = running.opened();
+        assert_eq!((images.len(), clients.len()), (1, 2), "{:?}", running.seen);
+        let said = running.wait("Problem", |event| match event {
+            Event::Problem { message, action } => Some(format!("{message} / {action}")),
+            _ => None,
+        });
+        assert!(said.contains("is write-protected. Clients live in 64 MiB of memory / Slide its lock"), "{said}");
+        assert_eq!(clients[0].client.mode, Mode::Ephemeral);
+        for role in [&clients[0].client.role, &clients[1].client.role] {
+            let fresh = running.renew(role);
+            assert!(!fresh.root.join("lost").exists(), "start {start}");
+            fs::write(fresh.root.join("lost"), "x").unwrap();
+            fs::write(fresh.root.join("etc/hosts"), "changed").unwrap();
+            fs::write(fresh.boot.join("config.txt"), "changed").unwrap();
+            assert_eq!(fs::read_to_string(fresh.root.join("etc/hostname")).unwrap(), format!("{role}\n"));
+        }
+        assert_eq!(fs::read_to_string(clients[0].root.join("kept")).unwrap(), "kept");
+        for name in ["frozen", "above"] {
+            assert_eq!(fs::read_to_string(clients[1].root.join(name)).unwrap(), name);
+        }
+        // A new one lives there too; nothing of the stick's is changed.
+        running.create(&client(3, &image));
+        let ask = |running: &mut Running, operation: &Operation| {
+            running.send(Command::Operate(3, Box::new(operation.clone())));
+            running.wait("Operated", |event| match event {
+                Event::Operated { result, .. } => Some(result.clone()),
+                _ => None,
+            })
+        };
+        assert!(ask(&mut running, &reset).unwrap_err().contains("cannot be written"));
+        let Ok(checked) = ask(&mut running, &Operation::Verify { image: None }) else { panic!("no check") };
+        let Outcome::Checked(checked) = *checked else { panic!("{checked:?}") };
+        assert!(!checked[0].first && checked[0].damaged.is_empty(), "{checked:?}");
+        running.stop();
+    }
+    assert!(fs::read(&stick.file).unwrap() == before, "the stick was written");
+    run("blockdev", &["--setrw", stick.node.to_str().unwrap()]);
+    let mut running = Running::start(options(&bench, &[&stick]));
+    let (_, clients) = running.opened();
+    assert_eq!((clients.len(), clients[0].client.mode), (2, Mode::Persistent));
+    assert!(clients[0].root.join("kept").exists() && !clients[0].root.join("lost").exists());
     running.stop();
 }
 

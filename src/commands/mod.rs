@@ -4,6 +4,7 @@
 //!
 //! I/O: arguments in, words out. What is allowed lies in `store::operate`.
 
+mod backup;
 mod enroll;
 mod report;
 mod self_test;
@@ -230,6 +231,8 @@ pub enum Stick {
     Show(Place),
     /// Read everything that can be compared, and tell what is broken
     Check(Place),
+    /// Copy everything onto a second stick, which can then stand in for the first
+    Backup(backup::Backup),
 }
 
 impl Client {
@@ -297,6 +300,7 @@ impl Image {
 impl Stick {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         match self {
+            Self::Backup(backup) => backup.run(),
             Self::List(place) | Self::Show(place) => place.look(Operation::Stick),
             Self::Check(place) => {
                 let stick = place.ask(Operation::Stick)?;
@@ -408,17 +412,25 @@ impl Care {
 impl Sure {
     /// Asks a person; a script has decided already.
     fn run(&self, question: &str, operation: Operation) -> anyhow::Result<ExitCode> {
-        if !self.yes && std::io::stdin().is_terminal() {
-            eprint!("{question} [y/N] ");
-            let mut answer = String::new();
-            std::io::stdin().read_line(&mut answer)?;
-            if !matches!(answer.trim(), "y" | "Y" | "yes") {
-                eprintln!("rootstock: nothing was done");
-                return Ok(ExitCode::FAILURE);
-            }
+        match agreed(self.yes, question)? {
+            true => self.care.run(Request::Operation(operation)),
+            false => Ok(ExitCode::FAILURE),
         }
-        self.care.run(Request::Operation(operation))
     }
+}
+
+fn agreed(yes: bool, question: &str) -> anyhow::Result<bool> {
+    if yes || !std::io::stdin().is_terminal() {
+        return Ok(true);
+    }
+    eprint!("{question} [y/N] ");
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer)?;
+    let agreed = matches!(answer.trim(), "y" | "Y" | "yes");
+    if !agreed {
+        eprintln!("rootstock: nothing was done");
+    }
+    Ok(agreed)
 }
 
 /// Makes the update, tells what it changes, and has it put into the client's boot tree.

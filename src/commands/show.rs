@@ -82,6 +82,11 @@ fn client(entry: &ClientEntry) -> String {
     if let Some(bytes) = entry.changed_bytes {
         rows.push(row(["changed", &size(bytes)]));
     }
+    match (entry.used_bytes, entry.quota_bytes) {
+        (Some(used), Some(quota)) => rows.push(row(["takes", &format!("{} of its {}", size(used), size(quota))])),
+        (Some(used), None) => rows.push(row(["takes", &format!("{}, no quota", size(used))])),
+        (None, _) => {}
+    }
     rows.push(row(["layers", &entry.layers.to_string()]));
     if entry.eeprom_update {
         rows.push(row(["EEPROM", "an update waits in its boot folder, for its next start"]));
@@ -153,6 +158,7 @@ fn stick(entry: &StickEntry) -> String {
     let mut text = table(&[
         row(["store", &size(entry.bytes)]),
         row(["free", &size(entry.free_bytes)]),
+        row(["kept back", &format!("{} of that, for the appliance", size(entry.reserve_bytes.min(entry.free_bytes)))]),
         row(["images", &entry.images.to_string()]),
         row(["clients", &entry.clients.to_string()]),
         row(["snapshots", &entry.snapshots.to_string()]),
@@ -177,7 +183,7 @@ fn check(checked: &Checked) -> String {
     }
 }
 
-fn size(bytes: u64) -> String {
+pub fn size(bytes: u64) -> String {
     let units = ["bytes", "KiB", "MiB", "GiB", "TiB"];
     let power = (0..4).rev().find(|power| bytes >> (10 * (power + 1)) > 0).map_or(0, |power| power + 1);
     match power {

@@ -5,7 +5,7 @@
 //! could move a terminal's cursor.
 
 use rootstock::panel::words::{board, bytes, clean, duration, time_left};
-use rootstock::status::{ClientStatus, Enrolment, NewPlace, Snapshot, Stage, Status, Stick};
+use rootstock::status::{ClientStatus, Enrolment, NewPlace, Room, Snapshot, Stage, Status, Stick, Usage};
 use rootstock::wire::Finding;
 
 use super::show::{row, table};
@@ -17,7 +17,7 @@ pub fn text(snapshot: &Snapshot) -> String {
     let mut rows = vec![
         row(["rootstock", &format!("{}{image}, on for {}", snapshot.rootstock, duration(status.uptime))]),
         row(["network", &network(status)]),
-        row(["stick", &stick(&status.stick)]),
+        row(["stick", &(stick(&status.stick) + &room(status))]),
         row(["images", &images(status)]),
         row(["enrolment", &enrolment(&status.enrolment)]),
     ];
@@ -39,7 +39,7 @@ pub fn text(snapshot: &Snapshot) -> String {
 
 /// The clients' table, with its heading.
 pub fn clients(status: &Status) -> Vec<Vec<String>> {
-    let mut rows = vec![row(["CLIENT", "ADDRESS", "BOARD", "STAGE", "FOR", "LAST BOOT", ""])];
+    let mut rows = vec![row(["CLIENT", "ADDRESS", "BOARD", "STAGE", "FOR", "LAST BOOT", "ON STICK", ""])];
     rows.extend(status.clients.iter().map(|client| {
         row([
             client.role.as_str(),
@@ -48,6 +48,7 @@ pub fn clients(status: &Status) -> Vec<Vec<String>> {
             client.stage.name(),
             &since(client),
             &client.last_boot.map(duration).unwrap_or_default(),
+            &client.usage.map(usage).unwrap_or_default(),
             &detail(client),
         ])
     }));
@@ -78,6 +79,11 @@ pub fn notes(status: &Status) -> Vec<String> {
     });
     let problems = status.problems.iter().map(|problem| format!("problem: {}. {}", problem.message, problem.action));
     strangers.chain(problems).collect()
+}
+
+fn usage(usage: Usage) -> String {
+    let used = bytes(usage.used_bytes);
+    usage.quota_bytes.map_or(used.clone(), |quota| format!("{used} of {}", bytes(quota)))
 }
 
 fn since(client: &ClientStatus) -> String {
@@ -125,6 +131,11 @@ fn stick(stick: &Stick) -> String {
     }
 }
 
+fn room(status: &Status) -> String {
+    let kept = |room: Room| format!(" of {}, {} more kept back", bytes(room.total_bytes), bytes(room.reserve_bytes));
+    status.room.map(kept).unwrap_or_default()
+}
+
 fn images(status: &Status) -> String {
     let names: Vec<String> = status.images.iter().map(ToString::to_string).collect();
     if names.is_empty() { "none".to_owned() } else { names.join(", ") }
@@ -165,6 +176,7 @@ mod tests {
             stage,
             since: Duration::from_secs(seconds),
             last_boot: None,
+            usage: None,
         }
     }
 
@@ -198,18 +210,21 @@ mod tests {
             ..Status::default()
         };
         status.clients[0].last_boot = Some(Duration::from_secs(41));
+        status.clients[0].usage = Some(Usage { used_bytes: 6_900_000_000, quota_bytes: Some(8_500_000_000) });
+        status.clients[1].usage = Some(Usage { used_bytes: 31 << 20, quota_bytes: None });
+        status.room = Some(Room { total_bytes: 30_000_000_000, reserve_bytes: 512 << 20 });
         let expected = "\
 rootstock  0.1.0, on for 1 h 1 min
 network    192.168.77.1, cable connected
-stick      Ultra ?[2J, 27 GB free
+stick      Ultra ?[2J, 27 GB free of 30 GB, 536 MB more kept back
 images     raspios-1
 enrolment  closed
 clients    1 of 3 up, 1 booting, 1 stuck
 
-CLIENT  ADDRESS        BOARD            STAGE    FOR     LAST BOOT
-pi-1    192.168.77.10  Pi 4B 4GB …9f3a  running  15 min  41 s       started in 41 s
-pi-2    192.168.77.11  Pi 4B 4GB …9f3a  loading  8 s                kernel8.img: 50 %, 12 MB, 1.5 MB/s
-pi-3    192.168.77.12  Pi 4B 4GB …9f3a  stalled  70 s               while kernel. HINT
+CLIENT  ADDRESS        BOARD            STAGE    FOR     LAST BOOT  ON STICK
+pi-1    192.168.77.10  Pi 4B 4GB …9f3a  running  15 min  41 s       6.9 GB of 8.5 GB  started in 41 s
+pi-2    192.168.77.11  Pi 4B 4GB …9f3a  loading  8 s                32 MB             kernel8.img: 50 %, 12 MB, 1.5 MB/s
+pi-3    192.168.77.12  Pi 4B 4GB …9f3a  stalled  70 s                                 while kernel. HINT
 
 unknown Pi 5 …77c1 (d8:3a:dd:01:02:03) asks: press ENROLL
 problem: The stick is full. Delete an image

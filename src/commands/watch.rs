@@ -179,6 +179,7 @@ mod tests {
             stage: Stage::Kernel,
             since: Duration::from_secs(3),
             last_boot: None,
+            usage: None,
         };
         let problem = Problem { message: "x\u{1b}[2J".repeat(99), action: "Do it".to_owned() };
         Status { clients: (0..clients).map(client).collect(), problems: vec![problem; 3], ..Status::default() }

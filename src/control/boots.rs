@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use super::history::Before;
+use super::problems::Topic;
 use super::{Action, At, Control, Renewal};
 use crate::client::Role;
 use crate::stage::{Boot, Sign};
@@ -25,8 +26,11 @@ impl Control {
         if sign == Sign::Up {
             self.saw_up(now, role);
         }
-        let Some(member) = self.members.get_mut(role) else { return };
         let begins = sign == Sign::BootloaderAsks;
+        if begins && self.left_behind.remove(role) {
+            self.problems.clear(&Topic::Client(role.clone()));
+        }
+        let Some(member) = self.members.get_mut(role) else { return };
         let before = Before::of(&member.boot, now);
         if !member.boot.observe(now, sign) {
             return;

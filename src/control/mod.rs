@@ -34,7 +34,7 @@ mod tests;
 mod update;
 mod wire;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -181,6 +181,8 @@ pub struct Control {
     facts: Facts,
     beside: Beside,
     stick: Stick,
+    /// Of the store that was opened last.
+    room: Option<status::Room>,
     store_open: bool,
     images: Vec<ImageId>,
     handle_key: HandleKey,
@@ -200,6 +202,9 @@ pub struct Control {
     strangers: VecDeque<(Duration, Stranger)>,
     import: Option<Import>,
     backup: Option<backup::Second>,
+    waiting: backup::Waiting,
+    /// Clients that may run on handles that nobody serves any more.
+    left_behind: BTreeSet<Role>,
     card: Option<card::Spare>,
     problems: Problems,
     /// About requests that were refused or failed.
@@ -243,6 +248,7 @@ impl Control {
             facts: Facts::default(),
             beside: Beside::default(),
             stick: Stick::Absent,
+            room: None,
             store_open: false,
             images: Vec::new(),
             handle_key: HandleKey::default(),
@@ -257,6 +263,8 @@ impl Control {
             strangers: VecDeque::new(),
             import: None,
             backup: None,
+            waiting: backup::Waiting::default(),
+            left_behind: BTreeSet::new(),
             card: None,
             problems,
             refusals: Noise::default(),
@@ -333,6 +341,7 @@ impl Control {
         self.send_delayed(now, &mut actions);
         self.test_trial(now, &mut actions);
         self.poll_backup(now);
+        self.tell_left_behind();
         self.notice_answers(now, &mut actions);
         self.notice.take_if(|(until, _)| now >= *until);
         self.judge_boots(now, &mut actions);
@@ -377,6 +386,7 @@ impl Control {
             stage: self.shown_stage(member),
             since: whole(self.since(member, now)),
             last_boot: self.last_boot(&member.client.role),
+            usage: member.trees.as_ref().and_then(|trees| room::usage(trees.account.as_deref()?)),
         };
         Status {
             uptime: whole(self.last_tick),
@@ -385,6 +395,7 @@ impl Control {
                 ..self.network
             },
             stick: self.stick.clone(),
+            room: self.room.filter(|_| matches!(self.stick, Stick::Ready { .. })),
             import: self.import.clone(),
             backup: self.shown_backup(now),
             card: self.shown_card(now),

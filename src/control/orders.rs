@@ -87,10 +87,15 @@ impl Control {
         if !self.store_open {
             return actions.push(refuse("there is no stick with a store"));
         }
+        if order.request == Request::Backup {
+            return self.backup_asked(ticket, actions);
+        }
         let role = match &order.request {
             Request::Operation(operation) => operation.stops(),
             Request::SwapNext { role } => Some(role),
-            Request::Status | Request::Report | Request::SelfTest { .. } | Request::Enrol { .. } => None,
+            Request::Status | Request::Report | Request::Backup | Request::SelfTest { .. } | Request::Enrol { .. } => {
+                None
+            }
         };
         let Some(role) = role.filter(|role| self.members.contains_key(role)).cloned() else {
             // Nothing runs that it could hurt; the store knows whether there is such a client.
@@ -98,7 +103,11 @@ impl Control {
                 Request::Operation(operation) => self.pass(ticket, operation, actions),
                 Request::SwapNext { role } => actions.push(refuse(&format!("there is no client {role}"))),
                 // Answered above.
-                Request::Status | Request::Report | Request::SelfTest { .. } | Request::Enrol { .. } => {}
+                Request::Status
+                | Request::Report
+                | Request::Backup
+                | Request::SelfTest { .. }
+                | Request::Enrol { .. } => {}
             };
         };
         if self.orders.is_down(&role) || self.orders.asking.iter().any(|asking| asking.role == role) {
@@ -161,7 +170,7 @@ impl Control {
     fn go(&mut self, now: Duration, ticket: u64, request: Request, role: &Role, actions: &mut Vec<Action>) {
         match request {
             // About no client's root: answered before.
-            Request::Status | Request::Report | Request::SelfTest { .. } | Request::Enrol { .. } => {}
+            Request::Status | Request::Report | Request::Backup | Request::SelfTest { .. } | Request::Enrol { .. } => {}
             Request::Operation(operation) => {
                 self.take_down(ticket, role, actions);
                 self.pass(ticket, operation, actions);
@@ -242,8 +251,11 @@ impl Control {
         }
     }
 
-    /// Only control knows how far boots are.
+    /// Only control knows how far boots are, and what the settings keep back.
     fn with_stages(&self, now: Duration, mut outcome: Outcome) -> Outcome {
+        if let (Outcome::Stick(entry), Some(room)) = (&mut outcome, &self.room) {
+            entry.reserve_bytes = room.reserve_bytes;
+        }
         let entries = match &mut outcome {
             Outcome::Clients(entries) => &mut entries[..],
             Outcome::Client(entry) => std::slice::from_mut(&mut **entry),

@@ -5,7 +5,8 @@
 use super::Action;
 use super::problems::{Problems, Topic};
 use crate::client::{ImageId, Role};
-use crate::quota::Level;
+use crate::quota::{Account, Level};
+use crate::status::Usage;
 
 /// The stick, all clients together.
 pub fn stick(problems: &mut Problems, left_bytes: u64, level: Level) {
@@ -15,6 +16,12 @@ pub fn stick(problems: &mut Problems, left_bytes: u64, level: Level) {
         Level::Full => "The stick is full: clients cannot write".to_owned(),
     };
     problems.set(Topic::Room, message, "Delete files on clients, snapshots, or clients".to_owned());
+}
+
+/// What faces show of a client's account, in steps that are worth a new picture.
+pub fn usage(account: &Account) -> Option<Usage> {
+    let (used_bytes, quota_bytes) = account.usage()?;
+    Some(Usage { used_bytes: used_bytes.next_multiple_of(1 << 20), quota_bytes })
 }
 
 /// One client of its quota.

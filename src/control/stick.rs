@@ -9,7 +9,7 @@ use super::problems::Topic;
 use super::{Action, Control, Member, Renewal, Trees, room};
 use crate::client::Role;
 use crate::stage::Sign;
-use crate::status::{Import, NewPlace, Stage, Stick};
+use crate::status::{Import, NewPlace, Room, Stage, Stick};
 use crate::{self_test, store};
 
 impl Control {
@@ -73,6 +73,7 @@ impl Control {
                 self.reported(ticket, saved, actions);
                 return;
             }
+            Store::OtherFiles => self.other_files(),
             Store::BackupOffered { .. }
             | Store::BackupProgress { .. }
             | Store::BackedUp { .. }
@@ -80,6 +81,7 @@ impl Control {
             | Store::BackupGone => self.second_stick(now, event, actions),
             Store::Closed { name } => {
                 self.backup = None;
+                self.backup_out_of_reach(actions);
                 actions.push(Action::Log(format!("stick {name} was pulled")));
                 self.stick = Stick::Absent;
                 self.store_open = false;
@@ -99,6 +101,7 @@ impl Control {
                 actions.push(Action::Log(format!("stick {name} can be pulled")));
                 self.stick = Stick::Released { name };
             }
+            Store::Room { total_bytes, reserve_bytes } => self.room = Some(Room { total_bytes, reserve_bytes }),
             Store::FreeSpace { free_bytes: now_free, level } => {
                 if let Stick::Ready { free_bytes, .. } = &mut self.stick {
                     *free_bytes = now_free;

@@ -908,6 +908,37 @@ fn a_second_stick_becomes_a_copy_by_a_held_press_while_it_is_offered() {
 }
 
 #[test]
+fn a_command_has_the_second_stick_copied_at_any_time_and_is_told_the_end() {
+    let mut bench = Bench::with_store(vec![enrolled()]);
+    let order = |bench: &mut Bench, ticket| {
+        let order = crate::orders::Order { request: crate::orders::Request::Backup, force: false };
+        bench.control.handle(bench.now, Event::Orders(crate::orders::Event::Ordered { ticket, order }))
+    };
+    let answers = |actions: &[Action]| -> Vec<(u64, bool)> {
+        let answer = |action: &Action| match action {
+            Action::Answer(ticket, reply) => Some((*ticket, matches!(**reply, crate::orders::Reply::Outcome(_)))),
+            _ => None,
+        };
+        actions.iter().filter_map(answer).collect()
+    };
+    let copies = |actions: &[Action]| actions.iter().any(|a| matches!(a, Action::Store(store::Command::Backup)));
+    assert_eq!(answers(&order(&mut bench, 1)), [(1, false)], "there is no second stick");
+    let name = || "Second".to_owned();
+    let offer = store::BackupOffer::New;
+    bench.event(Event::Store(store::Event::BackupOffered { name: name(), offer }));
+    bench.pass(600);
+    let actions = order(&mut bench, 2);
+    assert!(copies(&actions) && answers(&actions).is_empty());
+    bench.event(Event::Store(store::Event::BackupProgress { name: name(), per_mille: 0 }));
+    assert!(!copies(&order(&mut bench, 3)), "it runs already");
+    let ended = Event::Store(store::Event::BackedUp { name: name(), taken: 1, bytes: 1 });
+    assert_eq!(answers(&bench.control.handle(bench.now, ended)), [(2, true), (3, true)]);
+    order(&mut bench, 4);
+    let pulled = bench.control.handle(bench.now, Event::Store(store::Event::Closed { name: name() }));
+    assert_eq!(answers(&pulled), [(4, false)]);
+}
+
+#[test]
 fn a_copy_that_runs_is_shown_until_it_ends_and_its_failure_says_what_to_do() {
     let mut bench = Bench::with_store(vec![enrolled()]);
     let name = || "Second".to_owned();

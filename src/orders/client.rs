@@ -19,6 +19,11 @@ pub fn ask(run: &Path, order: &Order) -> io::Result<Option<Reply>> {
     within(run, order, None)
 }
 
+/// Whether a server listens there.
+pub fn listens(run: &Path) -> bool {
+    UnixStream::connect(run.join(SOCKET)).is_ok()
+}
+
 /// The server's status as it is now. `None`: no server listens there.
 pub fn status(run: &Path) -> io::Result<Option<Snapshot>> {
     let order = Order { request: Request::Status, force: false };

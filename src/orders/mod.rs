@@ -44,6 +44,8 @@ pub enum Request {
     },
     /// What the black box holds, as files on the stick.
     Report,
+    /// The second stick that is plugged in becomes a copy of the store. Answered when that is done.
+    Backup,
     /// Open the enrolment window, for several Pis or one; or close it.
     Enrol {
         #[serde(default)]

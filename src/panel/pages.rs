@@ -355,6 +355,7 @@ mod tests {
             stage,
             since: Duration::from_secs(seconds),
             last_boot: None,
+            usage: None,
         }
     }
 

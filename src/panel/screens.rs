@@ -12,7 +12,8 @@ use crate::client::{ImageId, Role};
 use crate::diagnose::Hint;
 use crate::self_test::Target;
 use crate::status::{
-    Backup, Card, CardStep, ClientStatus, Enrolment, Import, NewPlace, Problem, Stage, Status, Stick, TestState, Update,
+    Backup, Card, CardStep, ClientStatus, Enrolment, Import, NewPlace, Problem, Stage, Status, Stick, TestState,
+    Update, Usage,
 };
 use crate::wire::{Finding, Light};
 
@@ -128,7 +129,7 @@ fn compose(status: &Status, view: &View, shown: Duration) -> (Screen, usize) {
         View::Ready => (ready(status), 1),
         View::Images => (images(status), 1),
         View::Image(image) => (one_image(status, image), 1),
-        View::Stick => (stick(&status.stick), 1),
+        View::Stick => stick(status, shown),
         View::Network => network(status, shown),
         View::About => about(status, shown),
     }
@@ -178,7 +179,7 @@ fn confirm(stick: &Stick) -> Screen {
         NewPlace::Partition => ("Hold ENROLL 3 s to", format!("use its free {}.", words::bytes(free))),
         NewPlace::File => ("Press ENROLL: adds a", format!("{} file to it.", words::bytes(free))),
         NewPlace::Copy => {
-            let lines = [name, "Hold ENROLL 3 s if it", "is to stand in for", "the first stick."];
+            let lines = [name, "Hold ENROLL if it", "is to stand in for", "the first stick."];
             let lines = lines.iter().filter(|text| !text.is_empty());
             return Screen::new("A backup stick", lines.map(line).collect());
         }
@@ -191,14 +192,14 @@ fn confirm(stick: &Stick) -> Screen {
 fn backup(status: &Status) -> Screen {
     match &status.backup {
         Some(Backup::Offered { name, renews }) => {
-            let what = if *renews { "renew the copy on it." } else { "copy all onto it." };
+            let what = if *renews { "renew its old copy." } else { "copy all onto it." };
             let other = if status.card.is_some() { "NEXT: recovery card" } else { "" };
             let lines = [name.as_str(), "Hold ENROLL 3 s to", what, other];
             let lines = lines.iter().filter(|text| !text.is_empty());
             alarm(Screen::new("A second stick", lines.map(line).collect()))
         }
         Some(Backup::Running { name, per_mille }) => {
-            let body = vec![line(name), Element::Bar(*per_mille), line("Leave both sticks in.")];
+            let body = vec![line(name), Element::Bar(*per_mille), line("Leave both in.")];
             Screen::new(&format!("Backup {} %", per_mille / 10), body)
         }
         Some(Backup::Done { name }) => {
@@ -383,20 +384,23 @@ fn client_screen(client: &ClientStatus, shown: Duration) -> (Screen, usize) {
                 (_, Some(_)) => format!("Up for {since}"),
                 (_, None) => "Running".to_owned(),
             };
-            // In turn with how long it took the last time.
-            let parts = 1 + usize::from(client.last_boot.is_some());
-            let after = match (part(parts, shown).0, client.last_boot) {
-                (1, Some(took)) => format!("Last boot: {}", words::duration(took)),
-                _ => after,
-            };
-            let body = vec![line(&board), Element::Big(shorten(&address, BIG)), line(after)];
-            (Screen::new(name, body), parts)
+            // In turn with how long it took the last time, and how much of its quota it has.
+            let took = client.last_boot.map(|took| format!("Last boot: {}", words::duration(took)));
+            let lines: Vec<String> = [Some(after), took, client.usage.and_then(share)].into_iter().flatten().collect();
+            let (at, _) = part(lines.len(), shown);
+            let body = vec![line(&board), Element::Big(shorten(&address, BIG)), line(&lines[at])];
+            (Screen::new(name, body), lines.len())
         }
         Stage::Stalled { at, hint } => {
             let headline = format!("{} is stuck", shorten(name, HEADLINE - 9));
             told(&headline, &format!("Stopped at: {at}"), hint.action(), shown)
         }
     }
+}
+
+/// `Has 6.9 GB of 8.5 GB`; nothing without a quota.
+fn share(usage: Usage) -> Option<String> {
+    Some(format!("Has {} of {}", words::bytes(usage.used_bytes), words::bytes(usage.quota_bytes?)))
 }
 
 /// No image, or the only one.
@@ -439,8 +443,9 @@ fn two_lines(name: &str) -> [String; 2] {
     [shorten(first, COLUMNS), shorten(second, COLUMNS)]
 }
 
-fn stick(stick: &Stick) -> Screen {
-    let (name, free, state) = match stick {
+/// Behind what is free: of how much, and what of it clients do not get.
+fn stick(status: &Status, shown: Duration) -> (Screen, usize) {
+    let (name, free, state) = match &status.stick {
         Stick::Absent => ("None plugged in.", None, ""),
         Stick::Reading => ("Being read.", None, ""),
         Stick::NeedsConfirmation { name, free_bytes, .. } => (name.as_str(), Some(*free_bytes), "Waits for your OK."),
@@ -450,11 +455,17 @@ fn stick(stick: &Stick) -> Screen {
         Stick::Released { .. } => ("Closed.", None, "You can pull it now."),
         Stick::Unusable { .. } => ("Cannot be used.", None, ""),
     };
-    let body = match free {
-        Some(free) => vec![Element::Big(shorten(&(words::bytes(free) + " free"), BIG)), line(name), line(state)],
-        None => vec![line(name), line(state)],
+    let parts = 1 + usize::from(status.room.is_some());
+    let (at, _) = part(parts, shown);
+    let lines = match status.room.filter(|_| at == 1) {
+        Some(room) => {
+            let kept = format!("Kept back: {}", words::bytes(room.reserve_bytes));
+            [line(format!("The store has {}", words::bytes(room.total_bytes))), line(kept)]
+        }
+        None => [line(name), line(state)],
     };
-    Screen::new("USB stick", body)
+    let free = free.map(|free| Element::Big(shorten(&(words::bytes(free) + " free"), BIG)));
+    (Screen::new("USB stick", free.into_iter().chain(lines).collect()), parts)
 }
 
 /// The address and the traffic light; behind them what the light means.

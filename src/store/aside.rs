@@ -12,6 +12,7 @@ use std::path::Path;
 
 use super::crc32::crc32c;
 use super::identify;
+use super::in_place::InPlace;
 use super::manifest::{DAMAGED, ImagePaths};
 
 /// Names tried: so many damaged ones of a name are kept.
@@ -40,6 +41,15 @@ pub fn put(store: &Path, path: &Path) -> io::Result<String> {
 /// Why an image cannot be used, by a look at its outside: a superblock that is not right, a root that is cut, no boot
 /// tree. What is damaged deeper is found by the check of its hashes (`operate/verify.rs`).
 pub fn fault(paths: &ImagePaths) -> Option<String> {
+    match InPlace::read(&paths.root()) {
+        None => root_fault(paths).or_else(|| boot_fault(paths)),
+        // In the file of a stick, which is looked at when it is mounted: the path is not followed here.
+        Some(Ok(_)) => boot_fault(paths),
+        Some(Err(error)) => Some(format!("root.place cannot be read: {error}")),
+    }
+}
+
+fn root_fault(paths: &ImagePaths) -> Option<String> {
     let mut head = vec![0; identify::HEAD_BYTES];
     let look = fs::File::open(paths.root()).and_then(|file| {
         let length = file.metadata()?.len();
@@ -50,9 +60,10 @@ pub fn fault(paths: &ImagePaths) -> Option<String> {
         Ok(length) => length,
         Err(error) => return Some(format!("root.ext4 cannot be read: {error}")),
     };
-    if let Some(fault) = superblock_fault(&head, length) {
-        return Some(format!("root.ext4 {fault}"));
-    }
+    superblock_fault(&head, length).map(|fault| format!("root.ext4 {fault}"))
+}
+
+fn boot_fault(paths: &ImagePaths) -> Option<String> {
     match fs::read_dir(paths.boot()).map(|mut entries| entries.next().is_some()) {
         Ok(true) => None,
         Ok(false) => Some("boot is empty".to_owned()),

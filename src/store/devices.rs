@@ -10,11 +10,14 @@ use std::path::{Path, PathBuf};
 
 use super::identify::{self, Content};
 use super::shop::{self, Look, Rule};
-use super::table::{self, Geometry, Table, TableError};
+use super::table::{self, Extent, Geometry, Table, TableError};
 
-/// Most disks and partitions that are looked at.
+/// Most disks that are looked at.
 const MAX_DISKS: usize = 32;
-const MAX_PARTITIONS: usize = 64;
+/// The kernel's own limit (DISK_MAX_PARTS): more cannot come.
+const MAX_PARTITIONS: usize = 256;
+/// More than that nobody makes; each would be mounted.
+const MOST_USED: usize = 64;
 
 /// Which disks may be sticks.
 #[derive(Debug, Clone, Default)]
@@ -43,6 +46,8 @@ pub struct Disk {
 pub struct Partition {
     pub name: String,
     pub number: u32,
+    /// Where it lies, in units of 512 bytes as sysfs counts.
+    pub extent: Extent,
 }
 
 impl Disk {
@@ -63,7 +68,7 @@ pub fn list(wanted: &Wanted) -> Vec<Disk> {
         .filter(|name| is_wanted(name, wanted))
         .collect();
     names.sort();
-    names.into_iter().take(MAX_DISKS).filter_map(|name| disk(&name)).collect()
+    names.into_iter().take(MAX_DISKS).filter_map(|name| disk(Path::new("/sys/block"), &name)).collect()
 }
 
 fn is_wanted(name: &str, wanted: &Wanted) -> bool {
@@ -74,8 +79,9 @@ fn is_wanted(name: &str, wanted: &Wanted) -> bool {
     !wanted.ignore.iter().any(|ignored| ignored == name) && (wanted.extra.iter().any(|extra| extra == name) || on_usb())
 }
 
-fn disk(name: &str) -> Option<Disk> {
-    let folder = Path::new("/sys/block").join(name);
+/// One disk by its folder in `block`, which is sysfs's.
+fn disk(block: &Path, name: &str) -> Option<Disk> {
+    let folder = block.join(name);
     // Always in units of 512 bytes, whatever the sector size.
     let bytes = number(&folder.join("size"))?.checked_mul(512).filter(|&bytes| bytes > 0)?;
     let sector_bytes = number(&folder.join("queue/logical_block_size")).filter(|&n| n == 512 || n == 4096)?;
@@ -83,8 +89,10 @@ fn disk(name: &str) -> Option<Disk> {
         .ok()?
         .filter_map(|entry| {
             let entry = entry.ok()?;
-            let number = number(&entry.path().join("partition"))?;
-            Some(Partition { name: entry.file_name().into_string().ok()?, number: u32::try_from(number).ok()? })
+            let told = |name: &str| number(&entry.path().join(name));
+            let extent = Extent { start: told("start")?, sectors: told("size")? };
+            let number = u32::try_from(told("partition")?).ok()?;
+            Some(Partition { name: entry.file_name().into_string().ok()?, number, extent })
         })
         .take(MAX_PARTITIONS)
         .collect();
@@ -137,7 +145,9 @@ pub fn read(disk: Disk, rule: Rule) -> io::Result<Reading> {
     // A boot sector carries the same 55 AA as a table does.
     let table = match whole {
         Content::Ext4(_) | Content::ExFat | Content::Fat => Ok(Table::None),
-        Content::Blank | Content::Unknown => table::read(&head, disk.geometry),
+        Content::Blank | Content::Unknown => {
+            table::read(&head, disk.geometry).and_then(|table| seen(&disk).map(|()| table))
+        }
     };
     let blank = whole == Content::Blank
         && table == Ok(Table::None)
@@ -158,6 +168,14 @@ pub fn read(disk: Disk, rule: Rule) -> io::Result<Reading> {
     Ok(Reading { disk, head, table, whole, contents, blank, shops })
 }
 
+/// Whether the partitions that the kernel sees can be what they seem.
+fn seen(disk: &Disk) -> Result<(), TableError> {
+    let extents: Vec<(u32, Extent)> =
+        disk.partitions.iter().map(|partition| (partition.number, partition.extent)).collect();
+    table::check_seen(&extents, disk.bytes() / 512)?;
+    if extents.len() > MOST_USED { Err(TableError::TooMany(extents.len())) } else { Ok(()) }
+}
+
 /// Reads at most `bytes` from the start.
 pub fn read_head(path: &Path, bytes: usize) -> io::Result<Vec<u8>> {
     let mut file = File::open(path)?;
@@ -170,6 +188,37 @@ pub fn read_head(path: &Path, bytes: usize) -> io::Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A folder as sysfs has it for a disk of 1 GiB, with partitions of these places.
+    fn sysfs(extents: &[(u64, u64)]) -> tempfile::TempDir {
+        let block = tempfile::tempdir().unwrap();
+        let write = |path: &str, value: u64| {
+            let path = block.path().join("sdz").join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, format!("{value}\n")).unwrap();
+        };
+        write("size", 1 << 21);
+        write("queue/logical_block_size", 512);
+        for (&(start, sectors), number) in extents.iter().zip(5..) {
+            for (name, value) in [("partition", number), ("start", start), ("size", sectors)] {
+                write(&format!("sdz{number}/{name}"), value);
+            }
+        }
+        block
+    }
+
+    #[test]
+    fn an_extended_partition_that_loops_is_one_message_and_not_250_sticks() {
+        let check = |extents: &[(u64, u64)], expected: Result<(), TableError>| {
+            let disk = disk(sysfs(extents).path(), "sdz").unwrap();
+            assert_eq!(seen(&disk), expected);
+        };
+        check(&[(2048, 2048), (4096, 2048)], Ok(()));
+        check(&vec![(2048, 2048); 250], Err(TableError::Overlap(5, 6)));
+        check(&[(2048, 2048), (4000, 2048)], Err(TableError::Overlap(5, 6)));
+        let many: Vec<(u64, u64)> = (1..=70).map(|n| (n * 2048, 1024)).collect();
+        check(&many, Err(TableError::TooMany(70)));
+    }
 
     #[test]
     fn an_ignored_disk_is_no_stick_even_when_named() {

@@ -32,7 +32,7 @@ impl InPlace {
     }
 
     /// `None`: the root lies in the store, as nearly always.
-    fn read(root: &Path) -> Option<io::Result<Self>> {
+    pub fn read(root: &Path) -> Option<io::Result<Self>> {
         match atomic::read_bounded(&root.with_extension("place"), MAX_MANIFEST_BYTES) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             read => Some(read.and_then(|bytes| parse(&bytes).ok_or(io::ErrorKind::InvalidData.into()))),
@@ -48,17 +48,34 @@ pub fn parse(bytes: &[u8]) -> Option<InPlace> {
 /// Mounts an image's root read-only at `point`, wherever it lies. `run` is
 /// where this run's sources are mounted.
 pub fn mount_root(root: &Path, run: &Path, point: &Path) -> Result<(), MountError> {
-    let failed = |source| MountError::Loop { path: root.to_owned(), source };
-    let place = match InPlace::read(root) {
-        None => return mounts::image_root(root, Window::default(), point),
-        Some(place) => place.map_err(failed)?,
-    };
-    let sources = fs::canonicalize(run.join("sources")).map_err(failed)?;
-    let file = fs::canonicalize(&place.file).map_err(failed)?;
-    if !file.starts_with(&sources) || !file.is_file() || place.bytes == 0 {
-        return Err(failed(io::ErrorKind::PermissionDenied.into()));
+    let found = find(root, run).map_err(|source| MountError::Loop { path: root.to_owned(), source })?;
+    match found {
+        None => mounts::image_root(root, Window::default(), point),
+        Some(InPlace { file, offset, bytes }) => mounts::image_root(&file, Window { offset, bytes }, point),
     }
-    mounts::image_root(&file, Window { offset: place.offset, bytes: place.bytes }, point)
+}
+
+/// An image's root as a range of bytes of a file: where it begins, how long it is.
+pub fn open_root(root: &Path, run: &Path) -> io::Result<(fs::File, u64, u64)> {
+    match find(root, run)? {
+        None => {
+            let file = fs::File::open(root)?;
+            let bytes = file.metadata()?.len();
+            Ok((file, 0, bytes))
+        }
+        Some(InPlace { file, offset, bytes }) => Ok((fs::File::open(file)?, offset, bytes)),
+    }
+}
+
+/// Where a root lies that is not in the store: in a file of this run's sources, or nowhere.
+fn find(root: &Path, run: &Path) -> io::Result<Option<InPlace>> {
+    let Some(place) = InPlace::read(root).transpose()? else { return Ok(None) };
+    let sources = fs::canonicalize(run.join("sources"))?;
+    let file = fs::canonicalize(&place.file)?;
+    if !file.starts_with(&sources) || !file.is_file() || place.bytes == 0 {
+        return Err(io::ErrorKind::PermissionDenied.into());
+    }
+    Ok(Some(InPlace { file, ..place }))
 }
 
 #[cfg(test)]

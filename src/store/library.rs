@@ -76,7 +76,15 @@ pub fn open(store: &Path) -> Result<Library, LibraryError> {
 /// Reads all of it as it is.
 pub fn read(store: &Path) -> Result<Library, LibraryError> {
     let (handle_key, said) = handle_key(store)?;
-    let mut library = Library { handle_key, broken: said.into_iter().collect(), ..Library::default() };
+    let mut library = contents(store)?;
+    library.handle_key = handle_key;
+    library.broken.splice(0..0, said);
+    Ok(library)
+}
+
+/// The same without the handles' key, and without writing anything.
+pub fn contents(store: &Path) -> Result<Library, LibraryError> {
+    let mut library = Library::default();
     match read_choice(store) {
         Ok(choice) => library.default_image = choice.default_image,
         Err(error) => library.broken.push(format!("{STORE_MANIFEST}: {error}")),
@@ -133,6 +141,11 @@ fn handle_key(store: &Path) -> Result<(HandleKey, Option<String>), LibraryError>
         }
     };
     Ok((key, said))
+}
+
+/// Makes all handles that clients hold stale.
+pub fn renew_key(store: &Path) -> io::Result<()> {
+    new_key(&store.join(HANDLE_KEY)).map(drop)
 }
 
 fn new_key(path: &Path) -> io::Result<HandleKey> {

@@ -11,6 +11,7 @@
 //! - `aside`: what of it is damaged
 //! - `sources`, `packing`, `import`: image files on sticks, and making images of them
 //! - `root`, `mounts`, `in_place`, `personalise`: clients' trees
+//! - `borrow`: a store that cannot be written, served from memory
 //! - `volume`: their block volumes
 //! - `usage`, `scrub`, `idle`: what they occupy, and images against their hashes, at the lowest priority
 //! - `history`: how their last boots went
@@ -28,6 +29,7 @@
 mod aside;
 pub(crate) mod atomic;
 pub mod backup;
+mod borrow;
 mod crc32;
 pub mod devices;
 pub mod history;
@@ -265,6 +267,11 @@ pub enum Event {
         /// The folder below the store's; the error is for people.
         saved: Result<String, String>,
     },
+    /// How large the open store is, and how much of it clients do not get: behind `Opened`.
+    Room {
+        total_bytes: u64,
+        reserve_bytes: u64,
+    },
     /// What clients may still write, and how near that is to nothing.
     FreeSpace {
         free_bytes: u64,
@@ -300,6 +307,9 @@ pub enum Event {
         message: String,
         action: String,
     },
+    /// Behind `Opened`: other files than before are served, of a copy or from memory. Handles that running clients hold
+    /// are of no use any more.
+    OtherFiles,
     /// The stick that was offered, or held the copy, was pulled.
     BackupGone,
     /// The stick is being let go of: clients' trees are to be let go of. Comes twice, before and

@@ -65,6 +65,7 @@ pub enum Error {
 #[derive(Debug)]
 pub struct Offline {
     pub site: Site,
+    pub place: Place,
     /// What could not be read or finished, in words.
     pub broken: Vec<String>,
     lock: Lock,
@@ -74,7 +75,7 @@ pub struct Offline {
 }
 
 /// No store is made here: only whether there is one is asked.
-const ANY: Rule = Rule { minimum_bytes: u64::MAX, wanted_bytes: None };
+pub(super) const ANY: Rule = Rule { minimum_bytes: u64::MAX, wanted_bytes: None };
 
 /// Where the commands mount what they need, in their own namespace.
 const RUN: &str = "/run/rootstock-command";
@@ -85,7 +86,15 @@ pub fn open(store: Option<&Path>) -> Result<Offline, Error> {
     if !rustix::process::geteuid().is_root() {
         return Err(Error::NotRoot);
     }
-    let (place, device) = find(store)?;
+    let (place, device) = store.map_or_else(|| Ok((plugged_in()?, None)), find)?;
+    open_at(enter()?, place, device)
+}
+
+/// Takes this thread into a mount namespace of its own; the folder for mount points there.
+pub(super) fn enter() -> Result<PathBuf, Error> {
+    if !rustix::process::geteuid().is_root() {
+        return Err(Error::NotRoot);
+    }
     // SAFETY: only this thread's view of mounts changes, and no other thread runs yet.
     let unshared = unsafe { unshare_unsafe(UnshareFlags::NEWNS) }
         .and_then(|()| mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC));
@@ -95,7 +104,11 @@ pub fn open(store: Option<&Path>) -> Result<Offline, Error> {
     // Mount points made in it vanish with the namespace.
     let memory = mount("rootstock", &run, "tmpfs", MountFlags::NODEV | MountFlags::NOSUID, c"size=4m,mode=0700");
     memory.map_err(|errno| Error::MakeFolder { path: run.clone(), source: errno.into() })?;
+    Ok(run)
+}
 
+/// Opens the store at this place, below the folder that `enter` made.
+pub(super) fn open_at(run: PathBuf, place: Place, device: Option<LoopDevice>) -> Result<Offline, Error> {
     let folder = run.join("store");
     let stop = Arc::new(AtomicBool::new(false));
     let open_failed = |error: OpenError| Error::Open { message: chain(&error), action: action(&error) };
@@ -121,7 +134,7 @@ pub fn open(store: Option<&Path>) -> Result<Offline, Error> {
             broken.push(format!("clients/{}: {}", record.client.role, chain(&error)));
         }
     }
-    Ok(Offline { site, broken, lock, _held: held, _device: device })
+    Ok(Offline { site, place, broken, lock, _held: held, _device: device })
 }
 
 impl Offline {
@@ -150,22 +163,24 @@ fn action(error: &OpenError) -> &'static str {
     }
 }
 
-fn named(place: &Place) -> PathBuf {
+pub(super) fn named(place: &Place) -> PathBuf {
     match place {
         Place::Partition(path) | Place::Run { partition: path, .. } => path.clone(),
         Place::Folder(folder) | Place::Memory { folder, .. } => folder.clone(),
     }
 }
 
-fn find(store: Option<&Path>) -> Result<(Place, Option<LoopDevice>), Error> {
-    let Some(path) = store else {
-        let found = sticks(&[]);
-        return match &found[..] {
-            [] => Err(Error::NoStick),
-            [place] => Ok((place.clone(), None)),
-            _ => Err(Error::ManySticks(found.iter().map(|place| named(place).display().to_string()).collect())),
-        };
-    };
+fn plugged_in() -> Result<Place, Error> {
+    let found = sticks(&[]);
+    match &found[..] {
+        [] => Err(Error::NoStick),
+        [place] => Ok(place.clone()),
+        _ => Err(Error::ManySticks(found.iter().map(|place| named(place).display().to_string()).collect())),
+    }
+}
+
+/// The store that a person named.
+pub(super) fn find(path: &Path) -> Result<(Place, Option<LoopDevice>), Error> {
     let look = |source| Error::Look { path: path.to_owned(), source };
     let path = fs::canonicalize(path).map_err(look)?;
     let kind = fs::metadata(&path).map_err(look)?.file_type();

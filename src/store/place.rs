@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use super::borrow;
 use super::identify::STORE_LABEL;
 use super::mounts::{self, MountError, Window};
 use super::shop::Span;
@@ -25,7 +26,8 @@ pub enum Place {
     Run { partition: PathBuf, span: Span },
     /// In memory, where the stick must not be written: a file of this size in a
     /// tmpfs on this folder, gone when it is unmounted.
-    Memory { folder: PathBuf, bytes: u64 },
+    /// With `from` it is filled from a store that cannot be written and is mounted there.
+    Memory { folder: PathBuf, bytes: u64, from: Option<PathBuf> },
     /// A folder of this machine: for development on a PC.
     Folder(PathBuf),
 }
@@ -45,6 +47,20 @@ pub enum OpenError {
     Tool(#[from] ToolError),
     #[error(transparent)]
     Mount(#[from] MountError),
+}
+
+impl OpenError {
+    /// The stick takes no writes, but what is on it may be whole.
+    pub fn is_unwritable(&self) -> bool {
+        match self {
+            // What e2fsck could not write.
+            Self::Check { .. } => true,
+            Self::Mount(MountError::Mount { source, .. }) => {
+                matches!(source.raw_os_error(), Some(libc::EROFS | libc::EIO | libc::EACCES))
+            }
+            _ => false,
+        }
+    }
 }
 
 /// A check of a large, badly cut file system takes minutes; not hours.
@@ -68,8 +84,26 @@ impl Place {
                 // The mount keeps the loop device when this handle goes.
                 open_device(&device.path, point, stop)
             }
-            Self::Memory { folder, bytes } => open_memory(folder, *bytes, point, stop),
+            Self::Memory { folder, bytes, from } => {
+                open_memory(folder, *bytes, point, stop)?;
+                let filled = from.as_ref().map_or(Ok(()), |from| borrow::fill(point, from));
+                filled.map_err(|source| OpenError::Memory { path: point.to_owned(), source })
+            }
             Self::Folder(folder) => Ok(mounts::bind(folder, point)?),
+        }
+    }
+
+    /// Mounts a store on a stick for reading. Nothing is checked or replayed, since that writes.
+    pub fn open_to_read(&self, point: &Path) -> Result<(), OpenError> {
+        let read = |device: &Path| Ok(mounts::device(device, point, "ext4", true, "noload")?);
+        match self {
+            Self::Partition(device) => read(device),
+            Self::Run { partition, span } => {
+                let window = Window { offset: span.at, bytes: span.bytes };
+                read(&mounts::loop_device(partition, window, true)?.path)
+            }
+            // Never write-protected.
+            Self::Memory { .. } | Self::Folder(_) => Err(OpenError::Busy { device: point.to_owned() }),
         }
     }
 }

@@ -105,6 +105,11 @@ impl Roots {
         account.clone()
     }
 
+    /// Forgets the accounts of clients that are no more: who gets their name next begins with nothing.
+    pub fn keep_accounts(&mut self, is_there: impl Fn(&Role) -> bool) {
+        self.accounts.retain(|role, _| is_there(role));
+    }
+
     /// Mounts an image's root, unless it is mounted.
     pub fn mount_image(&mut self, id: &ImageId) -> Result<(), RootError> {
         let point = self.image_point(id);
@@ -406,7 +411,7 @@ pub fn write_manifest(client: &Client, books: &Books, paths: &ClientPaths, sync:
 
 /// A client's folder with its layers. The upper layer's own mode is what the
 /// client sees as that of `/`.
-fn make_folders(paths: &ClientPaths) -> io::Result<()> {
+pub fn make_folders(paths: &ClientPaths) -> io::Result<()> {
     let folders = [
         (paths.folder.clone(), 0o700),
         (paths.upper(), 0o755),

@@ -106,7 +106,7 @@ pub fn look(site: &Site, id: &ImageId, from: Progress, open_seconds: u64, stop: 
         }
         rest(&site.store, stop)
     };
-    match verify::verify(&site.store, id, mounted.as_deref(), from.piece, &mut between) {
+    match verify::verify(&site.store, &site.run, id, mounted.as_deref(), from.piece, &mut between) {
         Ok(checked) => {
             progress = Progress { checked: Some(open_seconds), piece: 0 };
             save(&site.store, id, progress);

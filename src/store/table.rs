@@ -3,7 +3,7 @@
 //!
 //! Pure: sectors in, writes out. Only primary MBR entries are read; an
 //! extended partition is one used range, so no chain of EBRs is followed and
-//! none can loop. Ours and not a crate's: adding one entry must change its own
+//! none can loop. What the kernel found by following it is checked like the rest. Ours and not a crate's: adding one entry must change its own
 //! 16 (MBR) or 128 (GPT) bytes and the checksums, nothing else. `gpt` 4.1
 //! packs the entries when it writes, which renumbers the person's partitions,
 //! and asserts on a hostile entry size; `mbrman` 0.6 follows EBRs without a
@@ -72,6 +72,8 @@ pub enum TableError {
     Overlap(u32, u32),
     #[error("the GPT is damaged: {0}")]
     Gpt(&'static str),
+    #[error("it has {0} partitions")]
+    TooMany(usize),
 }
 
 /// Why no partition can be added.
@@ -131,6 +133,13 @@ pub fn mbr_entries(sector: &[u8]) -> Vec<Entry> {
         Entry { number: index as u32 + 1, extent: Extent { start, sectors }, kind: raw[4] }
     };
     (0..4).map(entry).filter(|entry| entry.kind != 0 && entry.extent.sectors != 0).collect()
+}
+
+/// Checks what the kernel made of a table, in an order of its own: logical partitions, whose chain it follows without
+/// comparing them, so that a chain that loops gives some 250 partitions of one place. `extents` are numbers and places.
+pub fn check_seen(extents: &[(u32, Extent)], sectors: u64) -> Result<(), TableError> {
+    let entries: Vec<Entry> = extents.iter().map(|&(number, extent)| Entry { number, extent, kind: 0 }).collect();
+    check(&entries, sectors)
 }
 
 fn check(entries: &[Entry], sectors: u64) -> Result<(), TableError> {
@@ -354,6 +363,22 @@ mod tests {
         assert_eq!(wrong(&[(7, 2048, u32::MAX)]), TableError::PastTheEnd(1));
         assert_eq!(wrong(&[(7, 5000, 100), (7, 2048, 2953)]), TableError::Overlap(2, 1));
         assert_eq!(wrong(&[(0xee, 1, 100)]), TableError::Gpt("no header"));
+    }
+
+    #[test]
+    fn logical_partitions_that_loop_overlap_or_lie_behind_the_end_are_refused() {
+        let check = |seen: &[(u32, u64, u64)], expected: Result<(), TableError>| {
+            let seen: Vec<(u32, Extent)> =
+                seen.iter().map(|&(number, start, sectors)| (number, Extent { start, sectors })).collect();
+            assert_eq!(check_seen(&seen, DISK.sectors), expected, "{seen:?}");
+        };
+        // As Linux shows them: of the extended partition two sectors only.
+        check(&[(1, 2048, 2048), (2, 4096, 2), (5, 6144, 2048), (6, 10_240, 2048)], Ok(()));
+        check(&[(2, 4096, 2), (5, 6144, 4097), (6, 10_240, 2048)], Err(TableError::Overlap(5, 6)));
+        check(&[(1, 2048, 4096), (2, 6144, 2), (5, 6143, 9)], Err(TableError::Overlap(1, 5)));
+        check(&[(5, DISK.sectors - 8, 9)], Err(TableError::PastTheEnd(5)));
+        let looping: Vec<(u32, u64, u64)> = (5..255).map(|number| (number, 6144, 2048)).collect();
+        check(&looping, Err(TableError::Overlap(5, 6)));
     }
 
     #[test]

@@ -310,6 +310,8 @@ impl LoopDisk {
 
 impl Drop for LoopDisk {
     fn drop(&mut self) {
+        // The kernel keeps a lock for whoever gets this number next.
+        let _ = Process::new("blockdev").arg("--setrw").arg(&self.node).output();
         let _ = Process::new("losetup").arg("-d").arg(&self.node).output();
     }
 }

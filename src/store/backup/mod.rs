@@ -2,6 +2,7 @@
 //! first.
 //!
 //! - `mark`: what a stick is to the store that is open; pure
+//! - `command`: the copy by a command, with no server
 //! - `freeze`: a file system that takes no writes for some seconds
 //! - here: the copy. I/O.
 //!
@@ -12,10 +13,16 @@
 //! that the whole is one moment's. `backup.toml` says that it is a copy, and is
 //! the last to say that it is complete: until then it is never served.
 //!
-//! What it cannot be is the same inodes. Handles of what lies in an image alone
-//! stay good, those of files that clients wrote do not: clients that ran when
-//! the first stick died are switched off and on.
+//! What it cannot be is the same inodes, of which the kernel makes handles: the
+//! root of each client would be stale, and a handle of an image's file that the
+//! client had changed would open the image's own, since the overlay's index of
+//! changed files names inodes too (tried 2026-11-29, Linux 6.18). So a copy that
+//! stands in has a new key, which makes every former handle stale, and clients
+//! that ran when the first stick died are switched off and on. (A copy block by
+//! block would keep inodes, but not be one moment's within the seconds that
+//! writes may wait: nothing tells which blocks changed since the first pass.)
 
+pub mod command;
 mod freeze;
 mod mark;
 
@@ -29,7 +36,7 @@ use std::time::{Duration, Instant, SystemTime};
 use self::freeze::Frozen;
 pub use self::freeze::thaw;
 pub use self::mark::{Known, MARK, Mark, Standing, is_left_out, parse as parse_mark, read as read_mark, standing};
-use super::manifest::CLIENTS;
+use super::manifest::{self, CLIENTS};
 use super::operate::copy::{self, CopyError, Rules};
 use super::{atomic, library};
 
@@ -164,9 +171,19 @@ fn work_folders(store: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Which store it is, for its copies: made now, where it has no id yet.
+pub fn ensure_id(store: &Path) -> io::Result<String> {
+    let mut id = [0; 16];
+    rustix::rand::getrandom(&mut id, rustix::rand::GetRandomFlags::empty())?;
+    let new = manifest::hex(&id);
+    library::change_choice(store, |choice| choice.id = choice.id.take().or(Some(new)))?;
+    Ok(library::read_choice(store).unwrap_or_default().id.unwrap_or_default())
+}
+
 /// The copy becomes the store, and goes before what it was made from.
 pub fn stand_in(store: &Path) -> io::Result<()> {
     library::change_choice(store, |choice| choice.turn = choice.turn.saturating_add(1))?;
+    library::renew_key(store)?;
     match fs::remove_file(store.join(MARK)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => atomic::sync_folder(store),

@@ -2,11 +2,14 @@
 //!
 //! I/O through `fatfs`, which trusts what it reads: a panic in it is caught,
 //! and what a hostile FAT could make it do is bounded here (bytes, entries,
-//! depth, reads in all). Names are checked before any becomes a path.
+//! depth, reads in all). Names are checked before any becomes a path. Each
+//! cluster belongs to one file or folder: one that is read for a second time
+//! has two owners, or its chain runs in a circle, and no file of such a FAT
+//! can be trusted to be whole.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -37,11 +40,57 @@ pub enum BootFilesError {
 struct Partition {
     file: File,
     left: u64,
+    at: u64,
+    claims: Claims,
+}
+
+/// Which sectors of the clusters were read: a bit for each, so 1 MiB for the largest partition.
+struct Claims {
+    /// Where the clusters begin, in bytes.
+    from: u64,
+    read: Vec<u64>,
+}
+
+const CLAIM_BYTES: u64 = 512;
+
+impl Claims {
+    /// By a FAT's boot sector (Microsoft's FAT specification, "BIOS Parameter Block").
+    fn new(boot: &[u8; 64], bytes: u64) -> Self {
+        let word = |at: usize| u64::from(u16::from_le_bytes([boot[at], boot[at + 1]]));
+        let long = |at: usize| word(at) | word(at + 2) << 16;
+        let (sector_bytes, reserved, fats, root_entries) = (word(11), word(14), u64::from(boot[16]), word(17));
+        let fat_sectors = if word(22) == 0 { long(36) } else { word(22) };
+        let root_bytes = (root_entries * 32).next_multiple_of(sector_bytes.max(1));
+        let from = (reserved + fats * fat_sectors) * sector_bytes + root_bytes;
+        let sectors = bytes.saturating_sub(from).div_ceil(CLAIM_BYTES).div_ceil(64);
+        Self { from, read: vec![0; usize::try_from(sectors).unwrap_or(0)] }
+    }
+
+    /// Each sector's first byte stands for it, since it is read in pieces. False: it was read before.
+    fn take(&mut self, at: u64, bytes: u64) -> bool {
+        let (Some(first), Some(end)) = (at.max(self.from).checked_sub(self.from), (at + bytes).checked_sub(self.from))
+        else {
+            return true;
+        };
+        let mut alone = true;
+        for sector in first.div_ceil(CLAIM_BYTES)..end.div_ceil(CLAIM_BYTES) {
+            let (word, bit) = ((sector / 64) as usize, 1u64 << (sector % 64));
+            if let Some(word) = self.read.get_mut(word) {
+                alone &= *word & bit == 0;
+                *word |= bit;
+            }
+        }
+        alone
+    }
 }
 
 impl Read for Partition {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let bytes = self.file.read(buffer)?;
+        if !self.claims.take(self.at, bytes as u64) {
+            return Err(io::Error::other("two of its files claim the same cluster, or a chain runs in a circle"));
+        }
+        self.at += bytes as u64;
         // Also when nothing came: a loop of empty reads must end too.
         self.left = self
             .left
@@ -63,7 +112,8 @@ impl Write for Partition {
 
 impl Seek for Partition {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        self.file.seek(to)
+        self.at = self.file.seek(to)?;
+        Ok(self.at)
     }
 }
 
@@ -78,8 +128,11 @@ pub fn extract(partition: &Path, folder: &Path) -> Result<u32, BootFilesError> {
     let file = File::open(partition).map_err(BootFilesError::Write)?;
     let bytes = file.metadata().map_err(BootFilesError::Write)?.len();
     let left = bytes.saturating_mul(MAX_READ_FACTOR).saturating_add(READ_ALLOWANCE);
+    let mut boot = [0; 64];
+    file.read_exact_at(&mut boot, 0).map_err(damaged)?;
+    let claims = Claims::new(&boot, bytes);
     let copied = catch_unwind(AssertUnwindSafe(|| {
-        let fs = FileSystem::new(Partition { file, left }, FsOptions::new()).map_err(damaged)?;
+        let fs = FileSystem::new(Partition { file, left, at: 0, claims }, FsOptions::new()).map_err(damaged)?;
         // Files that are larger in sum than the partition share clusters.
         let mut copy = Copy { entries_left: MAX_ENTRIES, bytes_left: bytes };
         copy.folder(&fs.root_dir(), folder, 0)?;
@@ -177,12 +230,20 @@ fn unix_seconds(time: DateTime) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use fatfs::{Date, FormatVolumeOptions, Time};
+    use fatfs::{Date, FatType, FormatVolumeOptions, Time};
 
     fn fat(megabytes: u64, fill: impl FnOnce(&FileSystem<&mut File>)) -> tempfile::NamedTempFile {
+        fat_as(FormatVolumeOptions::new(), megabytes, fill)
+    }
+
+    fn fat_as(
+        options: FormatVolumeOptions,
+        megabytes: u64,
+        fill: impl FnOnce(&FileSystem<&mut File>),
+    ) -> tempfile::NamedTempFile {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.as_file().set_len(megabytes << 20).unwrap();
-        fatfs::format_volume(file.as_file_mut(), FormatVolumeOptions::new()).unwrap();
+        fatfs::format_volume(file.as_file_mut(), options).unwrap();
         file.as_file_mut().seek(SeekFrom::Start(0)).unwrap();
         let fs = FileSystem::new(file.as_file_mut(), FsOptions::new()).unwrap();
         fill(&fs);
@@ -229,6 +290,48 @@ mod tests {
         fs::write(image.path(), vec![0xff; 100_000]).unwrap();
         let folder = tempfile::tempdir().unwrap();
         assert!(matches!(extract(image.path(), folder.path()), Err(BootFilesError::Damaged(_))));
+    }
+
+    #[test]
+    fn cross_linked_clusters_and_looping_chains_are_refused_in_one_message() {
+        for (kind, megabytes, width) in [(FatType::Fat16, 16, 2), (FatType::Fat32, 64, 4)] {
+            let image = fat_as(FormatVolumeOptions::new().fat_type(kind), megabytes, |fs| {
+                let root = fs.root_dir();
+                for name in ["ONE.BIN", "TWO.BIN"] {
+                    root.create_file(name).unwrap().write_all(&vec![7; 40_000]).unwrap();
+                }
+                root.create_dir("SUB").unwrap().create_file("THREE.BIN").unwrap().write_all(&[3; 9000]).unwrap();
+            });
+            let whole = fs::read(image.path()).unwrap();
+            let word = |at: usize| usize::from(whole[at]) | usize::from(whole[at + 1]) << 8;
+            let table = word(14) * word(11);
+            let slot = |name: &[u8; 11]| whole.windows(11).position(|bytes| bytes == name).unwrap();
+            let first = |slot: usize| word(slot + 26);
+            let [one, two, sub] = [b"ONE     BIN", b"TWO     BIN", b"SUB        "].map(slot);
+            let check = |what: &str, patches: &[(usize, usize)]| {
+                let mut bytes = whole.clone();
+                for (at, value) in patches {
+                    bytes[*at..at + 2].copy_from_slice(&(*value as u16).to_le_bytes());
+                }
+                fs::write(image.path(), &bytes).unwrap();
+                let folder = tempfile::tempdir().unwrap();
+                let said = extract(image.path(), folder.path()).map_err(|error| error.to_string());
+                match said {
+                    Ok(_) => assert_eq!(what, "whole"),
+                    Err(said) => assert!(said.contains("claim the same cluster"), "{kind:?}, {what}: {said}"),
+                }
+            };
+            let next = |cluster: usize| table + cluster * width;
+            check("whole", &[]);
+            check("two files with one beginning", &[(two + 26, first(one))]);
+            check("a file that goes on in another one's", &[(next(first(one)), first(two) + 1)]);
+            check("a file that goes round", &[(next(first(one) + 1), first(one))]);
+            check("a file that goes round in its first cluster", &[(next(first(one)), first(one))]);
+            check("a folder in a file's cluster", &[(sub + 26, first(one))]);
+            // Full of entries, so that its end is never seen.
+            let inside = whole.windows(11).position(|bytes| bytes == b"THREE   BIN").unwrap();
+            check("a folder that is its own", &[(inside + 26, first(sub)), (inside + 11, 0x10)]);
+        }
     }
 
     #[test]

@@ -4,16 +4,20 @@
 //! which `--json` prints; names are added to it, never changed.
 
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::plan::{Facts, image_users};
 use super::site::Site;
 use crate::client::{ImageId, MacAddr, Mode, Model, Role, Serial};
+use crate::quota::reserve_bytes;
 use crate::store::history::{self, BootRecord};
 use crate::store::library::Library;
 use crate::store::manifest::{ClientPaths, ImageManifest, ImagePaths};
 use crate::store::states::{Record, SnapshotName};
+use crate::store::usage;
 
 /// Most entries that are counted for one size.
 const MAX_COUNTED: usize = 2_000_000;
@@ -37,6 +41,11 @@ pub struct ClientEntry {
     pub layers: usize,
     /// What it changed in its live state, in bytes on the stick; for one client only.
     pub changed_bytes: Option<u64>,
+    /// All that its quota counts: layers, snapshots and volume; for one client only.
+    #[serde(default)]
+    pub used_bytes: Option<u64>,
+    #[serde(default)]
+    pub quota_bytes: Option<u64>,
     pub snapshots: Vec<SnapshotEntry>,
     /// Its last boots, oldest first; for one client only.
     #[serde(default)]
@@ -73,6 +82,9 @@ pub struct ImageEntry {
 pub struct StickEntry {
     pub bytes: u64,
     pub free_bytes: u64,
+    /// Of the free ones, those that clients do not get.
+    #[serde(default)]
+    pub reserve_bytes: u64,
     pub images: usize,
     pub clients: usize,
     pub snapshots: usize,
@@ -87,6 +99,10 @@ pub fn client(site: &Site, record: &Record, sizes: bool) -> ClientEntry {
     let size = |state: u32| {
         let at = paths.at(state);
         sizes.then(|| stored(&at.upper()).saturating_add(stored(&at.boot_upper())))
+    };
+    let used = || {
+        let counted = usage::count(&paths.folder, Duration::ZERO, &AtomicBool::new(false))?;
+        u64::try_from(counted.bytes).ok()
     };
     let snapshot = |snapshot: &crate::store::states::Snapshot| SnapshotEntry {
         name: snapshot.name.clone(),
@@ -110,6 +126,8 @@ pub fn client(site: &Site, record: &Record, sizes: bool) -> ClientEntry {
         }),
         layers: record.chain().map_or(0, |chain| chain.len()),
         changed_bytes: size(record.books.state),
+        used_bytes: sizes.then(used).flatten(),
+        quota_bytes: client.quota.map(|quota| quota.0),
         snapshots: record.snapshots.iter().map(snapshot).collect(),
         boots: if sizes { history::read(&site.store, &client.role) } else { Vec::new() },
     }
@@ -135,6 +153,8 @@ pub fn stick(site: &Site, library: &Library) -> StickEntry {
     StickEntry {
         bytes,
         free_bytes,
+        // Without the settings of an appliance, the usual.
+        reserve_bytes: reserve_bytes(bytes, None),
         images: library.images.len(),
         clients: library.clients.len(),
         snapshots: library.clients.iter().map(|record| record.snapshots.len()).sum(),

@@ -61,7 +61,7 @@ pub fn perform(
         };
         let check = |id: &ImageId| {
             let mounted = site.image(id).ok();
-            verify::verify(&site.store, id, mounted.as_deref(), 0, &mut between)
+            verify::verify(&site.store, &site.run, id, mounted.as_deref(), 0, &mut between)
         };
         let checked: Result<Vec<_>, VerifyError> = wanted.into_iter().map(check).collect();
         return Ok(Outcome::Checked(checked?));

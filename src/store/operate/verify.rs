@@ -16,13 +16,13 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::client::ImageId;
-use crate::store::atomic;
 use crate::store::manifest::{self, ImagePaths};
+use crate::store::{atomic, in_place};
 
 /// One line of the list stands for so much of the root.
 const PIECE_BYTES: u64 = 4 << 20;
 /// Longest list: that of a root of 256 GiB and its boot files.
-const MAX_LIST_BYTES: u64 = 32 << 20;
+pub const MAX_LIST_BYTES: u64 = 32 << 20;
 const MAX_BOOT_FILES: usize = 20_000;
 /// Most pieces and files that are named.
 const MAX_NAMED: usize = 50;
@@ -56,15 +56,17 @@ pub enum VerifyError {
 /// Called behind each piece of the root with its number, and how much is damaged so far.
 pub type Between<'a> = &'a mut dyn FnMut(u64, usize) -> Result<(), VerifyError>;
 
-fn list_path(paths: &ImagePaths) -> PathBuf {
+pub fn list_path(paths: &ImagePaths) -> PathBuf {
     paths.folder.join("pieces.sha256")
 }
 
 /// Compares one image with its list, from piece `from` of its root on (a first look, which makes the list, is
-/// always whole). `mounted` is where its root is mounted, for the names of damaged files; `between` is called
-/// behind each piece, to rest there or to end the look.
+/// always whole). `run` is where this run's sources are mounted, since a root may lie there; `mounted` is where the
+/// root is mounted, for the names of damaged files; `between` is called behind each piece, to rest there or to end
+/// the look.
 pub fn verify(
     store: &Path,
+    run: &Path,
     id: &ImageId,
     mounted: Option<&Path>,
     from: u64,
@@ -78,7 +80,9 @@ pub fn verify(
         Err(source) => return Err(VerifyError::Read { path: list, source }),
     };
     let mut checked = Checked { image: id.clone(), first: known.is_none(), bytes: 0, damaged: vec![], files: vec![] };
-    let (now, bad_pieces) = look(&paths, known.as_deref(), from, between, &mut checked)?;
+    let root = in_place::open_root(&paths.root(), run);
+    let root = root.map_err(|source| VerifyError::Read { path: paths.root(), source })?;
+    let (now, bad_pieces) = look(&paths, root, known.as_deref(), from, between, &mut checked)?;
     match known {
         // What could not be read must not become what is right.
         None if checked.damaged.is_empty() => {
@@ -96,6 +100,7 @@ pub fn verify(
 /// Reads all; the list as it is now, and the pieces of the root that differ.
 fn look(
     paths: &ImagePaths,
+    (file, start, length): (File, u64, u64),
     known: Option<&str>,
     from: u64,
     between: Between<'_>,
@@ -110,16 +115,13 @@ fn look(
             checked.damaged.push(words);
         }
     };
-    let root = paths.root();
-    let opened = File::open(&root).and_then(|file| Ok((file.metadata()?.len(), file)));
-    let (length, file) = opened.map_err(|source| VerifyError::Read { path: root.clone(), source })?;
     let mut buffer = vec![0; PIECE_BYTES as usize];
     let from = if known.is_some() { from } else { 0 };
     for piece in from..length.div_ceil(PIECE_BYTES) {
         let at = piece * PIECE_BYTES;
         let bytes = (length - at).min(PIECE_BYTES) as usize;
         let what = format!("root.ext4 {piece}");
-        match file.read_exact_at(&mut buffer[..bytes], at) {
+        match file.read_exact_at(&mut buffer[..bytes], start + at) {
             Ok(()) => {
                 let hash = manifest::hex(&Sha256::digest(&buffer[..bytes]));
                 if differs(&what, &hash) {
@@ -135,7 +137,12 @@ fn look(
         }
         checked.bytes += bytes as u64;
         // What was read once will not be read again soon.
-        let _ = rustix::fs::fadvise(&file, at, std::num::NonZeroU64::new(bytes as u64), rustix::fs::Advice::DontNeed);
+        let _ = rustix::fs::fadvise(
+            &file,
+            start + at,
+            std::num::NonZeroU64::new(bytes as u64),
+            rustix::fs::Advice::DontNeed,
+        );
         between(piece, checked.damaged.len())?;
     }
     let mut seen = BTreeSet::new();
@@ -271,14 +278,14 @@ mod tests {
 
     #[test]
     fn the_second_look_names_what_changed() {
-        let store = tempfile::tempdir().unwrap();
+        let (store, run) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let id: ImageId = "a-1".parse().unwrap();
         let paths = ImagePaths::of(store.path(), &id);
         fs::create_dir_all(paths.boot().join("overlays")).unwrap();
         fs::write(paths.boot().join("config.txt"), "a").unwrap();
         fs::write(paths.boot().join("overlays/b"), "b").unwrap();
         fs::write(paths.root(), vec![7; 9 << 20]).unwrap();
-        let look = || verify(store.path(), &id, None, 0, &mut |_, _| Ok(())).unwrap();
+        let look = || verify(store.path(), run.path(), &id, None, 0, &mut |_, _| Ok(())).unwrap();
         let first = look();
         assert!(first.first && first.damaged.is_empty() && first.bytes == (9 << 20) + 2);
         let second = look();
@@ -303,12 +310,36 @@ mod tests {
             pieces.push(piece);
             Ok(())
         };
-        let rest = verify(store.path(), &id, None, 2, &mut between).unwrap();
+        let rest = verify(store.path(), run.path(), &id, None, 2, &mut between).unwrap();
         assert_eq!((rest.damaged.len(), pieces), (2, vec![2]));
         assert!(matches!(
-            verify(store.path(), &id, None, 0, &mut |_, _| Err(VerifyError::Stopped)),
+            verify(store.path(), run.path(), &id, None, 0, &mut |_, _| Err(VerifyError::Stopped)),
             Err(VerifyError::Stopped)
         ));
+    }
+
+    #[test]
+    fn an_image_that_is_used_in_its_file_is_looked_at_there() {
+        let (store, run) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let id: ImageId = "a-1".parse().unwrap();
+        let paths = ImagePaths::of(store.path(), &id);
+        fs::create_dir_all(paths.boot()).unwrap();
+        File::create(paths.root()).unwrap().set_len(5 << 20).unwrap();
+        let source = run.path().join("sources/sdz1");
+        fs::create_dir_all(&source).unwrap();
+        let file = source.join("a.img");
+        fs::write(&file, vec![7; 9 << 20]).unwrap();
+        let place = in_place::InPlace { file: file.clone(), offset: 1 << 20, bytes: 5 << 20 };
+        place.write(&paths.root()).unwrap();
+        let look = || verify(store.path(), run.path(), &id, None, 0, &mut |_, _| Ok(())).unwrap();
+        assert!(look().first && look().damaged.is_empty());
+        let change = |at| fs::OpenOptions::new().write(true).open(&file).unwrap().write_all_at(b"x", at).unwrap();
+        // Before and behind the partition.
+        change(0);
+        change(6 << 20);
+        assert_eq!((look().bytes, look().damaged), (5 << 20, vec![]));
+        change((5 << 20) + 1);
+        assert_eq!(look().damaged, ["root.ext4 differs between byte 4194304 and 5242880"]);
     }
 
     #[test]

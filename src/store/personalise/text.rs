@@ -173,7 +173,8 @@ pub fn userconf(text: &str) -> Option<(&str, &str)> {
 }
 
 /// Sets a user's hash in /etc/shadow (shadow(5)), with a line of its own if
-/// there is none. `days`: since 1970, of the last change.
+/// there is none. `days`: since 1970, of the last change; never 0, as an
+/// appliance without the time would have it: that asks for a new password.
 pub fn shadow(text: &str, name: &str, hash: &str, days: u64) -> String {
     let mut out = String::new();
     let mut found = false;
@@ -191,7 +192,7 @@ pub fn shadow(text: &str, name: &str, hash: &str, days: u64) -> String {
         }
     }
     if !found {
-        out.push_str(&format!("{name}:{hash}:{days}:0:99999:7:::\n"));
+        out.push_str(&format!("{name}:{hash}:{}:0:99999:7:::\n", days.max(1)));
     }
     out
 }
@@ -303,6 +304,11 @@ mod tests {
         let text = "root:*:1:0:99999:7:::\npi:!:19000:0:99999:7:::\npip:x:1\n";
         assert_eq!(shadow(text, "pi", "$6$h", 20_000), "root:*:1:0:99999:7:::\npi:$6$h:19000:0:99999:7:::\npip:x:1\n");
         assert!(shadow(text, "ada", "$6$h", 20_000).ends_with("ada:$6$h:20000:0:99999:7:::\n"));
+    }
+
+    #[test]
+    fn with_a_clock_at_1970_nobody_is_asked_for_a_new_password() {
+        assert!(shadow("", "ada", "$6$h", 0).ends_with("ada:$6$h:1:0:99999:7:::\n"));
     }
 
     #[test]

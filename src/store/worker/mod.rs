@@ -152,6 +152,8 @@ struct Store {
     room: Room,
     scrub: scrub::State,
     told_read_only: bool,
+    /// Of a stick that cannot be written: nothing of it can be changed.
+    is_borrowed: bool,
 }
 
 struct Importing {

@@ -17,7 +17,21 @@ use crate::store::root::Roots;
 use crate::store::scrub::State;
 use crate::store::states::{Books, Record};
 use crate::store::words::{open_action, prepare_action, unusable};
-use crate::store::{Event, OpenClient, chain, library, lock, manifest, mounts, prepare};
+use crate::store::{Event, OpenClient, chain, library, lock, mounts, prepare};
+
+/// Why a store was not opened, for people.
+pub(super) struct Failed {
+    message: String,
+    action: &'static str,
+    /// It takes no writes, but may be read.
+    unwritable: bool,
+}
+
+impl Failed {
+    fn new(message: impl Into<String>, action: &'static str) -> Self {
+        Self { message: message.into(), action, unwritable: false }
+    }
+}
 
 impl Worker {
     /// Everything of the store, at once: the stick is not there any more.
@@ -47,15 +61,20 @@ impl Worker {
             let title = self.sticks.get(name).map_or(name.clone(), |stick| stick.disk.title.clone());
             let write_protected = self.sticks.get(name).is_some_and(|stick| stick.disk.read_only);
             let opened = match write_protected {
-                true => Err((format!("{title} is write-protected"), "Slide its lock, or use another stick")),
+                true => Err(Failed {
+                    message: format!("{title} is write-protected"),
+                    action: "Slide its lock, or use another stick",
+                    unwritable: true,
+                }),
                 false => self.open(place, &title, Some(name.clone())),
             };
+            let opened = opened.or_else(|failed| self.open_borrowed(failed, place, name, &title));
             match opened {
                 // What the others are to it is told by `look_at_seconds`.
                 Ok(()) => return,
                 // A copy: a person is asked.
                 Err(_) if self.sticks.get(name).is_some_and(|stick| stick.copy.is_some()) => {}
-                Err((message, action)) => {
+                Err(Failed { message, action, .. }) => {
                     let event = Event::StickUnusable { message, action: action.to_owned() };
                     if let Some(stick) = self.sticks.get_mut(name) {
                         stick.unusable = Some(event);
@@ -96,13 +115,13 @@ impl Worker {
         let Some(stick) = self.sticks.values().filter(kept).find(has_files) else { return };
         let (title, name) = (stick.disk.title.clone(), stick.disk.name.clone());
         let bytes = self.options.memory_bytes.unwrap_or_else(half_of_memory);
-        let place = Place::Memory { folder: self.options.run.join("memory"), bytes };
+        let place = Place::Memory { folder: self.options.run.join("memory"), bytes, from: None };
         match self.open(&place, &format!("memory, {title}"), Some(name.clone())) {
             Ok(()) => self.problem(
                 format!("Nothing is kept: {title} is not written, so clients live in {} MiB of memory", bytes >> 20),
                 "To keep them, use a stick that may be written",
             ),
-            Err((message, action)) => {
+            Err(Failed { message, action, .. }) => {
                 self.take_down_store();
                 if let Some(stick) = self.sticks.get_mut(&name) {
                     stick.unusable = Some(unusable(message, action));
@@ -111,38 +130,68 @@ impl Worker {
         }
     }
 
+    /// A store that cannot be written: its clients begin as they are on the stick, and what they write lives until the
+    /// power goes or the stick does.
+    fn open_borrowed(&mut self, failed: Failed, place: &Place, name: &str, title: &str) -> Result<(), Failed> {
+        if !failed.unwritable {
+            return Err(failed);
+        }
+        let point = self.options.run.join("sources").join(format!("{name}.store"));
+        if let Err(error) = place.open_to_read(&point) {
+            tracing::warn!(error = chain(&error), "reading a store that cannot be written");
+            return Err(failed);
+        }
+        let bytes = self.options.memory_bytes.unwrap_or_else(half_of_memory);
+        let memory = Place::Memory { folder: self.options.run.join("memory"), bytes, from: Some(point.clone()) };
+        let is_copy = backup::read_mark(&point).is_some();
+        if is_copy || self.open(&memory, &format!("memory, {title}"), Some(name.to_owned())).is_err() {
+            self.take_down_store();
+            let _ = mounts::detach(&point);
+            return Err(failed);
+        }
+        if let Some(stick) = self.sticks.get_mut(name) {
+            stick.sources.push(point);
+        }
+        if let Some(store) = &mut self.store {
+            store.is_borrowed = true;
+        }
+        let Failed { message, action, .. } = failed;
+        self.tell(Event::OtherFiles);
+        self.problem(format!("Nothing is kept: {message}. Clients live in {} MiB of memory", bytes >> 20), action);
+        Ok(())
+    }
+
     pub(super) fn open_folder(&mut self) {
         let Some(folder) = self.options.folder.clone().filter(|_| self.store.is_none()) else { return };
         let name = folder.display().to_string();
-        if let Err((message, action)) = self.open(&Place::Folder(folder), &name, None) {
+        if let Err(Failed { message, action, .. }) = self.open(&Place::Folder(folder), &name, None) {
             self.say(Event::StickUnusable { message, action: action.to_owned() });
         }
     }
 
     /// Opens a store with all its clients; the error is a message and an action.
-    pub(super) fn open(
-        &mut self,
-        place: &Place,
-        name: &str,
-        disk: Option<String>,
-    ) -> Result<(), (String, &'static str)> {
+    pub(super) fn open(&mut self, place: &Place, name: &str, disk: Option<String>) -> Result<(), Failed> {
         if self.is_still_operating() {
-            return Err(("the last work on the former stick is being ended".into(), "Wait a moment"));
+            return Err(Failed::new("the last work on the former stick is being ended", "Wait a moment"));
         }
         let folder = self.options.run.join("store");
         let started = Instant::now();
         let locked = |error: std::io::Error| match error.kind() {
             std::io::ErrorKind::WouldBlock => {
-                (format!("{name} is being worked on by another rootstock"), "Wait until it has ended")
+                Failed::new(format!("{name} is being worked on by another rootstock"), "Wait until it has ended")
             }
-            _ => (format!("{name} cannot be locked: {error}"), "Check the stick on a computer"),
+            _ => Failed::new(format!("{name} cannot be locked: {error}"), "Check the stick on a computer"),
         };
         // Not alone: its files are looked at, too.
         let held = match place {
             Place::Run { partition, .. } => Some(lock::take(partition).map_err(locked)?),
             Place::Partition(_) | Place::Memory { .. } | Place::Folder(_) => None,
         };
-        place.open(&folder, &self.stop).map_err(|error| (chain(&error), open_action(&error)))?;
+        place.open(&folder, &self.stop).map_err(|error| Failed {
+            message: chain(&error),
+            action: open_action(&error),
+            unwritable: error.is_unwritable(),
+        })?;
         let lock = lock::take(&folder).map_err(|error| {
             self.take_down_store();
             locked(error)
@@ -154,18 +203,17 @@ impl Worker {
             if let Some(stick) = disk.as_ref().and_then(|disk| self.sticks.get_mut(disk)) {
                 stick.copy = Some(known);
             }
-            return Err((format!("{name} is a copy"), "Plug in the stick that it was made from"));
+            return Err(Failed::new(format!("{name} is a copy"), "Plug in the stick that it was made from"));
         }
         let mut library = library::open(&folder).map_err(|error| {
             self.take_down_store();
-            (chain(&error), "Check the stick on a computer")
+            Failed::new(chain(&error), "Check the stick on a computer")
         })?;
         let (appliance, dns) = (self.options.appliance, self.options.dns.clone());
         let told = library::change_choice(&folder, |choice| {
             (choice.appliance, choice.dns) = (Some(appliance), dns);
-            choice.id = choice.id.take().or_else(|| new_id().ok());
         });
-        if let Err(error) = told {
+        if let Err(error) = told.and_then(|_| backup::ensure_id(&folder).map(drop)) {
             library.broken.push(format!("store.toml: {error}"));
         }
         let site = self.site(&folder, "short");
@@ -184,6 +232,8 @@ impl Worker {
         let figures = figures(&folder);
         space.tell(&figures);
         let free_bytes = space.left_bytes(&figures);
+        let room =
+            Event::Room { total_bytes: figures.total_bytes, reserve_bytes: space.reserve_bytes(figures.total_bytes) };
         let images = library.images.iter().map(|(id, manifest)| info(id, manifest)).collect();
         tracing::info!(name, clients = open.len(), ms = started.elapsed().as_millis() as u64, "store open");
         self.store = Some(Store {
@@ -202,6 +252,7 @@ impl Worker {
             room: Room::new(space, free_bytes),
             scrub,
             told_read_only: false,
+            is_borrowed: false,
         });
         self.said = None;
         self.candidate = None;
@@ -213,6 +264,7 @@ impl Worker {
             taken_roles: library.taken,
             handle_key: library.handle_key,
         });
+        self.tell(room);
         self.tell_boots();
         self.tell_damaged(broken);
         Ok(())
@@ -228,10 +280,15 @@ impl Worker {
         if stick.copy.is_some() {
             tracing::info!(disk = name, "a copy stands in");
             self.said = None;
-            if let Err(message) = self.stand_in(&name) {
+            let stood = self.stand_in(&name);
+            if let Err(message) = &stood {
                 self.problem(format!("{title} cannot stand in: {message}"), "Check the stick on a computer");
             }
-            return self.look();
+            self.look();
+            if stood.is_ok() && self.store.is_some() {
+                self.tell(Event::OtherFiles);
+            }
+            return;
         }
         tracing::info!(disk = name, "making a store");
         // Its files are looked at through the kernel's driver, which must not see them change.
@@ -262,13 +319,6 @@ pub(super) fn mount(
         record.books = Books { adapt: false, former: None, ..record.books.clone() };
     }
     roots.mount(record).map_err(|error| chain(&error))
-}
-
-/// Which store it is, for its copies.
-fn new_id() -> Result<String, rustix::io::Errno> {
-    let mut id = [0; 16];
-    rustix::rand::getrandom(&mut id, rustix::rand::GetRandomFlags::empty())?;
-    Ok(manifest::hex(&id))
 }
 
 /// The other half is for the kernel, which keeps there what it reads of images.

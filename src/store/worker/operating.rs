@@ -45,6 +45,10 @@ impl Worker {
     pub(super) fn operate(&mut self, ticket: u64, operation: Operation) {
         let refused = |message: &str| Event::Operated { ticket, result: Err(message.to_owned()) };
         let Some(store) = &self.store else { return self.tell(refused("there is no stick with a store")) };
+        if store.is_borrowed && !operation.looks() && !matches!(operation, Operation::Verify { .. }) {
+            self.tell(refused("the stick cannot be written, so nothing of it can be changed"));
+            return self.tell_changed();
+        }
         if operation.client().is_some_and(|role| {
             let long = |running: &Operating| running.operation.is_long() && running.operation.client() == Some(role);
             self.operating.iter().any(long)
@@ -140,6 +144,7 @@ impl Worker {
         store.images = library.images;
         store.clients = library.clients;
         store.taken = library.taken;
+        store.roots.keep_accounts(|role| store.taken.contains(role));
         self.tell_damaged(broken);
         for (role, warnings) in warned {
             self.warn(&role, warnings);
