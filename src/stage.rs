@@ -12,7 +12,7 @@
 //! | root mounted | MNT of its root was answered |
 //! | up | its own `rootstock-up.service`, which starts last, wrote so into its root; of a read-only client: it mounted its boot tree, which its system does and no initramfs |
 //! | running | a minute has passed since; or it uses its root and its boot was not seen |
-//! | gone | it was silent, and three questions to the wire (ARP) for its address had no answer |
+//! | gone | it was up, or went down in order, was silent, and three questions to the wire (ARP) for its address had no answer |
 //! | stalled | none of these for too long |
 //!
 //! "Up" is never guessed from traffic.
@@ -70,6 +70,8 @@ const QUIET: Duration = Duration::from_secs(30);
 const ASK_AGAIN: Duration = Duration::from_secs(5);
 /// So many unanswered questions mean that it is gone. ARP is lost like any frame.
 const SILENCES: u8 = 3;
+/// A system that uses its root for so long has started, whether or not it says so.
+const STARTED: Duration = Duration::from_secs(300);
 
 /// One client's boot.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -85,6 +87,8 @@ pub struct Boot {
     /// It was up in this boot, so long after its beginning.
     up: Option<Option<Duration>>,
     alive: Alive,
+    /// It unmounted something since its last sign of a boot: it goes down in order.
+    goes_down: bool,
     /// The history has a record of it.
     written: bool,
 }
@@ -160,6 +164,7 @@ impl Boot {
                 // It is asked for at once.
                 self.alive.seen = self.alive.seen.min(now.saturating_sub(QUIET));
                 self.heard = self.heard.min(now.saturating_sub(QUIET));
+                self.goes_down = true;
                 return false;
             }
             Sign::Silent => return self.silent(now),
@@ -189,6 +194,7 @@ impl Boot {
         let changed = std::mem::discriminant(&stage) != std::mem::discriminant(&self.stage);
         if changed {
             self.entered = now;
+            self.goes_down = false;
         }
         self.stage = stage;
         changed
@@ -200,7 +206,18 @@ impl Boot {
             return false;
         }
         self.alive.silences = self.alive.silences.saturating_add(1);
-        self.alive.silences >= SILENCES && self.can_go() && self.enter(now, Stage::Gone)
+        self.is_unanswered() && self.can_go() && !self.stopped() && self.enter(now, Stage::Gone)
+    }
+
+    /// Nobody answers for its address, asked often enough.
+    pub fn is_unanswered(&self) -> bool {
+        self.alive.silences >= SILENCES
+    }
+
+    /// Its system stopped in the middle of its start, which is no ordinary end: it stalled, and is not merely gone.
+    fn stopped(&self) -> bool {
+        let starts = self.stage == Stage::RootMounted && self.up.is_none() && self.heard < self.entered + STARTED;
+        self.is_unanswered() && starts && !self.goes_down
     }
 
     /// Adds up what TFTP sends.
@@ -311,6 +328,7 @@ impl Boot {
     pub fn deadline(&self) -> Option<Duration> {
         match self.stage {
             Stage::Up { .. } => Some(self.entered + SETTLED),
+            _ if self.stopped() => Some(self.heard),
             _ => self.patience().map(|patience| self.heard + patience.limit),
         }
     }

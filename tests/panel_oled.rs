@@ -274,6 +274,8 @@ fn at_rest_an_hour_costs_less_than_one_per_cent_of_a_core_and_few_bytes() {
     let bytes = |bus: &Bus| bus.0.borrow().transfers.iter().map(Vec::len).sum::<usize>();
     let (mut pages, presence) = (Pages::default(), Presence::new(SECOND * 60, SECOND * 3600));
     let mut drawn = None;
+    // Frames that differ from the one before, and of those the ones of which only the heart does.
+    let (mut frames, mut beats) = (0, 0);
     let (sent, began) = (bytes(&bus), thread_time());
     for tick in 0..7200 {
         let now = SECOND * tick / 2;
@@ -282,13 +284,24 @@ fn at_rest_an_hour_costs_less_than_one_per_cent_of_a_core_and_few_bytes() {
         let (view, shown) = pages.current(now);
         let (screen, look) = (screens::screen(&status, &view, shown), presence.look(now));
         if drawn.as_ref() != Some(&(screen.clone(), look)) {
+            let beat = drawn.as_ref().is_some_and(|(before, last): &(_, Look)| {
+                *before == screen && *last == Look { beat: !look.beat, ..look }
+            });
+            let before = bytes(&bus);
             oled.show(&draw::frame(&screen, look), look.brightness).unwrap();
+            let cost = bytes(&bus) - before;
+            // Two pages of some columns, with where they go: not the frame's 1024.
+            assert!(!beat || cost < 100, "a beat sends {cost} bytes");
+            (frames, beats) = (frames + usize::from(cost > 0), beats + usize::from(beat && cost > 0));
             drawn = Some((screen, look));
         }
     }
     let (sent, took) = (bytes(&bus) - sent, thread_time() - began);
     let (rate, share) = (sent / 3600, took.as_secs_f64() / 36.0);
     println!("{rate} bytes a second over I2C, {:.2} % of a core, in a build that is not optimised", share);
+    println!("{frames} frames sent in the hour, {beats} of them a beat of the heart only");
+    // The heart turns each second, a text every few: not a frame for each half second that is looked at.
+    assert!((1000..3700).contains(&frames) && beats > 500, "{frames} frames, {beats} beats");
     // 400 kHz are some 44,000 bytes a second.
     assert!(rate < 200, "{rate} bytes a second");
     assert!(share < 1.0, "{share} %");

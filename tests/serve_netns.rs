@@ -50,6 +50,37 @@ fn a_press_enrols_a_board_of_each_model_and_its_next_boot_needs_none() {
 }
 
 #[test]
+fn without_a_button_the_stick_or_a_command_lets_a_new_pi_in_and_nothing_else_does() {
+    let mut lab = Lab::new();
+    lab.put_image();
+    fs::write(lab.config(), "[enrol]\nopen = 'plug'\nwindow = 3600\n").unwrap();
+    lab.start();
+    lab.logged("ENROLL by the stick: enrol.open is plug", 0);
+    let first = lab.plug(Board::Pi4B, 1);
+    lab.boots(&first);
+    lab.end_by(Signal::TERM);
+
+    // By default a start lets nobody in.
+    fs::remove_file(lab.config()).unwrap();
+    let from = lab.log().len();
+    lab.start();
+    lab.logged("store open", from);
+    let second = lab.plug(Board::Pi5, 2);
+    assert!(second.netns.run(|| second.board.boot(Duration::from_secs(6))).is_err());
+    lab.logged("press ENROLL to take it", from);
+    let run = lab.run_folder();
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_rootstock"))
+        .args(["enroll", "--run"])
+        .arg(&run)
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "power on the new Pi within 120 s\n", "{output:?}");
+    lab.boots(&second);
+    lab.boots(&first);
+    assert!(!lab.log()[from..].contains("ENROLL by the stick"));
+}
+
+#[test]
 fn a_bad_wire_costs_time_but_no_boot() {
     let mut lab = Lab::ready();
     let boards = [(Board::Pi3B, 1), (Board::Pi4B, 2), (Board::Pi5, 3), (Board::Pi4B, 4)];

@@ -64,8 +64,13 @@ impl Boards {
 
 impl Control {
     fn facts_of(&self, now: Duration, mac: MacAddr) -> Facts {
-        let root = self.members.values().any(|member| member.client.mac == mac && member.trees.is_some());
-        Facts { store_open: self.store_open, has_root: root, ..self.wire_facts(now) }
+        let member = self.members.values().find(|member| member.client.mac == mac);
+        Facts {
+            store_open: self.store_open,
+            has_root: member.is_some_and(|member| member.trees.is_some()),
+            unanswered: member.is_some_and(|member| member.boot.is_unanswered()),
+            ..self.wire_facts(now)
+        }
     }
 
     /// What is known beside any board, by the survey and by what boards chose.

@@ -13,20 +13,20 @@ use crate::nfs::Refusal;
 use crate::status::Stage;
 use crate::wire;
 
-const US: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 1);
-const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 254);
-const ITS: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 10);
+pub(super) const US: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 1);
+pub(super) const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 254);
+pub(super) const ITS: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 10);
 
-const DISCOVER: u8 = 1;
-const REQUEST: u8 = 3;
+pub(super) const DISCOVER: u8 = 1;
+pub(super) const REQUEST: u8 = 3;
 const DECLINE: u8 = 4;
 
 /// One client's board at a control with a store.
 pub(super) struct Script {
     pub(super) control: Control,
     pub(super) now: Duration,
-    mac: MacAddr,
-    log: Vec<String>,
+    pub(super) mac: MacAddr,
+    pub(super) log: Vec<String>,
     /// Actions of other kinds, in their order.
     pub(super) done: Vec<Action>,
     /// Shells that do not answer: a store that is not there, probes that hang.
@@ -77,7 +77,7 @@ impl Script {
         self.take(actions)
     }
 
-    fn take(&mut self, actions: Vec<Action>) -> &mut Self {
+    pub(super) fn take(&mut self, actions: Vec<Action>) -> &mut Self {
         for action in actions {
             match action {
                 Action::Probe(address, _) if !self.deaf => {
@@ -100,7 +100,7 @@ impl Script {
         self
     }
 
-    fn times(&mut self, count: u32, pause: u64, each: impl Fn(&mut Self)) -> &mut Self {
+    pub(super) fn times(&mut self, count: u32, pause: u64, each: impl Fn(&mut Self)) -> &mut Self {
         for _ in 0..count {
             each(self);
             self.wait(pause);
@@ -108,13 +108,13 @@ impl Script {
         self
     }
 
-    fn says(&mut self, packet: Packet) -> &mut Self {
+    pub(super) fn says(&mut self, packet: Packet) -> &mut Self {
         let request = dhcp::parse(&packet.bytes()).unwrap();
         assert_eq!(request.mac, self.mac);
         self.event(Event::Dhcp(dhcp::Event::Request(Box::new(request))))
     }
 
-    fn loader(&self, kind: u8) -> Packet {
+    pub(super) fn loader(&self, kind: u8) -> Packet {
         match self.mac {
             PI3 => packets::rom(kind),
             PI4 => packets::pi4(kind),
@@ -122,16 +122,16 @@ impl Script {
         }
     }
 
-    fn discovers(&mut self) -> &mut Self {
+    pub(super) fn discovers(&mut self) -> &mut Self {
         self.says(self.loader(DISCOVER))
     }
 
-    fn requests(&mut self, server: Ipv4Addr) -> &mut Self {
+    pub(super) fn requests(&mut self, server: Ipv4Addr) -> &mut Self {
         self.says(self.loader(REQUEST).address(54, server).address(50, ITS))
     }
 
     /// Another server leases on this wire, and we add the boot; or it did, and is `silent`.
-    fn beside(&mut self, silent: bool) -> &mut Self {
+    pub(super) fn beside(&mut self, silent: bool) -> &mut Self {
         let station = crate::wire::Station { mac: MacAddr([0xc8, 0x0e, 0x14, 1, 2, 3]), vendor: None };
         let offered = Some(crate::config::Subnet { address: Ipv4Addr::new(192, 168, 77, 60), prefix: 24 });
         let server = Some(crate::wire::OtherServer { address: ROUTER, station, offered });
@@ -147,24 +147,24 @@ impl Script {
         self
     }
 
-    fn kernel_discovers(&mut self) -> &mut Self {
+    pub(super) fn kernel_discovers(&mut self) -> &mut Self {
         self.says(packets::kernel_of(DISCOVER, self.mac))
     }
 
-    fn kernel_leased(&mut self) -> &mut Self {
+    pub(super) fn kernel_leased(&mut self) -> &mut Self {
         self.kernel_discovers();
         self.says(packets::kernel_of(REQUEST, self.mac).address(54, US).address(50, ITS))
     }
 
-    fn tftp(&mut self, event: fn(Ipv4Addr, String) -> tftp::Event, path: &str) -> &mut Self {
+    pub(super) fn tftp(&mut self, event: fn(Ipv4Addr, String) -> tftp::Event, path: &str) -> &mut Self {
         self.event(Event::Tftp(event(ITS, path.to_owned())))
     }
 
-    fn found(&mut self, path: &str) -> &mut Self {
+    pub(super) fn found(&mut self, path: &str) -> &mut Self {
         self.tftp(|address, path| tftp::Event::Started { address, path, folder: None, size: Some(9) }, path)
     }
 
-    fn missing(&mut self, paths: &[&str]) -> &mut Self {
+    pub(super) fn missing(&mut self, paths: &[&str]) -> &mut Self {
         for path in paths {
             self.tftp(|address, path| tftp::Event::Missing { address, path }, path);
         }
@@ -172,7 +172,7 @@ impl Script {
     }
 
     /// Each is probed for its size and then fetched, as real loaders do.
-    fn fetches(&mut self, paths: &[&str]) -> &mut Self {
+    pub(super) fn fetches(&mut self, paths: &[&str]) -> &mut Self {
         for path in paths {
             self.found(path).aborted(path, 0).found(path);
             let took = Duration::from_millis(9);
@@ -182,37 +182,37 @@ impl Script {
         self
     }
 
-    fn aborted(&mut self, path: &str, bytes: u64) -> &mut Self {
+    pub(super) fn aborted(&mut self, path: &str, bytes: u64) -> &mut Self {
         self.event(Event::Tftp(tftp::Event::Aborted { address: ITS, path: path.to_owned(), bytes }))
     }
 
-    fn stopped(&mut self, path: &str, bytes: u64, size: u64, ahead: bool) -> &mut Self {
+    pub(super) fn stopped(&mut self, path: &str, bytes: u64, size: u64, ahead: bool) -> &mut Self {
         self.found(path).wait(10);
         let (path, sent) = (path.to_owned(), (bytes + 1024).min(size - 1));
         self.event(Event::Tftp(tftp::Event::TimedOut { address: ITS, path, bytes, sent, size, ahead }))
     }
 
-    fn nfs(&mut self, event: nfs::Event) -> &mut Self {
+    pub(super) fn nfs(&mut self, event: nfs::Event) -> &mut Self {
         self.event(Event::Nfs(event))
     }
 
-    fn ports(&mut self, asked: &[(u32, u32)]) -> &mut Self {
+    pub(super) fn ports(&mut self, asked: &[(u32, u32)]) -> &mut Self {
         for &(program, version) in asked {
             self.nfs(nfs::Event::PortAsked { address: ITS, program, version });
         }
         self
     }
 
-    fn refused(&mut self, reason: Refusal) -> &mut Self {
+    pub(super) fn refused(&mut self, reason: Refusal) -> &mut Self {
         self.nfs(nfs::Event::MountRefused { address: ITS, path: "/x".to_owned(), reason })
     }
 
-    fn mounted(&mut self) -> &mut Self {
+    pub(super) fn mounted(&mut self) -> &mut Self {
         self.ports(&[(nfs::MOUNT_PROGRAM, 3), (nfs::PROGRAM, 3)]);
         self.nfs(nfs::Event::Mounted { address: ITS, tree: Tree::Root }).works()
     }
 
-    fn works(&mut self) -> &mut Self {
+    pub(super) fn works(&mut self) -> &mut Self {
         self.nfs(nfs::Event::Traffic { address: ITS, calls: 9, read_bytes: 9, written_bytes: 0 })
     }
 
@@ -249,11 +249,11 @@ impl Script {
     }
 
     /// What `bootcode.bin` asks for itself.
-    fn bootcode(&mut self) -> &mut Self {
+    pub(super) fn bootcode(&mut self) -> &mut Self {
         self.says(packets::bootcode(DISCOVER))
     }
 
-    fn hint(&self) -> Option<Hint> {
+    pub(super) fn hint(&self) -> Option<Hint> {
         match self.control.status(self.now).clients[0].stage {
             Stage::Stalled { hint, .. } => Some(hint),
             _ => None,

@@ -26,6 +26,8 @@ mod publish;
 mod reports;
 mod requests;
 mod room;
+#[cfg(test)]
+mod scenes;
 mod self_test;
 mod stick;
 mod survey;

@@ -6,10 +6,16 @@
 use super::evidence::Reached;
 use super::rules::{Case, Rule};
 use super::{Dialogue, Hint};
+use crate::client::Model;
 use crate::dhcp::Asker;
 
 fn is_rom(case: &Case) -> bool {
     case.seen.asker == Some(Asker::PiRom)
+}
+
+/// That of a 2B or 3B. A 3B+ has another one, and asks as `bootcode.bin` on a card does: neither has that fault.
+fn is_deaf_rom(case: &Case) -> bool {
+    is_rom(case) && case.seen.model == Model::Pi3B
 }
 
 fn is_eeprom(case: &Case) -> bool {
@@ -156,7 +162,7 @@ pub static RULES: &[Rule] = &[
         applies: |case| {
             let asks = &case.seen.loader;
             case.before_files()
-                && is_eeprom(case)
+                && (is_eeprom(case) || is_rom(case) && !is_deaf_rom(case) && case.facts.other_dhcp.is_none())
                 && !case.facts.beside
                 && !case.seen.old_eeprom
                 && asks.offers >= 3
@@ -184,7 +190,7 @@ pub static RULES: &[Rule] = &[
         applies: |case| {
             let asks = &case.seen.loader;
             case.before_files()
-                && is_rom(case)
+                && is_deaf_rom(case)
                 && !case.facts.nobody_leases
                 && case.facts.other_dhcp.is_none()
                 && asks.offers >= 2

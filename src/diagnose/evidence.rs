@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::files::{Became, Files, Stop};
 use crate::client::Model;
-use crate::dhcp::{Answer, Asker, Kind, Request};
+use crate::dhcp::{Answer, Asker, Kind, Program, Request};
 use crate::directory::Tree;
 use crate::{nfs, tftp};
 
@@ -91,6 +91,8 @@ pub struct Attempt {
     pub system: Dialogue,
     pub files: Files,
     pub calls: Calls,
+    /// A kernel or an initramfs asked for an address, which no system on a card of its own does.
+    pub kernel_asked: bool,
 }
 
 impl Attempt {
@@ -107,7 +109,14 @@ impl Attempt {
             system: Dialogue::default(),
             files: Files::default(),
             calls: Calls::default(),
+            kernel_asked: false,
         }
+    }
+
+    /// How long its system has used its root.
+    pub fn ran(&self) -> Duration {
+        let (from, to) = (self.calls.mounted_at, self.calls.traffic_at);
+        from.zip(to).map_or(Duration::ZERO, |(from, to)| to.saturating_sub(from))
     }
 
     fn reach(&mut self, now: Duration, reached: Reached) {
@@ -134,6 +143,7 @@ impl Attempt {
             }
             self.old_eeprom |= has_old_guid(request);
         }
+        self.kernel_asked |= !loader && request.program() != Program::Other;
         if self.reached == Reached::Mounted {
             count(&mut self.calls.dhcp_since);
             self.calls.dhcp_at = now;

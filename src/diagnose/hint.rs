@@ -58,8 +58,10 @@ pub enum Hint {
     HighPort,
     CallsLost,
     MountsNothing,
+    OwnCard,
     LeaseMoved,
     NetworkLost,
+    StoppedStarting,
     FilesChanged,
     RestartsAgain,
 }

@@ -32,6 +32,8 @@ pub struct Facts {
     pub store_open: bool,
     /// Its root is mounted here.
     pub has_root: bool,
+    /// Nobody answers for its address any more.
+    pub unanswered: bool,
     /// Another DHCP server answers on this wire.
     pub other_dhcp: Option<Ipv4Addr>,
     /// Another server is to give the addresses, and we add the boot only: a board
@@ -171,7 +173,7 @@ mod tests {
             assert!(rule.observed.ends_with('.') && rule.cause.ends_with('.'), "{:?}", rule.hint);
             assert_eq!(rule.hint.action(), rule.action);
         }
-        assert_eq!(hints.len(), 45);
+        assert_eq!(hints.len(), 47);
     }
 
     #[test]

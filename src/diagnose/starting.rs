@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::evidence::Reached;
+use super::evidence::{Attempt, Reached};
 use super::rules::{Case, Rule};
 use super::{Hint, evidence::Calls};
 use crate::nfs::Refusal;
@@ -32,6 +32,14 @@ fn refused_for(case: &Case, wanted: &[Refusal]) -> bool {
 fn no_word(case: &Case) -> bool {
     let calls = &case.seen.calls;
     mounts(case) && !version_differs(calls) && calls.refused.is_none()
+}
+
+/// A system that has an address, and nothing of what a boot from here shows before.
+pub(super) fn starts_itself(seen: &Attempt) -> bool {
+    let (asks, calls) = (&seen.system, &seen.calls);
+    let loaded = seen.loader.discovers + seen.second.discovers > 0 || !seen.files.is_empty();
+    let used = calls.ports_asked + calls.refusals > 0 || calls.traffic_at.is_some();
+    seen.reached == Reached::System && asks.discovers > 0 && asks.requests > 0 && !seen.kernel_asked && !loaded && !used
 }
 
 fn runs(case: &Case) -> bool {
@@ -136,8 +144,16 @@ pub static RULES: &[Rule] = &[
             let (asks, calls) = (&case.seen.system, &case.seen.calls);
             // Beside another server that one answers it.
             let leased = asks.acks > 0 && asks.elsewhere == 0 || case.facts.beside && asks.requests > 0;
-            no_word(case) && case.ended() && leased && calls.ports_asked == 0
+            no_word(case) && case.ended() && leased && calls.ports_asked == 0 && !starts_itself(case.seen)
         },
+    },
+    Rule {
+        hint: Hint::OwnCard,
+        symptoms: &[1, 2],
+        observed: "Its system asked for an address, and neither a loader nor a kernel of it did before.",
+        cause: "It starts from an SD card, a disk or a stick of its own.",
+        action: "It starts from its own card or disk: take that out.",
+        applies: |case| starts_itself(case.seen),
     },
     Rule {
         hint: Hint::LeaseMoved,
@@ -156,6 +172,18 @@ pub static RULES: &[Rule] = &[
         applies: |case| {
             let calls = &case.seen.calls;
             runs(case) && case.silent && case.seen.system.naks == 0 && calls.bad_handles == 0 && network_lost(calls)
+        },
+    },
+    Rule {
+        hint: Hint::StoppedStarting,
+        symptoms: &[],
+        observed: "It mounted its root, and before it was up it answered nothing any more.",
+        cause: "Its kernel stopped (a panic: its root lacks something), or its power was cut.",
+        action: "It stopped in its start: see its screen. Power good?",
+        applies: |case| {
+            let (asks, calls) = (&case.seen.system, &case.seen.calls);
+            let lost = asks.naks > 0 || calls.bad_handles > 0 || network_lost(calls);
+            runs(case) && case.silent && case.facts.unanswered && !lost
         },
     },
     Rule {

@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::Hint;
 use super::evidence::{Attempt, Dialogue, Reached};
 use super::rules::{self, Case, Facts};
+use super::starting;
 use crate::dhcp::{Answer, Asker, Request};
 use crate::{nfs, tftp};
 
@@ -23,6 +24,8 @@ const SURELY_STUCK: Duration = Duration::from_secs(120);
 const LOOPS: u32 = 3;
 /// What lies further back is another story.
 const FORGOTTEN: Duration = Duration::from_secs(900);
+/// A system that ran for so long did not end by a fault of its start.
+const RAN: Duration = Duration::from_secs(300);
 /// The ROM's DISCOVERs before it gives up.
 const ROM_DISCOVERS: u32 = 5;
 
@@ -108,7 +111,10 @@ impl Watch {
 
     fn begin(&mut self, now: Duration, facts: &Facts) -> Option<Hint> {
         let before = std::mem::replace(&mut self.seen, Attempt::new(now));
-        let another_story = before.reached == Reached::Up || now >= before.heard + FORGOTTEN;
+        let another_story = before.reached == Reached::Up
+            || before.ran() >= RAN
+            || starting::starts_itself(&before)
+            || now >= before.heard + FORGOTTEN;
         self.boots = if another_story { 1 } else { self.boots.saturating_add(1) };
         if another_story {
             self.verdict = None;
@@ -214,6 +220,7 @@ impl Watch {
                 let deaf = seen.files.any(|file| file.repeated >= QUESTIONS);
                 (deaf && !seen.files.any(|file| file.sent > 0)).then_some(seen.began)
             }
+            Reached::System if starting::starts_itself(seen) => Some(seen.system.first),
             Reached::Kernel | Reached::System => {
                 let wrong = calls.refusals + calls.asked_nfs2 + calls.asked_nfs4 >= QUESTIONS;
                 if wrong { Some(seen.began) } else { repeats(&seen.system) }

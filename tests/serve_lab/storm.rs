@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
+use std::sync::Barrier;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -66,6 +67,96 @@ async fn mount(path: String) -> Result<(), String> {
     limited.map(drop).map_err(|error| format!("{error:?}"))
 }
 
+/// How fast each client got one file while all the others got it too, in bytes a second, the slowest first.
+pub struct Rates(Vec<f64>);
+
+impl Rates {
+    /// The slowest by the fastest: 1 where all had the same.
+    pub fn by_fastest(&self) -> f64 {
+        self.0[0] / self.0[self.0.len() - 1]
+    }
+
+    pub fn by_median(&self) -> f64 {
+        self.0[0] / self.0[self.0.len() / 2]
+    }
+}
+
+impl fmt::Display for Rates {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mb = |at: usize| self.0[at] / 1e6;
+        let (all, by) = (self.0.len(), self.by_fastest());
+        let (slowest, median, fastest) = (mb(0), mb(all / 2), mb(all - 1));
+        write!(
+            f,
+            "{all} transfers at once: slowest {slowest:.2}, median {median:.2}, fastest {fastest:.2} MB/s; \
+             slowest by fastest {by:.2}"
+        )
+    }
+}
+
+/// Each fetches its kernel from its own place on the switch, as its loader does; all begin in one moment.
+/// Their addresses are on their interfaces.
+pub fn fetch_all(booted: &[(&Pi, &Fetched)]) -> Rates {
+    let start = Barrier::new(booted.len());
+    let mut rates: Vec<f64> = thread::scope(|scope| {
+        let fetches: Vec<_> = booted
+            .iter()
+            .map(|(pi, fetched)| {
+                let (start, address) = (&start, fetched.address);
+                scope.spawn(move || {
+                    pi.netns.run(|| {
+                        start.wait();
+                        let since = Instant::now();
+                        let bytes = fetch(address, "kernel8.img");
+                        bytes as f64 / since.elapsed().as_secs_f64()
+                    })
+                })
+            })
+            .collect();
+        fetches.into_iter().map(|fetch| fetch.join().unwrap()).collect()
+    });
+    rates.sort_by(f64::total_cmp);
+    Rates(rates)
+}
+
+/// One file by TFTP with a loader's options and no window; how long it was.
+fn fetch(from: Ipv4Addr, path: &str) -> usize {
+    const BLOCK: usize = 1468;
+    let socket = UdpSocket::bind((from, 0)).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+    let request = [&[0, 1], path.as_bytes(), b"\0octet\0tsize\x000\0blksize\x001468\0"].concat();
+    let (mut last, mut to) = (request, SocketAddr::from((SERVER, 69)));
+    let (mut block, mut bytes, mut buffer) = (0_u16, 0, [0; 2048]);
+    let until = Instant::now() + PATIENCE;
+    socket.send_to(&last, to).unwrap();
+    loop {
+        assert!(Instant::now() < until, "{from}: {bytes} bytes of {path} only");
+        let Ok((length, sender)) = socket.recv_from(&mut buffer) else {
+            socket.send_to(&last, to).unwrap();
+            continue;
+        };
+        let (kind, number) = (buffer[1], u16::from_be_bytes([buffer[2], buffer[3]]));
+        let is_next = match kind {
+            3 => number == block.wrapping_add(1),
+            // OACK
+            6 => block == 0 && bytes == 0,
+            _ => panic!("{from}: {:?}", &buffer[..length]),
+        };
+        if !is_next {
+            continue;
+        }
+        to = sender;
+        if kind == 3 {
+            (block, bytes) = (number, bytes + length - 4);
+        }
+        last = [[0, 4], block.to_be_bytes()].concat();
+        socket.send_to(&last, to).unwrap();
+        if kind == 3 && length < BLOCK + 4 {
+            return bytes;
+        }
+    }
+}
+
 /// How long each client waited for its OFFER, the shortest first.
 pub struct Offers(Vec<Duration>);
 
@@ -78,13 +169,14 @@ impl Offers {
 
 impl fmt::Display for Offers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ms = |percent| self.at(percent).as_secs_f64() * 1e3;
-        let (all, half, most) = (self.0.len(), ms(50), ms(99));
-        write!(
-            f,
-            "OFFER, {all} clients at once: median {half:.1} ms, 99th percentile {most:.1} ms, all in {:.1} ms",
-            ms(100)
-        )
+        let ms = |percent| match self.at(percent) {
+            Duration::MAX => "never".to_owned(),
+            wait => format!("{:.1} ms", wait.as_secs_f64() * 1e3),
+        };
+        let (all, half, most, last) = (self.0.len(), ms(50), ms(99), ms(100));
+        let unanswered = self.0.iter().filter(|wait| **wait == Duration::MAX).count();
+        write!(f, "OFFER, {all} clients at once: median {half}, 99th percentile {most}, all in {last}")?;
+        if unanswered > 0 { write!(f, "; {unanswered} without an answer") } else { Ok(()) }
     }
 }
 

@@ -58,6 +58,8 @@ impl Nic {
         if bound < 0 {
             return Err(io::Error::last_os_error());
         }
+        // Hundreds of replies at once must not be lost here, where they would look unanswered.
+        let _ = rustix::net::sockopt::set_socket_recv_buffer_size_force(&socket, 8 << 20);
         Ok(Self { socket, mac })
     }
 
