@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::ffi::CString;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -39,6 +39,8 @@ pub struct File {
     read: OnceLock<OwnedFd>,
     write: OnceLock<OwnedFd>,
     used: AtomicU64,
+    /// Data may be in memory only that this server wrote.
+    unstable: AtomicBool,
 }
 
 impl File {
@@ -60,6 +62,26 @@ impl File {
     /// It was opened to be written to, so it lies in the upper layer.
     pub fn is_written(&self) -> bool {
         self.write.get().is_some()
+    }
+
+    /// Before data is written that no fsync follows at once.
+    pub fn leaves_data(&self) {
+        self.unstable.store(true, Ordering::SeqCst);
+    }
+
+    /// Brings data and attributes to the stick.
+    pub fn sync(&self, fd: BorrowedFd<'_>) -> Result<(), Errno> {
+        // What is written meanwhile is marked again.
+        let before = self.unstable.swap(false, Ordering::SeqCst);
+        rustix::fs::fsync(fd).inspect_err(|_| {
+            self.unstable.fetch_or(before, Ordering::SeqCst);
+        })
+    }
+
+    /// Its descriptor, where an fsync would write nothing but the journal.
+    pub fn stable(&self) -> Option<BorrowedFd<'_>> {
+        let fd = self.write.get()?;
+        (!self.unstable.load(Ordering::SeqCst)).then(|| fd.as_fd())
     }
 
     /// Whether the calling thread, with the file-system ids it has now, may do `access`.
@@ -186,7 +208,7 @@ impl FileCache {
 
     fn keep(&self, handle: Handle, path: OwnedFd, write: OnceLock<OwnedFd>) -> Arc<File> {
         let used = AtomicU64::new(self.clock.fetch_add(1, Ordering::Relaxed));
-        let file = Arc::new(File { path, read: OnceLock::new(), write, used });
+        let file = Arc::new(File { path, read: OnceLock::new(), write, used, unstable: AtomicBool::new(false) });
         let mut files = self.lock();
         let share = self.budget.share();
         let closed = if files.len() >= share { oldest_quarter(&mut files, share) } else { Vec::new() };

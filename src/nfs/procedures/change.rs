@@ -1,6 +1,7 @@
 //! REMOVE, RMDIR, RENAME and LINK (RFC 1813 §3.3.12 to §3.3.15).
 
 use std::os::fd::AsRawFd;
+use std::sync::Arc;
 
 use nfsserve::nfs::nfsstat3::{self, *};
 use nfsserve::nfs::wcc_data;
@@ -9,6 +10,8 @@ use rustix::fs::{AtFlags, RenameFlags};
 use super::{Arguments, Context, Object, component, fh, file_at, filename, is_dot};
 use crate::nfs::attributes;
 use crate::nfs::charge;
+use crate::nfs::file::File;
+use crate::nfs::handle::Handle;
 use crate::nfs::intent::{Intent, Place};
 use crate::nfs::xdr::{Encoder, Malformed};
 
@@ -60,8 +63,17 @@ fn unlink(
         });
         (result, directory.wcc(before.ok().as_ref()))
     };
+    let result = result.and_then(|()| {
+        let file = gone.as_ref().and_then(|gone| gone.file.clone()).filter(|_| !context.attempt.done);
+        match file.as_ref().and_then(|file| file.stable()) {
+            Some(file) => context.sync_by(&directory, file),
+            None => {
+                drop((file, gone.take()));
+                context.sync(&directory)
+            }
+        }
+    });
     drop(gone);
-    let result = result.and_then(|()| context.sync(&directory));
     reply.value(&result.err().unwrap_or(NFS3_OK));
     reply.value(&wcc);
     Ok(())
@@ -72,13 +84,17 @@ fn unlink(
 struct Leaving<'a> {
     directory: &'a Object,
     name: &'a [u8],
-    handle: Option<crate::nfs::handle::Handle>,
+    handle: Option<Handle>,
+    /// If it is open.
+    file: Option<Arc<File>>,
 }
 
 impl<'a> Leaving<'a> {
     fn new(directory: &'a Object, name: &'a [u8]) -> Self {
         // The type is part of the key: a regular file's is all that holds room.
-        Self { directory, name, handle: file_at(directory, name).ok() }
+        let handle = file_at(directory, name).ok();
+        let file = handle.and_then(|handle| directory.export.files.find(&handle)).map(|(_, file)| file);
+        Self { directory, name, handle, file }
     }
 
     /// What its file gives back when it is gone.
@@ -152,10 +168,8 @@ pub fn rename(context: &Context<'_>, args: Arguments<'_, '_>, reply: &mut Encode
         (result, from.wcc(from_before.ok().as_ref()), to_wcc)
     };
     drop(gone);
-    let result = result.and_then(|()| {
-        context.sync(&to)?;
-        if from.handle == to.handle { Ok(()) } else { context.sync(&from) }
-    });
+    // Both directories change in one step of the journal, which commits in order.
+    let result = result.and_then(|()| context.sync(&to));
     reply.value(&result.err().unwrap_or(NFS3_OK));
     reply.value(&from_wcc);
     reply.value(&to_wcc);

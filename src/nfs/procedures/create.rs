@@ -99,11 +99,13 @@ struct Made {
     /// The file was brought to the stick after its name was made. The journal commits in order, so the name is there
     /// too, and another commit for the directory would bring nothing.
     durable: bool,
+    /// This call made it, and has it open to be written to.
+    open: bool,
 }
 
 impl Made {
     fn new((object, stat): (Object, Stat)) -> Self {
-        Self { object, stat, durable: false }
+        Self { object, stat, durable: false, open: false }
     }
 }
 
@@ -139,7 +141,10 @@ fn make(
     };
     let result = result.and_then(|made| {
         if !made.durable {
-            context.sync(&directory)?;
+            match made.object.file.stable().filter(|_| made.open) {
+                Some(file) => context.sync_by(&directory, file)?,
+                None => context.sync(&directory)?,
+            }
         }
         Ok(made)
     });
@@ -217,7 +222,7 @@ fn finish(
     // The directory's fsync does not answer for what was set on the file after it was named.
     durable(context, &made)?;
     let stat = context.stat(&made)?;
-    Ok(Made { object: made, stat, durable: true })
+    Ok(Made { object: made, stat, durable: true, open: false })
 }
 
 /// A new regular file, or NFS3ERR_EXIST.
@@ -229,12 +234,13 @@ fn guarded(context: &Context<'_>, directory: &Object, name: &[u8], new: &sattr3)
         opened = Some(rustix::fs::openat(directory.file.fd(), name, flags, Mode::from_raw_mode(mode))?);
         Ok(())
     })?;
+    let open = opened.is_some();
     let made = match opened {
         Some(fd) => context.written(directory, fd)?,
         // The server before this one made it.
         None => context.child(directory, name)?,
     };
-    finish(context, directory, made, new, false)
+    Ok(Made { open, ..finish(context, directory, made, new, false)? })
 }
 
 /// UNCHECKED on what is there already: a regular file is taken, and cut if a size was given.

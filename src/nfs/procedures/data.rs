@@ -210,6 +210,7 @@ fn write_at(
     let data = &data[..room.bytes];
     // Only for set-id bits, which the kernel takes away for all but root, is it of account who writes.
     let _caller = if before.st_mode & 0o6000 != 0 { Some(context.assume()?) } else { None };
+    object.file.leaves_data();
     let mut written = 0;
     while written < data.len() {
         match rustix::io::pwrite(writer, &data[written..], offset + written as u64) {
@@ -230,7 +231,7 @@ fn stabilise(context: &Context<'_>, object: &Object, stable: u32) -> Result<(), 
     let result = match stable {
         UNSTABLE => Ok(()),
         DATA_SYNC => writer().and_then(rustix::fs::fdatasync),
-        _ => writer().and_then(rustix::fs::fsync),
+        _ => writer().and_then(|fd| object.file.sync(fd)),
     };
     // The kernel tells a lost write once: the next fsync would succeed. With
     // another verifier the client sends again all that was not committed.
@@ -254,7 +255,7 @@ pub fn commit(context: &Context<'_>, args: Arguments<'_, '_>, reply: &mut Encode
         may(context, &object, &before, Rwx { write: true, ..Rwx::default() })?;
         let file = object.file.syncer(&object.export.root, &object.handle);
         let file = file.map_err(|errno| context.fail(&object, errno))?;
-        rustix::fs::fsync(file).map_err(|errno| context.exports.failed(&object.export, errno, true))
+        object.file.sync(file).map_err(|errno| context.exports.failed(&object.export, errno, true))
     });
     reply.value(&result.err().unwrap_or(NFS3_OK));
     reply.value(&object.wcc(before.ok().as_ref()));
