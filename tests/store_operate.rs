@@ -13,7 +13,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use rootstock::client::{ImageId, Role};
+use rootstock::client::{ImageId, Model, Role};
 use rootstock::store::operate::perform::{OperateError, perform};
 use rootstock::store::operate::site::Site;
 use rootstock::store::operate::{Board, Operation, Outcome};
@@ -684,21 +684,33 @@ fn a_renamed_client_finds_its_volume_by_its_new_name() {
     assert!(script.contains("/clients/kitchen/volume") && !script.contains("pi-1"), "{script}");
 }
 
-/// Figures are told with `--nocapture`; the bounds are far above them.
+/// Figures are told with `--nocapture`. A machine that is not idle may take five times as long as a Pi's stick should.
 #[test]
 fn what_should_take_a_moment_does() {
     let shop = Shop::new();
     shop.change(wild_changes);
+    let second = Duration::from_secs(1);
+    let check = |what: &str, took: Duration, limit: Duration| {
+        println!("{what}: {took:?}");
+        assert!(took < 5 * limit, "{what}: {took:?}");
+    };
+    let board = Board { mac: "d8:3a:dd:00:00:09".parse().unwrap(), serial: None, revision: None, model: Model::Pi5 };
     for (operation, limit) in [
-        (snapshot("s"), Duration::from_secs(2)),
-        (Operation::Reset { role: role(1), new_identity: true }, Duration::from_secs(1)),
-        (restore("s"), Duration::from_secs(1)),
+        (snapshot("s"), 2 * second),
+        (Operation::Reset { role: role(1), new_identity: true }, second),
+        (restore("s"), second),
+        (Operation::Swap { role: role(1), board }, second),
     ] {
         let started = Instant::now();
         shop.perform(&operation);
-        let took = started.elapsed();
-        assert!(took < 5 * limit, "{operation:?}: {took:?}");
+        check(&format!("{operation:?}"), started.elapsed(), limit);
     }
+    let mut running = shop.bench.start_in_folder();
+    running.opened();
+    let started = Instant::now();
+    running.create(&client(2, &shop.image));
+    check("enrol", started.elapsed(), second);
+    running.stop();
 }
 
 /// With 200 clients the store may open 2 s later than with one, and an idle

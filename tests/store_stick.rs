@@ -246,6 +246,17 @@ fn a_store_that_cannot_be_written_serves_its_clients_from_memory_and_stays_as_it
         assert!(!checked[0].first && checked[0].damaged.is_empty(), "{checked:?}");
         running.stop();
     }
+    // One that can be written goes before it.
+    let other = disk(&bench.path("other"), 100 * MIB, "");
+    run("mke2fs", &["-q", "-t", "ext4", "-L", "ROOTSTOCK", other.node.to_str().unwrap()]);
+    let mut running = Running::start(options(&bench, &[&stick, &other]));
+    let name = running.wait("Opened", |event| match event {
+        Event::Opened { name, .. } => Some(name.clone()),
+        _ => None,
+    });
+    assert_eq!(name, other.name());
+    running.stop();
+    drop(other);
     assert!(fs::read(&stick.file).unwrap() == before, "the stick was written");
     run("blockdev", &["--setrw", stick.node.to_str().unwrap()]);
     let mut running = Running::start(options(&bench, &[&stick]));

@@ -2,11 +2,15 @@
 //!
 //! Pure.
 
+use std::mem::discriminant;
+
 use crate::client::Role;
 use crate::status::Problem;
 
-/// Troubles kept at a time; the oldest of the least urgent makes room.
+/// Troubles kept at a time; the least urgent makes room.
 const MAX_PROBLEMS: usize = 16;
+/// Of one kind: twenty damaged files must not hide what else needs a person. The log has all of them.
+const MOST_OF_A_KIND: usize = 6;
 
 /// What a trouble is about; the order is the order of urgency.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -47,7 +51,14 @@ impl Problems {
     pub fn set(&mut self, topic: Topic, message: String, action: String) {
         self.clear(&topic);
         let at = self.0.partition_point(|(other, _)| *other <= topic);
+        let kind = discriminant(&topic);
         self.0.insert(at, (topic, Problem { message, action }));
+        let of_kind = |(other, _): &(Topic, Problem)| discriminant(other) == kind;
+        if self.0.iter().filter(|entry| of_kind(entry)).count() > MOST_OF_A_KIND
+            && let Some(last) = self.0.iter().rposition(of_kind)
+        {
+            self.0.remove(last);
+        }
         self.0.truncate(MAX_PROBLEMS);
     }
 
@@ -95,6 +106,23 @@ mod tests {
         for n in 0..1000 {
             problems.set(Topic::Client(Role::numbered(n)), "x".to_owned(), String::new());
         }
+        assert_eq!(problems.list().len(), MOST_OF_A_KIND);
+        for n in 0..1000 {
+            problems.set(Topic::Damaged(n.to_string()), "x".to_owned(), String::new());
+            problems.set(Topic::Import(n.to_string()), "x".to_owned(), String::new());
+        }
         assert_eq!(problems.list().len(), MAX_PROBLEMS);
+    }
+
+    #[test]
+    fn many_of_one_kind_hide_no_other() {
+        let mut problems = Problems::default();
+        problems.set(Topic::Config, "the configuration".to_owned(), String::new());
+        problems.set(Topic::Client(Role::numbered(1)), "a client".to_owned(), String::new());
+        for n in 0..100 {
+            problems.set(Topic::Damaged(n.to_string()), "a file".to_owned(), String::new());
+        }
+        let messages: Vec<String> = problems.list().into_iter().map(|problem| problem.message).collect();
+        assert_eq!(messages[MOST_OF_A_KIND..], ["a client", "the configuration"]);
     }
 }

@@ -8,6 +8,7 @@ use crate::client::{Mode, Model, Serial};
 use crate::dhcp::{Answer, Asker, Identity, Kind, Request};
 use crate::directory::Tree;
 use crate::panel::{Button, Gesture};
+use crate::stage::Sign;
 use crate::status::Stage;
 
 const MAC: MacAddr = MacAddr([0xdc, 0xa6, 0x32, 1, 2, 3]);
@@ -936,6 +937,26 @@ fn a_command_has_the_second_stick_copied_at_any_time_and_is_told_the_end() {
     order(&mut bench, 4);
     let pulled = bench.control.handle(bench.now, Event::Store(store::Event::Closed { name: name() }));
     assert_eq!(answers(&pulled), [(4, false)]);
+}
+
+#[test]
+fn who_runs_on_files_that_are_gone_is_named_until_it_boots() {
+    let mut bench = Bench::with_store(vec![enrolled()]);
+    let named = |bench: &Bench| {
+        let problems = bench.control.status(bench.now).problems;
+        problems.iter().any(|problem| problem.action == "Switch it off and on")
+    };
+    bench.event(Event::Store(store::Event::OtherFiles));
+    bench.pass(1);
+    assert!(!named(&bench), "a client that is off has no files open");
+    bench.event(Event::Store(store::Event::Up { role: enrolled().role }));
+    bench.pass(1);
+    assert!(named(&bench));
+    bench.control.sign_role(bench.now, &enrolled().role, Sign::BootloaderAsks, &mut Vec::new());
+    assert!(!named(&bench));
+    bench.event(Event::Store(store::Event::Up { role: enrolled().role }));
+    bench.pass(1);
+    assert!(!named(&bench), "what booted since has the files of now");
 }
 
 #[test]

@@ -81,6 +81,11 @@ impl Loader {
             .collect()
     }
 
+    /// Takes over what another one has loaded meanwhile.
+    pub fn know(&mut self, other: &Self) {
+        self.loaded.extend(other.loaded.iter().cloned());
+    }
+
     /// Where the image has a module, below its directory.
     pub fn path_of(&self, name: &str) -> Option<PathBuf> {
         let name = name_of(name);
@@ -101,6 +106,11 @@ impl Loader {
         let mut new = 0;
         for (name, path) in order {
             if self.loaded.contains(&name) || self.failures.get(&name).is_some_and(|&count| count >= MAX_FAILURES) {
+                continue;
+            }
+            // Another thread was faster. Where it is still at it, the kernel lets us wait.
+            if is_live(&name) {
+                self.loaded.insert(name);
                 continue;
             }
             match self.insert(&name, &path) {
@@ -151,6 +161,13 @@ impl Loader {
             say!("plug", "{DELAY}: {error}");
         }
     }
+}
+
+/// Whether the kernel has it. Asking costs little; to be refused costs as much as loading, for the whole file is read
+/// and its signature checked before.
+fn is_live(name: &str) -> bool {
+    let state = Path::new("/sys/module").join(name).join("initstate");
+    fs::read(state).is_ok_and(|state| state.trim_ascii() == b"live")
 }
 
 /// `/lib/modules/` and the running kernel's release.

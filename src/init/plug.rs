@@ -59,22 +59,32 @@ pub fn run() -> Result<std::convert::Infallible, Error> {
         })
         .into_iter()
         .partition(|name| loader.path_of(name).is_some_and(|path| rank(&path) <= NETWORK));
-    // File systems are no device's: the other processors load them meanwhile. What both want, the kernel loads once.
-    let mut beside = loader.clone();
     let settling = loader.clone();
     std::thread::spawn(move || settling.settle());
-    let others = std::thread::spawn(move || others.iter().map(|name| beside.load(name)).sum::<usize>());
     let mut queue = Queue::default();
     queue.add_all(&loader);
+    // A hub takes a second and more to say what hangs behind it, and on a Pi 3 that is the network card: it is asked
+    // first, beside the card, and what it is likely to name is there by then. File systems are no device's, and come
+    // last of that. What both threads want, the kernel loads once.
+    let usb = queue.take(USB);
+    let named = if usb.iter().any(|name| name == HOST_OF_PI_3) { BEHIND_IT } else { &[] };
+    let mut beside = loader.clone();
+    let named = named.iter().map(|name| (*name).to_owned());
+    let others: Vec<String> = usb.into_iter().chain(network.clone()).chain(named).chain(others).collect();
+    let others = std::thread::spawn(move || {
+        let loaded = others.iter().map(|name| beside.load(name)).sum::<usize>();
+        (loaded, beside)
+    });
     // What guards the start and what `serve` waits for.
     let mut loaded = queue.load(&mut loader, &socket, URGENT)?;
     say!("plug", "watchdog and card done, {loaded} modules loaded");
-    // A stick takes a second or two to be found by itself: meanwhile the network is set up.
-    loaded += queue.load(&mut loader, &socket, USB)?;
     loaded += network.iter().map(|name| loader.load(name)).sum::<usize>();
     loaded += queue.load(&mut loader, &socket, usize::MAX)?;
     // A panic there was told by its thread, and costs what it had not loaded.
-    loaded += others.join().unwrap_or_default();
+    if let Ok((others, beside)) = others.join() {
+        loaded += others;
+        loader.know(&beside);
+    }
     say!("plug", "coldplug done, {loaded} modules loaded");
     loop {
         queue.wait(&loader, &socket)?;
@@ -127,6 +137,14 @@ impl Queue {
         }
     }
 
+    /// Takes out what is wanted of one rank.
+    fn take(&mut self, rank: usize) -> Vec<String> {
+        let (of_rank, rest) = std::mem::take(&mut self.wanted).into_iter().partition(|((is, _), _)| *is == rank);
+        self.wanted = rest;
+        let of_rank: BTreeMap<(usize, String), String> = of_rank;
+        of_rank.into_keys().map(|(_, name)| name).collect()
+    }
+
     /// Waits for a device that asks for something.
     fn wait(&mut self, loader: &Loader, socket: &OwnedFd) -> Result<(), Error> {
         while self.wanted.is_empty() {
@@ -161,6 +179,10 @@ const RANKS: [&str; 7] = ["watchdog", "mmc", "virtio", "block", "usb", "net", "p
 const URGENT: usize = 3;
 const USB: usize = 4;
 const NETWORK: usize = 5;
+
+/// The driver of a Pi 3's USB, and of what hangs behind it: the network cards of a 3B, a 3B+ and QEMU's, and sticks.
+const HOST_OF_PI_3: &str = "dwc2";
+const BEHIND_IT: &[&str] = &["smsc95xx", "lan78xx", "cdc_ether", "usb-storage", "uas", "sd_mod"];
 
 fn rank(path: &Path) -> usize {
     let mut parts = path.components().map(|part| part.as_os_str());
@@ -314,6 +336,9 @@ mod tests {
             queue.add(&loader, alias, "/devices/platform");
         }
         assert_eq!(queue.wanted.len(), 2);
+        assert_eq!((queue.take(USB).len(), queue.wanted.len()), (0, 2));
+        assert_eq!(queue.take(NETWORK), ["card"]);
+        queue.add(&loader, "of:card", "/devices/platform");
         // There are no such files: what cannot be loaded must not be tried for ever.
         assert_eq!(queue.load(&mut loader, &listen().unwrap(), URGENT).unwrap(), 0);
         assert_eq!(queue.wanted.keys().map(|(_, name)| name.as_str()).collect::<Vec<_>>(), ["card"]);

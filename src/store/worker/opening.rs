@@ -56,6 +56,7 @@ impl Worker {
             .filter(|stick| stick.unusable.is_none())
             .filter_map(|stick| Some((stick.disk.name.clone(), store_place(stick.reading.as_ref().ok()?)?)))
             .collect();
+        let mut unwritable = Vec::new();
         for (name, place) in self.in_order(stores) {
             let (name, place) = (&name, &place);
             let title = self.sticks.get(name).map_or(name.clone(), |stick| stick.disk.title.clone());
@@ -68,19 +69,27 @@ impl Worker {
                 }),
                 false => self.open(place, &title, Some(name.clone())),
             };
-            let opened = opened.or_else(|failed| self.open_borrowed(failed, place, name, &title));
             match opened {
                 // What the others are to it is told by `look_at_seconds`.
                 Ok(()) => return,
                 // A copy: a person is asked.
                 Err(_) if self.sticks.get(name).is_some_and(|stick| stick.copy.is_some()) => {}
-                Err(Failed { message, action, .. }) => {
-                    let event = Event::StickUnusable { message, action: action.to_owned() };
-                    if let Some(stick) = self.sticks.get_mut(name) {
-                        stick.unusable = Some(event);
-                    }
-                }
+                // After those that can be written.
+                Err(failed) if failed.unwritable => unwritable.push((name.clone(), place.clone(), title, failed)),
+                Err(failed) => self.set_unusable(name, failed),
             }
+        }
+        for (name, place, title, failed) in unwritable {
+            match self.open_borrowed(failed, &place, &name, &title) {
+                Ok(()) => return,
+                Err(failed) => self.set_unusable(&name, failed),
+            }
+        }
+    }
+
+    fn set_unusable(&mut self, name: &str, Failed { message, action, .. }: Failed) {
+        if let Some(stick) = self.sticks.get_mut(name) {
+            stick.unusable = Some(Event::StickUnusable { message, action: action.to_owned() });
         }
     }
 
@@ -133,9 +142,6 @@ impl Worker {
     /// A store that cannot be written: its clients begin as they are on the stick, and what they write lives until the
     /// power goes or the stick does.
     fn open_borrowed(&mut self, failed: Failed, place: &Place, name: &str, title: &str) -> Result<(), Failed> {
-        if !failed.unwritable {
-            return Err(failed);
-        }
         let point = self.options.run.join("sources").join(format!("{name}.store"));
         if let Err(error) = place.open_to_read(&point) {
             tracing::warn!(error = chain(&error), "reading a store that cannot be written");
