@@ -19,8 +19,7 @@ const CLIENTS: u8 = 64;
 /// A boot takes a second or two; with all of them and losses each still ends in this time.
 const STORM: Duration = Duration::from_secs(90);
 
-/// The slowest transfer by the median one, and by the fastest. The fastest is the one whose thread ran
-/// before the others had begun: 64 of them share the cores of the machine that makes the load.
+/// The slowest transfer by the median one, and by a fast one; each the best of three rounds.
 const FAIR: (f64, f64) = (0.6, 0.25);
 
 fn board(number: u8) -> Board {
@@ -75,10 +74,11 @@ fn in_a_storm_of_64_nobody_gives_up_or_boots_twice_and_offers_come_in_time() {
     }
 
     // On a wire without losses nobody gets much less than another.
-    let rates = (0..3).map(|_| storm::fetch_all(&booted)).max_by(|a, b| a.by_median().total_cmp(&b.by_median()));
-    let rates = rates.unwrap();
-    println!("{rates}");
-    assert!(rates.by_median() > FAIR.0 && rates.by_fastest() > FAIR.1, "{rates}");
+    let rounds: Vec<_> = (0..3).map(|_| storm::fetch_all(&booted)).collect();
+    rounds.iter().for_each(|rates| println!("{rates}"));
+    let best = |by: fn(&storm::Rates) -> f64| rounds.iter().map(by).fold(0.0, f64::max);
+    let fair = (best(storm::Rates::by_median), best(storm::Rates::by_fast));
+    assert!(fair.0 > FAIR.0 && fair.1 > FAIR.1, "{fair:?}");
 
     // The figure for 200 is `just bench`'s; here the same with as many as there are.
     // The best of three: a test may share its machine with others.

@@ -71,9 +71,14 @@ async fn mount(path: String) -> Result<(), String> {
 pub struct Rates(Vec<f64>);
 
 impl Rates {
-    /// The slowest by the fastest: 1 where all had the same.
-    pub fn by_fastest(&self) -> f64 {
-        self.0[0] / self.0[self.0.len() - 1]
+    /// The slowest by a fast one: 1 where all had the same. The fastest sixteenth is left out: a thread that runs
+    /// before the others are awake has the server for itself (13.9 of 0.5 MB/s, once on 2026-11-29).
+    pub fn by_fast(&self) -> f64 {
+        self.0[0] / self.fast()
+    }
+
+    fn fast(&self) -> f64 {
+        self.0[self.0.len() - 1 - self.0.len() / 16]
     }
 
     pub fn by_median(&self) -> f64 {
@@ -84,12 +89,12 @@ impl Rates {
 impl fmt::Display for Rates {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mb = |at: usize| self.0[at] / 1e6;
-        let (all, by) = (self.0.len(), self.by_fastest());
-        let (slowest, median, fastest) = (mb(0), mb(all / 2), mb(all - 1));
+        let (all, by) = (self.0.len(), self.by_fast());
+        let (slowest, median, fast, fastest) = (mb(0), mb(all / 2), self.fast() / 1e6, mb(all - 1));
         write!(
             f,
-            "{all} transfers at once: slowest {slowest:.2}, median {median:.2}, fastest {fastest:.2} MB/s; \
-             slowest by fastest {by:.2}"
+            "{all} transfers at once: slowest {slowest:.2}, median {median:.2}, fast {fast:.2}, fastest {fastest:.2} MB/s; \
+             slowest by fast {by:.2}"
         )
     }
 }
