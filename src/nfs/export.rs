@@ -32,6 +32,9 @@ const STRIPES: usize = 64;
 /// of it and unmounts. A bad block is told to the client when this has passed.
 const GRACE: Duration = Duration::from_secs(10);
 
+/// An attribute that no file has.
+const PROBE: &str = "trusted.rootstock.probe";
+
 /// What tells one mount from the next at the same place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct MountId {
@@ -124,6 +127,23 @@ impl OpenExport {
         self.generation.fetch_add(1 << 32, Ordering::Relaxed);
     }
 
+    /// Whether a change can still reach the stick; looked at only behind an I/O error.
+    ///
+    /// A call that failed and is asked again may find in memory what it did the first time. On Linux 6.1 ext4 then
+    /// says of a directory without anything left to commit that it is on the stick, though its journal was aborted
+    /// (fs/jbd2/journal.c, `__jbd2_journal_force_commit`): an EXCLUSIVE CREATE was acknowledged and lost (tests/stick,
+    /// 2026-11-29). Whatever begins a step of the journal is refused by then: to take away an attribute that is not
+    /// there begins one, and changes nothing.
+    pub fn takes_changes(&self, now: Instant) -> bool {
+        let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(since) = *trouble else { return true };
+        let sound = is_sound(rustix::fs::fremovexattr(&self.root, PROBE));
+        if sound && now.saturating_duration_since(since) > 6 * GRACE {
+            *trouble = None;
+        }
+        sound
+    }
+
     /// Answers JUKEBOX for an I/O error while it may be a pulled stick.
     fn trouble(&self, now: Instant, errno: Errno) -> nfsstat3 {
         let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
@@ -138,6 +158,11 @@ impl OpenExport {
         }
         status(errno)
     }
+}
+
+/// What the answer to [`PROBE`]'s removal says. A file system without such attributes has no journal of ext4's.
+fn is_sound(removed: Result<(), Errno>) -> bool {
+    !matches!(removed, Err(Errno::ROFS | Errno::IO | Errno::NXIO | Errno::NODEV | Errno::SHUTDOWN))
 }
 
 fn stripe(file: impl Hash) -> usize {
@@ -293,6 +318,27 @@ mod tests {
         let (start, later) = (Instant::now(), Instant::now() + GRACE + Duration::from_secs(1));
         assert_eq!(open.trouble(start, Errno::IO) as u32, nfsstat3::NFS3ERR_JUKEBOX as u32);
         assert_eq!(open.trouble(later, Errno::IO) as u32, nfsstat3::NFS3ERR_IO as u32);
+    }
+
+    #[test]
+    fn behind_an_error_changes_are_taken_only_by_a_tree_whose_journal_runs() {
+        for (errno, sound) in [
+            (Errno::NODATA, true),
+            (Errno::OPNOTSUPP, true),
+            (Errno::PERM, true),
+            (Errno::ROFS, false),
+            (Errno::IO, false),
+            (Errno::NODEV, false),
+        ] {
+            assert_eq!(is_sound(Err(errno)), sound, "{errno:?}");
+        }
+        let exports = Exports::new(1, Budget::new(1 << 30, 1024));
+        let open = exports.get(&export(Path::new("/proc"))).unwrap();
+        let (start, later) = (Instant::now(), Instant::now() + 7 * GRACE);
+        assert!(open.takes_changes(start));
+        open.trouble(start, Errno::IO);
+        assert!(open.takes_changes(start) && open.trouble.lock().unwrap().is_some(), "it is looked at again");
+        assert!(open.takes_changes(later) && open.trouble.lock().unwrap().is_none(), "it is over");
     }
 
     #[test]

@@ -34,6 +34,7 @@ mod system;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Instant;
 
 use nfsserve::nfs::nfsstat3::{self, *};
 use nfsserve::nfs::{post_op_attr, wcc_data};
@@ -231,6 +232,9 @@ impl Context<'_> {
             return Err(self.refused("a handle of another client's tree", NFS3ERR_ACCES));
         };
         let export = self.exports.get(export).ok_or(NFS3ERR_JUKEBOX)?;
+        if self.changing && !export.takes_changes(Instant::now()) {
+            return Err(self.exports.failed(&export, Errno::ROFS, false));
+        }
         let file =
             export.files.get(&export.root, &handle).map_err(|errno| self.exports.failed(&export, errno, false))?;
         let change = self.changing.then(|| Change::begin(&export));
