@@ -32,7 +32,18 @@ const OUT: Duration = Duration::from_secs(3);
 
 fn main() -> ExitCode {
     let began = Instant::now();
-    match stick() {
+    // QEMU itself crashes now and then when a stick goes with requests in flight (segfault in dmesg, three of some ten
+    // runs on 2026-11-29, with the machine stopped for it, too): that says nothing of us, so it is tried again.
+    let mut result = stick();
+    for _ in 0..2 {
+        let Err(error) = &result else { break };
+        if !error.contains("QEMU closed its monitor") {
+            break;
+        }
+        println!("{error}: QEMU crashed; once more from the start");
+        result = stick();
+    }
+    match result {
         Ok(passed) => {
             println!("\n{passed} passed, 0 failed ({} s)", began.elapsed().as_secs());
             ExitCode::SUCCESS
