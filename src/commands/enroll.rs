@@ -5,10 +5,8 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, bail};
 use clap::Args;
-use rootstock::orders::{self, Order, Reply, Request};
-use rootstock::store::operate::Outcome;
+use rootstock::orders::Request;
 
 #[derive(Args)]
 pub struct Enroll {
@@ -25,17 +23,6 @@ pub struct Enroll {
 
 impl Enroll {
     pub fn run(self) -> anyhow::Result<ExitCode> {
-        let order = Order { request: Request::Enrol { batch: self.batch, close: self.close }, force: false };
-        match orders::client::ask(&self.run, &order).context("asking the server")? {
-            Some(Reply::Outcome(outcome)) => {
-                if let Outcome::Done { message, .. } = *outcome {
-                    println!("{message}");
-                }
-                Ok(ExitCode::SUCCESS)
-            }
-            Some(Reply::Refused { message, .. }) => bail!("{message}"),
-            Some(Reply::Status(_)) => bail!("the server answered something else"),
-            None => bail!("no server runs here"),
-        }
+        super::tell_server(&self.run, Request::Enrol { batch: self.batch, close: self.close })
     }
 }

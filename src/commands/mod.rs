@@ -18,7 +18,7 @@ pub use self_test::SelfTest;
 
 use std::io::{IsTerminal, Write};
 use std::os::unix::fs::DirBuilderExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime};
@@ -39,6 +39,22 @@ pub use watch::Server;
 const RUNNING: u8 = 3;
 /// Between two questions of `--wait`.
 const ASK_AGAIN: Duration = Duration::from_secs(2);
+
+/// Asks the server that runs here for something that only it can do, and prints what it says.
+fn tell_server(run: &Path, request: Request) -> anyhow::Result<ExitCode> {
+    let order = Order { request, force: false };
+    match orders::client::ask(run, &order).context("asking the server")? {
+        Some(Reply::Outcome(outcome)) => {
+            if let Outcome::Done { message, .. } = *outcome {
+                println!("{message}");
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        Some(Reply::Refused { message, .. }) => bail!("{message}"),
+        Some(Reply::Status(_)) => bail!("the server answered something else"),
+        None => bail!("no server runs here"),
+    }
+}
 
 /// Where the store is, and how to answer.
 #[derive(Args, Clone)]

@@ -6,10 +6,8 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, bail};
 use clap::Args;
-use rootstock::orders::{self, Order, Reply, Request};
-use rootstock::store::operate::Outcome;
+use rootstock::orders::Request;
 
 #[derive(Args)]
 pub struct Report {
@@ -20,17 +18,6 @@ pub struct Report {
 
 impl Report {
     pub fn run(self) -> anyhow::Result<ExitCode> {
-        let order = Order { request: Request::Report, force: false };
-        match orders::client::ask(&self.run, &order).context("asking the server")? {
-            Some(Reply::Outcome(outcome)) => {
-                if let Outcome::Done { message, .. } = *outcome {
-                    println!("{message}");
-                }
-                Ok(ExitCode::SUCCESS)
-            }
-            Some(Reply::Refused { message, .. }) => bail!("{message}"),
-            Some(Reply::Status(_)) => bail!("the server answered something else"),
-            None => bail!("no server runs here"),
-        }
+        super::tell_server(&self.run, Request::Report)
     }
 }
