@@ -14,7 +14,7 @@ use rootstock::client::{Client, Role};
 use rootstock::quota::Level;
 use rootstock::size::Size;
 use rootstock::store::operate::Operation;
-use rootstock::store::{Command, Event, Options};
+use rootstock::store::{Command, Event, OpenClient, Options};
 use store_support::*;
 
 fn level(running: &mut Running) -> (Level, u64) {
@@ -24,17 +24,20 @@ fn level(running: &mut Running) -> (Level, u64) {
     })
 }
 
-#[test]
-fn a_client_that_comes_near_its_quota_is_told_and_so_is_its_relief() {
-    let bench = Bench::new();
-    let root = bench.path("root");
-    pi_root(&root);
-    make_image(&bench.store().join("pi.img"), &root);
+/// A server on a store with one image and one client of this quota.
+fn limited(bench: &Bench, quota: u64) -> (Running, OpenClient) {
+    pi_image(&bench.store(), "pi.img");
     let mut running = bench.start_in_folder();
     running.opened();
     let image = running.imported();
-    let limited = Client { quota: Some(Size(16 << 20)), ..client(1, &image.id) };
-    let open = running.create(&limited);
+    let open = running.create(&Client { quota: Some(Size(quota)), ..client(1, &image.id) });
+    (running, open)
+}
+
+#[test]
+fn a_client_that_comes_near_its_quota_is_told_and_so_is_its_relief() {
+    let bench = Bench::new();
+    let (mut running, open) = limited(&bench, 16 << 20);
     let account = open.account.clone().unwrap();
     assert_eq!(account.quota(), Some(16 << 20));
     // Behind NFS's back: only a measurement sees it.
@@ -82,14 +85,7 @@ fn operate(running: &mut Running, operation: Operation) {
 #[test]
 fn a_quota_counts_snapshots_follows_a_new_name_and_a_later_client_begins_with_nothing() {
     let bench = Bench::new();
-    let root = bench.path("root");
-    pi_root(&root);
-    make_image(&bench.store().join("pi.img"), &root);
-    let mut running = bench.start_in_folder();
-    running.opened();
-    let image = running.imported();
-    let limited = Client { quota: Some(Size(32 << 20)), ..client(1, &image.id) };
-    let open = running.create(&limited);
+    let (mut running, open) = limited(&bench, 32 << 20);
     let (role, other): (Role, Role) = (open.client.role.clone(), "other".parse().unwrap());
     // Behind NFS's back: the measurement after each operation sees it.
     fs::write(open.root.join("large"), vec![1; 29 << 20]).unwrap();
@@ -104,7 +100,7 @@ fn a_quota_counts_snapshots_follows_a_new_name_and_a_later_client_begins_with_no
     assert_eq!(level_of(&mut running, "other"), Level::Near);
     operate(&mut running, Operation::Delete { role: other.clone() });
     assert_eq!(level_of(&mut running, "other"), Level::Fine);
-    let next = running.create(&Client { role: other, ..limited });
+    let next = running.create(&Client { role: other, ..open.client.clone() });
     let used = next.account.unwrap().used_bytes();
     assert!(used < 4 << 20, "{used} bytes of the former one");
 }

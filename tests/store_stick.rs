@@ -144,13 +144,7 @@ fn a_damaged_store_is_neither_written_nor_replaced() {
 #[test]
 fn a_pulled_stick_closes_the_store_and_opens_again_at_the_same_paths() {
     let bench = Bench::new();
-    let stick = disk(&bench.path("disk"), 300 * MIB, "");
-    run("mke2fs", &["-q", "-t", "ext4", "-L", "ROOTSTOCK", stick.node.to_str().unwrap()]);
-    let point = bench.path("mounted");
-    fs::create_dir(&point).unwrap();
-    run("mount", &[stick.node.to_str().unwrap(), point.to_str().unwrap()]);
-    pi_image(&point, "a.img");
-    run("umount", &[point.to_str().unwrap()]);
+    let stick = stick_with_image(&bench, 300 * MIB);
     // The port in which it will come back: a number that nothing else takes.
     let later =
         LoopDisk { node: PathBuf::from(format!("/dev/loop{}", 1000 + std::process::id())), file: bench.path("copy") };
@@ -182,13 +176,7 @@ fn a_pulled_stick_closes_the_store_and_opens_again_at_the_same_paths() {
 #[test]
 fn a_store_that_cannot_be_written_serves_its_clients_from_memory_and_stays_as_it_is() {
     let bench = Bench::new();
-    let stick = disk(&bench.path("disk"), 300 * MIB, "");
-    run("mke2fs", &["-q", "-t", "ext4", "-L", "ROOTSTOCK", stick.node.to_str().unwrap()]);
-    let point = bench.path("mounted");
-    fs::create_dir(&point).unwrap();
-    run("mount", &[stick.node.to_str().unwrap(), point.to_str().unwrap()]);
-    pi_image(&point, "a.img");
-    run("umount", &[point.to_str().unwrap()]);
+    let stick = stick_with_image(&bench, 300 * MIB);
     let mut running = Running::start(options(&bench, &[&stick]));
     running.opened();
     let image = running.imported().id;

@@ -275,6 +275,19 @@ pub fn pi_image(folder: &Path, name: &str) -> PathBuf {
     image
 }
 
+/// A stick without a partition table: a store's file system that holds one image and nothing else yet.
+pub fn stick_with_image(bench: &Bench, bytes: u64) -> LoopDisk {
+    let stick = disk(&bench.path("disk"), bytes, "");
+    let node = stick.node.to_str().unwrap();
+    run("mke2fs", &["-q", "-t", "ext4", "-L", "ROOTSTOCK", node]);
+    let point = bench.path("mounted");
+    fs::create_dir(&point).unwrap();
+    run("mount", &[node, point.to_str().unwrap()]);
+    pi_image(&point, "a.img");
+    run("umount", &[point.to_str().unwrap()]);
+    stick
+}
+
 /// A file as a disk.
 pub struct LoopDisk {
     pub node: PathBuf,
