@@ -134,6 +134,8 @@ impl OpenExport {
     /// (fs/jbd2/journal.c, `__jbd2_journal_force_commit`): an EXCLUSIVE CREATE was acknowledged and lost (tests/stick,
     /// 2026-11-29). Whatever begins a step of the journal is refused by then: to take away an attribute that is not
     /// there begins one, and changes nothing.
+    ///
+    /// Not covered: a call whose own fsync begins only when another's has already failed for both. None was seen.
     pub fn takes_changes(&self, now: Instant) -> bool {
         let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(since) = *trouble else { return true };

@@ -16,6 +16,9 @@ use crate::support::qemu::{Machine, Start, virt};
 use crate::support::sd_image;
 use crate::support::stick::{self, Content};
 
+/// Begins the error of a QEMU that crashed; the signal follows.
+pub const CRASHED: &str = "QEMU crashed, by signal ";
+
 const MIB: u64 = 1 << 20;
 const STICK_BYTES: u64 = 2 << 30;
 /// Bytes a second: as slow as a cheap stick, so that there is a middle of an import to pull it in.
@@ -114,7 +117,10 @@ impl Appliance {
         loop {
             let mut line = String::new();
             match self.monitor.read_line(&mut line) {
-                Ok(0) => return Err("QEMU closed its monitor".to_owned()),
+                Ok(0) => {
+                    let crash = self.machine.crash().map(|signal| format!("{CRASHED}{signal}"));
+                    return Err(crash.unwrap_or_else(|| "QEMU closed its monitor".to_owned()));
+                }
                 Ok(_) => {}
                 Err(error) => return Err(format!("monitor: {error}")),
             }

@@ -32,15 +32,15 @@ const OUT: Duration = Duration::from_secs(3);
 
 fn main() -> ExitCode {
     let began = Instant::now();
-    // QEMU itself crashes now and then when a stick goes with requests in flight (segfault in dmesg, three of some ten
-    // runs on 2026-11-29, with the machine stopped for it, too): that says nothing of us, so it is tried again.
+    // QEMU itself crashes now and then when a stick goes with requests in flight (segfault in dmesg, 2026-11-29; with
+    // the machine stopped for it, too): that says nothing of us, so it is tried again.
     let mut result = stick();
     for _ in 0..2 {
         let Err(error) = &result else { break };
-        if !error.contains("QEMU closed its monitor") {
+        if !error.starts_with(machine::CRASHED) {
             break;
         }
-        println!("{error}: QEMU crashed; once more from the start");
+        println!("{error}; once more from the start");
         result = stick();
     }
     match result {

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -131,6 +132,19 @@ impl Machine {
             thread::sleep(LOOK);
         }
         Err(format!("{} did not end in {limit:?}; its last lines:\n{}", self.name, self.tail()))
+    }
+
+    /// By which signal QEMU itself was ended, if it was: a crash of its own, and no end of the system in it.
+    pub fn crash(&mut self) -> Option<i32> {
+        // Its connections are closed a moment before it is gone.
+        let end = Instant::now() + Duration::from_secs(5);
+        while Instant::now() < end {
+            if let Ok(Some(status)) = self.child.try_wait() {
+                return status.signal();
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        None
     }
 
     /// Types on the console.
