@@ -35,7 +35,7 @@ fn main() -> ExitCode {
     // QEMU itself crashes now and then when a stick goes with requests in flight (segfault in dmesg, 2026-11-29; with
     // the machine stopped for it, too): that says nothing of us, so it is tried again.
     let mut result = stick();
-    for _ in 0..2 {
+    for _ in 0..4 {
         let Err(error) = &result else { break };
         if !error.starts_with(machine::CRASHED) {
             break;
