@@ -80,6 +80,7 @@ fn guarded(
     guard: Option<nfstime3>,
 ) -> Result<(), nfsstat3> {
     context.writable(object)?;
+    attributes::settable(new)?;
     if let Some(guard) = guard.filter(|_| !context.attempt.done) {
         if !attributes::guard_holds(guard, before) {
             return Err(NFS3ERR_NOT_SYNC);
@@ -89,7 +90,7 @@ fn guarded(
     apply(context, object, before, new)
 }
 
-/// Sets all that `new` names, in the order that lets each step still be
+/// Sets all that `new` names (which is `settable`), in the order that lets each step still be
 /// allowed: the size first, while the mode is the old one; the mode after the
 /// owner, since a change of owner takes set-id bits away; times last, since the
 /// others change them.
@@ -110,10 +111,6 @@ fn set(context: &Context<'_>, object: &Object, stat: &Stat, new: &sattr3) -> Res
     let fd = object.file.fd();
     let uid = if let set_uid3::uid(uid) = new.uid { Some(uid) } else { None };
     let gid = if let set_gid3::gid(gid) = new.gid { Some(gid) } else { None };
-    // The id -1 is none: to the system call it would mean "leave it".
-    if uid == Some(u32::MAX) || gid == Some(u32::MAX) {
-        return Err(NFS3ERR_INVAL);
-    }
     if uid.is_some() || gid.is_some() {
         rustix::fs::chownat(fd, "", uid.map(Uid::from_raw), gid.map(Gid::from_raw), AtFlags::EMPTY_PATH)
             .map_err(fail)?;
@@ -125,12 +122,12 @@ fn set(context: &Context<'_>, object: &Object, stat: &Stat, new: &sattr3) -> Res
         last_access: match new.atime {
             set_atime::DONT_CHANGE => nanoseconds(UTIME_OMIT),
             set_atime::SET_TO_SERVER_TIME => nanoseconds(UTIME_NOW),
-            set_atime::SET_TO_CLIENT_TIME(time) => timespec(time)?,
+            set_atime::SET_TO_CLIENT_TIME(time) => timespec(time),
         },
         last_modification: match new.mtime {
             set_mtime::DONT_CHANGE => nanoseconds(UTIME_OMIT),
             set_mtime::SET_TO_SERVER_TIME => nanoseconds(UTIME_NOW),
-            set_mtime::SET_TO_CLIENT_TIME(time) => timespec(time)?,
+            set_mtime::SET_TO_CLIENT_TIME(time) => timespec(time),
         },
     };
     // One time alone as the server's is what a client sends to truncate an empty file. The
@@ -159,12 +156,8 @@ fn nanoseconds(tv_nsec: i64) -> Timespec {
     Timespec { tv_sec: 0, tv_nsec: tv_nsec as _ }
 }
 
-/// More than a second's worth of nanoseconds would be one of the kernel's special values.
-fn timespec(time: nfstime3) -> Result<Timespec, nfsstat3> {
-    if time.nseconds > 999_999_999 {
-        return Err(NFS3ERR_INVAL);
-    }
-    Ok(Timespec { tv_sec: time.seconds.into(), tv_nsec: time.nseconds as _ })
+fn timespec(time: nfstime3) -> Timespec {
+    Timespec { tv_sec: time.seconds.into(), tv_nsec: time.nseconds as _ }
 }
 
 /// Truncates or extends. The owner always may (it may have been opened before
