@@ -15,27 +15,11 @@ mod random;
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 
 use nfs_lab::disk::after_cut;
 use nfs_lab::*;
 use nfs3_client::nfs3_types::nfs3::*;
 use random::Random;
-
-/// The first client's tree as the appliance mounts it from what the disk holds.
-fn mounted<T>(lab: &Lab, left: &[u8], look: impl FnOnce(&Path) -> T) -> T {
-    let folder = lab.folder().join("left");
-    std::fs::create_dir_all(&folder).unwrap();
-    std::fs::write(folder.join("disk"), left).unwrap();
-    run(&format!(
-        "cd {}; mkdir -p upper merged; mount -o loop disk upper
-         mount -t overlay left -o lowerdir=../image,upperdir=upper/a,workdir=upper/a-work,index=on,nfs_export=on,xino=on merged",
-        folder.display()
-    ));
-    let found = look(&folder.join("merged"));
-    run(&format!("cd {}; umount merged upper", folder.display()));
-    found
-}
 
 #[test]
 fn what_only_memory_holds_is_not_acknowledged_when_somebody_elses_commit_has_failed() {
@@ -131,7 +115,7 @@ fn what_was_acknowledged_to_many_at_once_is_on_the_disk_that_failed() {
         let left = after_cut(&base, &log, log.len(), |bound| bound - 1);
         let count: usize = told.iter().map(|told| told.names.len()).sum();
         assert!(count > 0, "seed {seed}: nothing was acknowledged");
-        mounted(&lab, &left, |tree| {
+        lab.mounted(&left, |tree| {
             for told in &told {
                 for (name, there) in told.names.iter().filter(|(name, _)| !told.open.contains(name)) {
                     let found = tree.join("top").join(name).symlink_metadata().is_ok();
@@ -162,7 +146,7 @@ fn what_is_set_on_links_and_pipes_is_on_the_disk_when_it_is_answered() {
         client.setattr(file, sattr3 { uid: set_uid3::Some(owner), ..sattr3::default() }).unwrap();
         let log = disk.log();
         let left = after_cut(&base, &log, log.len(), |bound| random.below(bound));
-        let found = mounted(&lab, &left, |tree| tree.join(name).symlink_metadata().unwrap().uid());
+        let found = lab.mounted(&left, |tree| tree.join(name).symlink_metadata().unwrap().uid());
         assert_eq!(found, owner, "{name}");
     }
 }

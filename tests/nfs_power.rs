@@ -224,21 +224,6 @@ fn differences(top: &Path, before: &Step, touched: &[String]) -> Vec<String> {
     wrong
 }
 
-/// The first client's tree, as the appliance mounts it from what a cut left.
-fn mounted<T>(lab: &Lab, left: &[u8], look: impl FnOnce(&Path) -> T) -> T {
-    let folder = lab.folder().join("cut");
-    std::fs::create_dir_all(&folder).unwrap();
-    std::fs::write(folder.join("disk"), left).unwrap();
-    run(&format!(
-        "cd {}; mkdir -p upper merged; mount -o loop disk upper
-         mount -t overlay cut -o lowerdir=../image,upperdir=upper/a,workdir=upper/a-work,index=on,nfs_export=on,xino=on merged",
-        folder.display()
-    ));
-    let found = look(&folder.join("merged"));
-    run(&format!("cd {}; umount merged upper", folder.display()));
-    found
-}
-
 fn run_seed(seed: u64) {
     let lab = Lab::on_disk();
     let mut client = lab.client(A);
@@ -271,7 +256,7 @@ fn run_seed(seed: u64) {
         let answered = steps.iter().rposition(|step| step.answered <= cut).unwrap();
         let touched = steps.get(answered + 1).map_or(&[][..], |step| &step.touched);
         let left = after_cut(&base, &log, cut, |bound| random.below(bound));
-        let wrong = mounted(&lab, &left, |tree| differences(&tree.join("top"), &steps[answered], touched));
+        let wrong = lab.mounted(&left, |tree| differences(&tree.join("top"), &steps[answered], touched));
         assert!(
             wrong.is_empty(),
             "seed {seed}, cut at {cut} of {}, behind operation {answered} of {OPERATIONS}: {wrong:#?}",
@@ -315,7 +300,7 @@ fn what_was_changed_in_a_directory_of_the_image_is_so_after_a_power_cut() {
     let mut random = Random(11);
     for (n, (position, ..)) in steps.iter().enumerate() {
         let left = after_cut(&base, &log, *position, |bound| random.below(bound));
-        mounted(&lab, &left, |tree| {
+        lab.mounted(&left, |tree| {
             for (_, name, _) in &steps[..=n] {
                 let (_, _, expected) = steps[..=n].iter().rfind(|(_, other, _)| other == name).unwrap();
                 let found = std::fs::read(tree.join("merged").join(name)).ok();

@@ -20,6 +20,7 @@ use rustix::io::Errno;
 
 use super::errors::status;
 use super::file::{Budget, FileCache};
+use super::kernel_log::KernelLog;
 use super::listing::Listings;
 use crate::directory::{Directory, Export, Served};
 use crate::quota::Account;
@@ -61,10 +62,13 @@ pub struct OpenExport {
     changes: AtomicU64,
     stripes: [Mutex<()>; STRIPES],
     trouble: Mutex<Option<Instant>>,
+    log: Arc<KernelLog>,
+    /// The news of the kernel's log behind which the journal was last seen to run.
+    sound: AtomicU64,
 }
 
 impl OpenExport {
-    fn open(export: &Export, generation: u64, budget: &Arc<Budget>) -> Result<Self, Errno> {
+    fn open(export: &Export, generation: u64, budget: &Arc<Budget>, log: &Arc<KernelLog>) -> Result<Self, Errno> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let root = rustix::fs::open(&export.directory, flags, Mode::empty())?;
         let (mount, root_fileid) = mount_id(&root, Path::new(""))?;
@@ -82,6 +86,8 @@ impl OpenExport {
             changes: AtomicU64::new(0),
             stripes: std::array::from_fn(|_| Mutex::new(())),
             trouble: Mutex::new(None),
+            log: log.clone(),
+            sound: AtomicU64::new(u64::MAX),
         })
     }
 
@@ -145,10 +151,20 @@ impl OpenExport {
     /// journal be aborted (Linux 6.1 and 6.18: fs/jbd2/journal.c, `__jbd2_journal_force_commit` and
     /// `jbd2_complete_transaction`): another call's fsync, or the kernel's own timer, had asked for it and heard of
     /// it. An EXCLUSIVE CREATE was acknowledged and lost that way (tests/stick, 2026-11-29). By the time that such an
-    /// fsync answers, the journal refuses to begin anything: so that is asked behind each one.
+    /// fsync answers, the kernel's log says so, and the journal refuses to begin anything: so both are asked, the
+    /// journal only where there is news.
     pub fn synced(&self, result: Result<(), Errno>) -> Result<(), Errno> {
         result?;
-        if self.journal_runs() { Ok(()) } else { Err(Errno::ROFS) }
+        let news = self.log.news();
+        if news.is_some_and(|news| self.sound.load(Ordering::SeqCst) == news) {
+            return Ok(());
+        }
+        if !self.journal_runs() {
+            return Err(Errno::ROFS);
+        }
+        // The news is older than the look: what was said in between is news to the next call.
+        news.iter().for_each(|news| self.sound.store(*news, Ordering::SeqCst));
+        Ok(())
     }
 
     /// To take away an attribute that is not there begins a step of the journal, and changes nothing: 3 to 6 µs.
@@ -201,12 +217,18 @@ pub struct Exports {
     open: RwLock<HashMap<u32, Arc<OpenExport>>>,
     generation: AtomicU64,
     budget: Arc<Budget>,
+    log: Arc<KernelLog>,
 }
 
 impl Exports {
     /// `verifier` is new at each start of the server.
     pub fn new(verifier: u64, budget: Budget) -> Self {
-        Self { open: RwLock::default(), generation: AtomicU64::new(verifier), budget: Arc::new(budget) }
+        Self {
+            open: RwLock::default(),
+            generation: AtomicU64::new(verifier),
+            budget: Arc::new(budget),
+            log: Arc::new(KernelLog::open()),
+        }
     }
 
     /// The tree of `export`, opened if need be; `None` while it is not mounted.
@@ -223,7 +245,7 @@ impl Exports {
             return Some(open.clone());
         }
         let generation = self.generation.fetch_add(1, Ordering::Relaxed);
-        let opened = OpenExport::open(export, generation, &self.budget);
+        let opened = OpenExport::open(export, generation, &self.budget, &self.log);
         match opened {
             Ok(open) => {
                 let open = Arc::new(open);

@@ -150,6 +150,21 @@ impl Lab {
         run(&format!("cd {}; umount a a-boot b b-boot image", self.folder.display()));
     }
 
+    /// The first client's tree, as the appliance mounts it from what a cut left of the disk.
+    pub fn mounted<T>(&self, left: &[u8], look: impl FnOnce(&Path) -> T) -> T {
+        let folder = self.folder.join("cut");
+        std::fs::create_dir_all(&folder).expect("a folder");
+        std::fs::write(folder.join("disk"), left).expect("the disk");
+        run(&format!(
+            "cd {}; mkdir -p upper merged; mount -o loop disk upper
+             mount -t overlay cut -o lowerdir=../image,upperdir=upper/a,workdir=upper/a-work,index=on,nfs_export=on,xino=on merged",
+            folder.display()
+        ));
+        let found = look(&folder.join("merged"));
+        run(&format!("cd {}; umount merged upper", folder.display()));
+        found
+    }
+
     pub fn start(&mut self) {
         let events = self.events.clone();
         let sink = Arc::new(move |event| events.lock().unwrap().push(event));
