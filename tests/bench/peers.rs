@@ -41,7 +41,7 @@ impl Peer {
             }
             Self::Floor => {
                 let mut command = lab.server.command(own);
-                command.arg("floor");
+                command.arg("floor").arg(&tree);
                 (command, floor::PORT)
             }
             Self::Ganesha => {
@@ -85,11 +85,7 @@ impl Peer {
 impl Running {
     /// CPU time of the whole process so far, in seconds.
     pub fn cpu(&self) -> f64 {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.server.0.id())).expect("the server runs");
-        // Behind the name, which may hold anything: fields 14 and 15 of proc(5), in ticks of 10 ms.
-        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-        let ticks = |field: usize| fields.get(field - 3).and_then(|text| text.parse::<f64>().ok()).unwrap_or_default();
-        (ticks(14) + ticks(15)) / 100.0
+        cpu_of(&self.server.0.id().to_string())
     }
 
     /// Resident memory, in KiB.
@@ -98,6 +94,15 @@ impl Running {
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
         line.split_whitespace().next().and_then(|text| text.parse().ok()).unwrap_or_default()
     }
+}
+
+/// CPU time of a process so far, in seconds.
+pub fn cpu_of(process: &str) -> f64 {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).expect("the process runs");
+    // Behind the name, which may hold anything: fields 14 and 15 of proc(5), in ticks of 10 ms.
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let ticks = |field: usize| fields.get(field - 3).and_then(|text| text.parse::<f64>().ok()).unwrap_or_default();
+    (ticks(14) + ticks(15)) / 100.0
 }
 
 fn spawn(command: &mut Command) -> netns::Child {

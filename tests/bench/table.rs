@@ -29,34 +29,49 @@ enum Kind {
         work: Work,
         depth: usize,
         memory: bool,
-        /// Length of the answers of a server that does nothing else.
-        floor: Option<usize>,
+        floor: Option<Floor>,
     },
     Tftp,
     /// How long clients wait that ask all at once: no rate, and no peer.
     Offer,
 }
 
-const fn nfs_row(name: &'static str, unit: &'static str, scale: f64, work: Work, floor: Option<usize>) -> Row {
+/// What the same machine does without a server worth the name.
+#[derive(Clone, Copy)]
+enum Floor {
+    /// Answers of this length, and nothing else.
+    Answers(usize),
+    /// Data is received and written, and nothing else.
+    Written,
+    /// The file system's own rate, with each change on the disk before the next.
+    Files,
+}
+
+const fn nfs_row(name: &'static str, unit: &'static str, scale: f64, work: Work, floor: Option<Floor>) -> Row {
     Row { name, unit, scale, kind: Kind::Nfs { work, depth: 8, memory: false, floor }, clients: 1 }
 }
 
 const READ: Work = Work::Read { bytes: 1 << 20, random: false };
 const RANDOM: Work = Work::Read { bytes: 4096, random: true };
-const WRITE: Work = Work::Write { bytes: 1 << 20, file_bytes: 128 << 20 };
+const WRITE: Work = Work::Write { bytes: 1 << 20, file_bytes: WRITTEN_BYTES };
+const WRITTEN_BYTES: u64 = 128 << 20;
+/// What our server takes at once.
+const PIECE: usize = 256 << 10;
 
 const fn rows() -> [Row; 14] {
-    let mut memory = nfs_row("create, write, commit, remove in memory", "files", 1.0, Work::Create, None);
-    memory.kind = Kind::Nfs { work: Work::Create, depth: 8, memory: true, floor: None };
-    let mut written = nfs_row("sequential write in memory", "MB", 1e6, WRITE, None);
-    written.kind = Kind::Nfs { work: WRITE, depth: 8, memory: true, floor: None };
+    let files = Some(Floor::Files);
+    let mut memory = nfs_row("create, write, commit, remove in memory", "files", 1.0, Work::Create, files);
+    memory.kind = Kind::Nfs { work: Work::Create, depth: 8, memory: true, floor: files };
+    let taken = Some(Floor::Written);
+    let mut written = nfs_row("sequential write in memory", "MB", 1e6, WRITE, taken);
+    written.kind = Kind::Nfs { work: WRITE, depth: 8, memory: true, floor: taken };
     [
-        nfs_row("sequential read", "MB", 1e6, READ, Some(256 << 10)),
+        nfs_row("sequential read", "MB", 1e6, READ, Some(Floor::Answers(PIECE))),
         nfs_row("sequential write", "MB", 1e6, WRITE, None),
         written,
-        nfs_row("random 4 KiB read", "reads", 1.0, RANDOM, Some(4096 + 128)),
-        nfs_row("LOOKUP, GETATTR, ACCESS", "calls", 1.0, Work::Storm, Some(128)),
-        nfs_row("create, write, commit, remove", "files", 1.0, Work::Create, None),
+        nfs_row("random 4 KiB read", "reads", 1.0, RANDOM, Some(Floor::Answers(4096 + 128))),
+        nfs_row("LOOKUP, GETATTR, ACCESS", "calls", 1.0, Work::Storm, Some(Floor::Answers(128))),
+        nfs_row("create, write, commit, remove", "files", 1.0, Work::Create, files),
         memory,
         nfs_row("READDIRPLUS of 10,000", "entries", 1.0, Work::List, None),
         Row { clients: 32, ..nfs_row("sequential read, 32 clients", "MB", 1e6, READ, None) },
@@ -183,21 +198,37 @@ fn measure(lab: &Lab, row: &Row) -> Result<()> {
             ours.cpu / like.cpu
         );
     }
-    if let Kind::Nfs { floor: Some(bytes), depth, work, .. } = row.kind {
-        let running = Peer::Floor.start(lab, Ground::Ext4);
-        let before = running.cpu();
-        let figures = lab.clients.run(|| floor::run(lab::SERVER, bytes, depth, DURATION))?;
-        let each = if matches!(work, Work::Read { random: false, .. }) { bytes as f64 / row.scale } else { 1.0 };
-        let units = figures.units as f64 * each;
-        println!(
-            "  {:<16} {:>11} {:>12}/{}",
-            "floor",
-            number(units / figures.seconds),
-            cpu((running.cpu() - before) / units),
-            row.unit
-        );
+    if let Kind::Nfs { floor: Some(floor), depth, memory, .. } = row.kind {
+        let point = floor_point(lab, row, floor, depth, if memory { Ground::MemoryExt4 } else { Ground::Ext4 })?;
+        println!("  {:<16} {:>11} {:>12}/{}", "floor", number(point.rate), cpu(point.cpu), row.unit);
     }
     Ok(())
+}
+
+fn floor_point(lab: &Lab, row: &Row, floor: Floor, depth: usize, ground: Ground) -> Result<Point> {
+    let (figures, cpu, each) = match floor {
+        Floor::Files => {
+            let (figures, cpu) = floor::create(&lab.trees(ground).join("1"), nfs::FILE_BYTES, depth, DURATION)?;
+            (figures, cpu, 1)
+        }
+        Floor::Answers(_) | Floor::Written => {
+            let running = Peer::Floor.start(lab, ground);
+            let before = running.cpu();
+            let (figures, each) = match floor {
+                Floor::Answers(bytes) => {
+                    let figures = lab.clients.run(|| floor::run(lab::SERVER, bytes, depth, DURATION))?;
+                    (figures, if row.scale > 1.0 { bytes } else { 1 })
+                }
+                _ => {
+                    let write = || floor::write(lab::SERVER, PIECE, WRITTEN_BYTES, depth as u64, DURATION);
+                    (lab.clients.run(write)?, 1)
+                }
+            };
+            (figures, running.cpu() - before, each)
+        }
+    };
+    let units = figures.units as f64 * each as f64 / row.scale;
+    Ok(Point { rate: units / figures.seconds, cpu: cpu / units })
 }
 
 fn load(lab: &Lab, row: &Row, peer: Peer, ground: Ground, running: &Running, duration: Duration) -> Result<Point> {

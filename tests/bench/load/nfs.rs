@@ -26,7 +26,7 @@ const FSINFO: u32 = 19;
 const COMMIT: u32 = 21;
 
 const NFS3ERR_EXIST: u32 = 17;
-const FILE_BYTES: usize = 4096;
+pub const FILE_BYTES: usize = 4096;
 const FATTR3: usize = 84;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
