@@ -15,8 +15,6 @@ mod boots;
 mod buttons;
 mod card;
 mod evidence;
-#[cfg(test)]
-mod hints;
 mod history;
 mod noise;
 mod orders;
@@ -26,8 +24,6 @@ mod publish;
 mod reports;
 mod requests;
 mod room;
-#[cfg(test)]
-mod scenes;
 mod self_test;
 mod stick;
 mod survey;

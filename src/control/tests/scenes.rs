@@ -1,7 +1,7 @@
 //! Whole evenings with a Pi that does not boot, and some where nothing is wrong: foreign machines
 //! and people's hands beside the client. What the panel says must be right, or be nothing.
 
-use super::hints::{DISCOVER, ITS, REQUEST, ROUTER, Script, US};
+use super::script::{DISCOVER, ITS, REQUEST, ROUTER, Script, US};
 use super::*;
 use crate::client::Serial;
 use crate::dhcp::packets::{self, PI3, PI4, PI5, Packet};
