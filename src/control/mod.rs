@@ -384,6 +384,7 @@ impl Control {
             stage: self.shown_stage(member),
             since: whole(self.since(member, now)),
             last_boot: self.last_boot(&member.client.role),
+            advice: self.advice(member, now),
             usage: member.trees.as_ref().and_then(|trees| room::usage(trees.account.as_deref()?)),
         };
         Status {

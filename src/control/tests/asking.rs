@@ -67,11 +67,17 @@ fn beside_another_server_a_board_without_an_address_is_told_by_what_that_server_
         assert_eq!(script.hint(), Some(Hint::NobodyLeases));
         assert_eq!(script.control.status(script.now).problems[0].message, "No DHCP server here gives addresses");
     }
-    for mac in [PI4, PI5] {
+    for (mac, hint) in [(PI3, Hint::RomBeside), (PI4, Hint::NoLease), (PI5, Hint::NoLease)] {
         let mut script = Script::new(mac);
         asks(script.beside(false));
-        assert_eq!(script.hint(), Some(Hint::NoLease));
+        assert_eq!(script.hint(), Some(hint));
     }
+    // A 3B+, or bootcode.bin on a card: that has no such ROM.
+    let mut script = Script::new(PI3);
+    script.beside(false).times(9, 5, |pi| {
+        pi.bootcode();
+    });
+    assert_eq!(script.hint(), Some(Hint::NoLease));
     // The loader got one, and the router went away under its kernel.
     for (silent, hint) in [(true, Hint::NobodyLeases), (false, Hint::NoLease)] {
         let mut script = Script::new(PI4);

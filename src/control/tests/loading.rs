@@ -20,8 +20,8 @@ fn transfers_that_end_early_tell_why() {
     let broke: Play = |pi| {
         pi.leased().fetches(&["config.txt"]).stopped("kernel8.img", 5120, 99_999, false).wait(60);
     };
-    check(PI3, Hint::BrokeOff, broke);
-    check(PI4, Hint::BrokeOff, broke);
+    check(PI3, Hint::SilentInFile, broke);
+    check(PI4, Hint::SilentInFile, broke);
     check(PI5, Hint::Pi5Hung, broke);
     check(PI4, Hint::BlockTwice, |pi| {
         pi.leased().stopped("start4.elf", 5120, 99_999, true).wait(60);

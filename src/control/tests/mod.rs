@@ -12,6 +12,8 @@
 //! | `boots` | stages, history, silence; the wire's light |
 //! | `script` | one board's packets, for the hints |
 //! | `asking`, `loading`, `starting` | a script for each hint, by how far the boot came |
+//! | `symptoms` | the 39 symptoms of the notes, one by one |
+//! | `chance` | evenings by chance: no two rules at once |
 //! | `scenes` | whole evenings: hints with something else beside |
 
 mod answering;
@@ -19,6 +21,7 @@ mod asking;
 mod beside;
 mod boots;
 mod card;
+mod chance;
 mod enrolling;
 mod ephemeral;
 mod loading;
@@ -27,6 +30,7 @@ mod scenes;
 pub(super) mod script;
 mod starting;
 mod stick;
+mod symptoms;
 
 use std::net::Ipv4Addr;
 use std::time::Duration;

@@ -161,7 +161,7 @@ impl Script {
     }
 
     pub(in crate::control) fn found(&mut self, path: &str) -> &mut Self {
-        self.tftp(|address, path| tftp::Event::Started { address, path, folder: None, size: Some(9) }, path)
+        self.tftp(|address, path| tftp::Event::Started { address, path, folder: None, size: Some(9_000_000) }, path)
     }
 
     pub(in crate::control) fn missing(&mut self, paths: &[&str]) -> &mut Self {
@@ -190,6 +190,11 @@ impl Script {
         self.found(path).wait(10);
         let (path, sent) = (path.to_owned(), (bytes + 1024).min(size - 1));
         self.event(Event::Tftp(tftp::Event::TimedOut { address: ITS, path, bytes, sent, size, ahead }))
+    }
+
+    /// Of the file under way it has so much.
+    pub(in crate::control) fn progress(&mut self, bytes: u64) -> &mut Self {
+        self.event(Event::Tftp(tftp::Event::Progress { address: ITS, bytes }))
     }
 
     pub(in crate::control) fn nfs(&mut self, event: nfs::Event) -> &mut Self {

@@ -30,6 +30,7 @@ pub fn client(n: u32, stage: Stage, seconds: u64) -> ClientStatus {
         since: Duration::from_secs(seconds),
         last_boot: None,
         usage: None,
+        advice: None,
     }
 }
 
