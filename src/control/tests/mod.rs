@@ -147,6 +147,7 @@ fn open(client: Client) -> store::OpenClient {
         volume: None,
         account: None,
         renew_at_boot: client.mode == Mode::Ephemeral,
+        writable: true,
         client,
     }
 }
