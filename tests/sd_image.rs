@@ -13,7 +13,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use rootstock::update::autoboot;
+use rootstock::update::{autoboot, fdt};
 use support::command::run;
 use support::sd_image;
 
@@ -122,6 +122,21 @@ fn each_board_finds_all_that_it_needs_on_its_way() {
     let boards_told = String::from_utf8(image.file(&slot, "boards.txt")).unwrap();
     assert!(boards_told.lines().all(|line| line.starts_with("raspberrypi,")) && boards_told.lines().count() >= 5);
     assert!(image.file(&settings, "rootstock.toml").starts_with(b"# Rootstock's settings"));
+}
+
+#[test]
+fn the_firmwares_mailbox_is_found_in_each_boards_device_tree() {
+    let image = Image::new();
+    let slot = image.partition(2);
+    for [filter, dtb, _] in boards() {
+        let found = fdt::mailbox(&image.file(&slot, &dtb)).unwrap_or_else(|| panic!("{filter}: none"));
+        // BCM2837 and BCM2711 ARM Peripherals §1.2.
+        let (registers, bus, bytes) = match &dtb[..7] {
+            "bcm2837" => (0x3f00_b880, 0xc000_0000, 0x3f00_0000),
+            _ => (0xfe00_b880, 0xc000_0000, 0x4000_0000),
+        };
+        assert_eq!(found, fdt::Mailbox { registers, memory: (0, bytes), bus }, "{filter}");
+    }
 }
 
 #[test]

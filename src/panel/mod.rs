@@ -12,10 +12,11 @@
 //! ```
 //!
 //! Pure: `gestures`, `keys`, `pages`, `screens` with `screen` and `words`, `draw`
-//! (`low` for 32 rows) with `frame`, `blocks`, `presence`, `retry`, and `led` but for its two files. I/O: `gpio`,
+//! (`low` for 32 rows) with `frame`, `blocks`, `presence`, `retry`, and `led` but for its two files. I/O: `gpio` with `chip`,
 //! `oled` with `sh1106`, `terminal`, and the threads and locks in `threads`.
 
 pub mod blocks;
+mod chip;
 pub mod draw;
 pub mod frame;
 pub mod gestures;
