@@ -177,19 +177,6 @@ async fn read_file(client: &mut Mounted, path: &str) -> String {
     String::from_utf8_lossy(read.data.as_ref()).into_owned()
 }
 
-/// Makes a file in the root folder and writes it.
-async fn write_file(client: &mut Mounted, name: &str, text: &[u8]) -> nfs_fh3 {
-    let where_ = diropargs3 { dir: client.root_nfs_fh3(), name: filename3(Opaque::borrowed(name.as_bytes())) };
-    let mode = sattr3 { mode: set_mode3::Some(0o640), ..sattr3::default() };
-    let made = client.create(&CREATE3args { where_, how: createhow3::GUARDED(mode) }).await.unwrap().unwrap();
-    let post_op_fh3::Some(file) = made.obj else { panic!("no handle") };
-    let (count, data) = (text.len() as u32, Opaque::borrowed(text));
-    let args = WRITE3args { file: file.clone(), offset: 0, count, stable: stable_how::UNSTABLE, data };
-    client.write(&args).await.unwrap().unwrap();
-    client.commit(&COMMIT3args { file: file.clone(), offset: 0, count: 0 }).await.unwrap().unwrap();
-    file
-}
-
 #[test]
 fn a_killed_server_is_back_within_two_seconds_and_every_handle_is_good() {
     let mut lab = Lab::ready();
@@ -354,7 +341,7 @@ fn a_kernel_upgraded_inside_a_client_is_loaded_next_and_never_without_our_words(
 fn hostile_traffic_costs_no_boot_and_little_memory() {
     let mut lab = Lab::ready();
     let (pi, _) = lab.enrolled(Board::Pi4B, 1);
-    let before = lab.resident_kib();
+    let before = lab.memory_kib("VmRSS");
     let evil = lab.station("port8", [2, 0, 0, 0, 0, 8]);
     evil.ip("address add 192.168.77.241/24 dev eth0");
     evil.run(hostile_dhcp);
@@ -379,7 +366,7 @@ fn hostile_traffic_costs_no_boot_and_little_memory() {
     let (other, _) = lab.enrolled(Board::Pi5, 2);
     let hostname = other.net(async || read_file(&mut mount("/clients/pi-2/root").await.unwrap(), "etc/hostname").await);
     assert_eq!(hostname, "pi-2\n");
-    let after = lab.resident_kib();
+    let after = lab.memory_kib("VmRSS");
     println!("resident: {before} KiB, then {after} KiB");
     assert!(after < 48 << 10, "{after} KiB");
     drop(open);

@@ -22,6 +22,9 @@ const STORM: Duration = Duration::from_secs(90);
 /// The slowest transfer by the median one, and by a fast one; each the best of three rounds.
 const FAIR: (f64, f64) = (0.6, 0.25);
 
+/// For half as many clients; the appliance has 1 GiB for all that it does.
+const PEAK_KIB: u64 = 64 << 10;
+
 fn board(number: u8) -> Board {
     [Board::Pi3B, Board::Pi4B, Board::Pi5][usize::from(number) % 3]
 }
@@ -79,6 +82,12 @@ fn in_a_storm_of_64_nobody_gives_up_or_boots_twice_and_offers_come_in_time() {
     let best = |by: fn(&storm::Rates) -> f64| rounds.iter().map(by).fold(0.0, f64::max);
     let fair = (best(storm::Rates::by_median), best(storm::Rates::by_fast));
     assert!(fair.0 > FAIR.0 && fair.1 > FAIR.1, "{fair:?}");
+
+    // What it took at the most since it began with the storm: boots, transfers, and 64 roots that all work at once.
+    storm::roots_at_work(&booted, 16);
+    let peak = lab.memory_kib("VmHWM");
+    println!("at most {peak} KiB resident");
+    assert!(peak < PEAK_KIB, "{peak} KiB");
 
     // The figure for 200 is `just bench`'s; here the same with as many as there are.
     // The best of three: a test may share its machine with others.

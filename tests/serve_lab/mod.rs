@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nfs3_client::nfs3_types::nfs3::*;
 use nfs3_client::nfs3_types::rpc::{auth_unix, opaque_auth};
 use nfs3_client::nfs3_types::xdr_codec::Opaque;
 use nfs3_client::tokio::{TokioConnector, TokioIo};
@@ -237,9 +238,10 @@ impl Lab {
         eventually("the server's end", || serve.0.try_wait().unwrap())
     }
 
-    pub fn resident_kib(&self) -> u64 {
+    /// A field of the server's memory: `VmRSS`, what is resident; `VmHWM`, the most that was since it started (proc(5)).
+    pub fn memory_kib(&self, field: &str) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid().as_raw_nonzero())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':')).unwrap();
         line.trim().trim_end_matches(" kB").parse().unwrap()
     }
 
@@ -395,6 +397,24 @@ pub async fn mount(path: &str) -> Result<Mounted, String> {
     let mounting = builder.credential(opaque_auth::auth_unix(&root)).mount();
     let limited = tokio::time::timeout(PATIENCE, mounting).await.map_err(|_| "no answer".to_owned())?;
     limited.map_err(|error| format!("{error:?}"))
+}
+
+/// Makes a file in the root folder and writes it.
+pub async fn write_file(client: &mut Mounted, name: &str, text: &[u8]) -> nfs_fh3 {
+    let where_ = diropargs3 { dir: client.root_nfs_fh3(), name: filename3(Opaque::borrowed(name.as_bytes())) };
+    let mode = sattr3 { mode: set_mode3::Some(0o640), ..sattr3::default() };
+    let made = client.create(&CREATE3args { where_, how: createhow3::GUARDED(mode) }).await.unwrap().unwrap();
+    let post_op_fh3::Some(file) = made.obj else { panic!("no handle") };
+    write(client, &file, 0, text).await;
+    client.commit(&COMMIT3args { file: file.clone(), offset: 0, count: 0 }).await.unwrap().unwrap();
+    file
+}
+
+/// Not stable before a COMMIT.
+pub async fn write(client: &mut Mounted, file: &nfs_fh3, offset: u64, bytes: &[u8]) {
+    let (count, data) = (bytes.len() as u32, Opaque::borrowed(bytes));
+    let args = WRITE3args { file: file.clone(), offset, count, stable: stable_how::UNSTABLE, data };
+    client.write(&args).await.unwrap().unwrap();
 }
 
 /// A connection from a reserved port of the calling thread's namespace.

@@ -7,12 +7,9 @@ use std::sync::Barrier;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nfs3_client::Nfs3ConnectionBuilder;
-use nfs3_client::nfs3_types::rpc::{auth_unix, opaque_auth};
-use nfs3_client::nfs3_types::xdr_codec::Opaque;
-use nfs3_client::tokio::TokioConnector;
+use nfs3_client::nfs3_types::nfs3::{COMMIT3args, READ3args};
 
-use super::{Lab, PATIENCE, Pi, SERVER};
+use super::{Lab, PATIENCE, Pi, SERVER, mount, write, write_file};
 use crate::support::netns::Netns;
 use crate::support::virtual_pi::message::{self, CLASS, DISCOVER, OFFER};
 use crate::support::virtual_pi::session::Session;
@@ -48,23 +45,46 @@ pub fn mount_all(booted: &[(&Pi, &Fetched)]) {
     thread::scope(|scope| {
         for (pi, fetched) in booted {
             scope.spawn(move || {
-                let address = fetched.address;
-                let line = fetched.command_line("ttyAMA0");
-                let root = line.split(' ').find_map(|word| word.strip_prefix("nfsroot=")).unwrap();
-                let path = root.split([':', ',']).nth(1).unwrap().to_owned();
+                let (address, path) = (fetched.address, root_path(fetched));
                 pi.netns.ip(&format!("address add {address}/24 dev eth0"));
-                pi.net(async || mount(path.clone()).await).unwrap_or_else(|error| panic!("{address}, {path}: {error}"));
+                pi.net(async || mount(&path).await.map(drop))
+                    .unwrap_or_else(|error| panic!("{address}, {path}: {error}"));
             });
         }
     });
 }
 
-async fn mount(path: String) -> Result<(), String> {
-    let root = auth_unix { stamp: 0, machinename: Opaque::borrowed(b"pi"), uid: 0, gid: 0, gids: Vec::new() };
-    let builder = Nfs3ConnectionBuilder::new(TokioConnector, SERVER.to_string(), path);
-    let mounting = builder.credential(opaque_auth::auth_unix(&root)).mount();
-    let limited = tokio::time::timeout(PATIENCE, mounting).await.map_err(|_| "no answer".to_owned())?;
-    limited.map(drop).map_err(|error| format!("{error:?}"))
+/// Each one's root at work at the same time: a file written in pieces of `PIECE`, made stable, and read again.
+/// Their addresses are on their interfaces.
+pub fn roots_at_work(booted: &[(&Pi, &Fetched)], pieces: u64) {
+    const PIECE: usize = 256 << 10;
+    let start = Barrier::new(booted.len());
+    let work = async |path: &str| {
+        let mut client = mount(path).await.unwrap();
+        start.wait();
+        let bytes = vec![0x5a; PIECE];
+        let file = write_file(&mut client, "at-work", &bytes).await;
+        for offset in (1..pieces).map(|piece| piece * PIECE as u64) {
+            write(&mut client, &file, offset, &bytes).await;
+        }
+        client.commit(&COMMIT3args { file: file.clone(), offset: 0, count: 0 }).await.unwrap().unwrap();
+        for offset in (0..pieces).map(|piece| piece * PIECE as u64) {
+            let args = READ3args { file: file.clone(), offset, count: PIECE as u32 };
+            assert_eq!(client.read(&args).await.unwrap().unwrap().data.as_ref(), bytes);
+        }
+    };
+    thread::scope(|scope| {
+        for (pi, fetched) in booted {
+            let (path, work) = (root_path(fetched), &work);
+            scope.spawn(move || pi.net(async || work(&path).await));
+        }
+    });
+}
+
+fn root_path(fetched: &Fetched) -> String {
+    let line = fetched.command_line("ttyAMA0");
+    let root = line.split(' ').find_map(|word| word.strip_prefix("nfsroot=")).unwrap();
+    root.split([':', ',']).nth(1).unwrap().to_owned()
 }
 
 /// How fast each client got one file while all the others got it too, in bytes a second, the slowest first.
