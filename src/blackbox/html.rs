@@ -8,7 +8,7 @@ use std::fmt::Write;
 
 use super::frames::Wire;
 use super::record::{Record, Seen};
-use super::report::{Client, Summary};
+use super::summary::{Client, Summary};
 use crate::diagnose::{Attempt, Dialogue, File};
 use crate::tftp::packet::{self as tftp, Packet};
 use crate::{dhcp, nfs};

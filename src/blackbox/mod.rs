@@ -8,6 +8,7 @@
 //! | `tap` | where the shells and the log put what they see | I/O |
 //! | `frames` | entries as whole Ethernet frames again | yes |
 //! | `pcapng` | the capture file of a report | yes |
+//! | `summary` | what control knows, for a report | yes |
 //! | `report`, `html` | the files of a report, and its page for people | yes |
 //!
 //! # What is in it
@@ -37,7 +38,9 @@ mod pcapng;
 pub mod record;
 pub mod report;
 pub mod ring;
+pub mod summary;
 pub mod tap;
 
-pub use report::{Client, Summary, Why, files};
+pub use report::files;
 pub use ring::{Left, Ring};
+pub use summary::{Client, Summary, Why};

@@ -5,69 +5,14 @@
 
 use std::fmt::Write;
 
-use serde::{Deserialize, Serialize};
-
 use super::frames::Wire;
 use super::html;
 use super::pcapng::Capture;
 use super::record::{Record, Seen};
-use crate::diagnose::{Attempt, Hint};
+use super::summary::Summary;
 
 const ABOUT: &str = "what Rootstock's own sockets saw; Ethernet, IP, UDP and TCP headers are rebuilt, TFTP's data and \
                      what follows an RPC call's header are left out";
-
-/// Why there is a report.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Why {
-    /// A client's boot stopped.
-    Stall,
-    /// The server before this one did not end in order.
-    Crash,
-    /// Somebody wants one.
-    Asked,
-    /// The appliance's test of itself failed.
-    SelfTest,
-}
-
-impl Why {
-    /// In the name of the report's folder.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Stall => "stall",
-            Self::Crash => "crash",
-            Self::Asked => "asked",
-            Self::SelfTest => "self-test",
-        }
-    }
-}
-
-/// What control knows of one board.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Client {
-    /// The role, or the MAC address of a board that is no client.
-    pub name: String,
-    pub mac: String,
-    pub address: String,
-    pub model: String,
-    pub stage: String,
-    pub hint: Option<Hint>,
-    /// Boots since it was last up.
-    pub boots: u32,
-    pub seen: Option<Attempt>,
-}
-
-/// What control knows of all.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Summary {
-    pub why: Why,
-    /// In one sentence: whose boot stopped, for instance.
-    pub reason: String,
-    /// Name and value: address, stick, uptime and the like.
-    pub facts: Vec<(String, String)>,
-    /// Those concerned first.
-    pub clients: Vec<Client>,
-}
 
 /// The files of a report, by name.
 pub fn files(summary: &Summary, records: &[Record]) -> Vec<(&'static str, Vec<u8>)> {
@@ -108,8 +53,10 @@ fn log(records: &[Record]) -> String {
 pub mod tests {
     use std::net::Ipv4Addr;
 
+    use super::super::summary::{Client, Why};
     use super::*;
     use crate::client::MacAddr;
+    use crate::diagnose::{Attempt, Hint};
 
     pub fn summary(reason: &str) -> Summary {
         Summary {

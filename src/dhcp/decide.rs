@@ -4,38 +4,12 @@
 //! the question, and without one there is no answer at all.
 
 use std::net::Ipv4Addr;
-use std::time::Duration;
 
 use super::message::{Kind, Request};
 use super::quirks::Asker;
 use super::reply;
-use crate::client::{MacAddr, Role};
-use crate::config::Subnet;
-
-/// What every reply says of us; made from the configuration.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Server {
-    /// Our own address, with the prefix length of the wire. It is `siaddr`,
-    /// option 54 and option 66 alike, so a loader's precedence cannot matter.
-    pub subnet: Subnet,
-    /// Option 3, left out when there is none.
-    pub gateway: Option<Ipv4Addr>,
-    /// Option 6, left out when empty; at most 4 are sent.
-    pub dns: Vec<Ipv4Addr>,
-    /// Option 51. A client keeps its address for good all the same.
-    pub lease: Duration,
-}
-
-/// What belongs to one known client.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Binding {
-    pub address: Ipv4Addr,
-    /// Option 12.
-    pub role: Role,
-    /// Option 17, in the form that the kernel and klibc's `ipconfig` read:
-    /// `192.168.77.1:/clients/pi-1/root,vers=3,tcp`. Left out when empty or over 255 bytes.
-    pub root_path: String,
-}
+use super::terms::{Answer, Binding, Server};
+use crate::client::MacAddr;
 
 /// The outcome for one request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,20 +40,6 @@ pub enum Silence {
     NotItsAddress(Ipv4Addr),
     #[error("a message that fits no state of RFC 2131, table 4")]
     NoState,
-}
-
-/// Which reply it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Answer {
-    Offer,
-    Ack,
-    Nak,
-    /// An ACK to an INFORM: options without an address.
-    Inform,
-    /// An OFFER of a boot without an address: another server leases that (PXE 2.1 §2.2.1).
-    Boot,
-    /// An OFFER of nothing, to another appliance that asks who is here.
-    Presence,
 }
 
 /// A reply, ready to send.
@@ -235,11 +195,15 @@ fn destination(answer: Answer, binding: &Binding, request: &Request) -> Destinat
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use proptest::prelude::*;
 
     use super::super::message::parse;
     use super::super::packets::{self, Packet};
     use super::*;
+    use crate::client::Role;
+    use crate::config::Subnet;
 
     const US: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 1);
     const OTHER_SERVER: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 2);

@@ -6,6 +6,7 @@
 //! | `message` | a datagram becomes a [`Request`] or is [`Ignored`] | yes |
 //! | `quirks` | which Pi asks, and what its loader must hear | yes |
 //! | `decide` | RFC 2131 §4.3: what to answer a client, and where to | yes |
+//! | `terms` | what a reply says of us and of the client, and which one it is | yes |
 //! | `reply` | the bytes of OFFER, ACK and NAK | yes |
 //! | `allocate` | the address of a new client, and addresses in conflict | yes |
 //! | `client` | what we ask of another server, and its answers | yes |
@@ -38,15 +39,15 @@ mod options;
 pub mod quirks;
 mod reply;
 pub mod socket;
+pub mod terms;
 mod throttle;
 
 pub use allocate::{Conflicts, Pool, allocate};
-pub use decide::{
-    Answer, Binding, Decision, Destination, How, Reply, Server, Silence, State, decide, offer_boot, tell_presence,
-};
+pub use decide::{Decision, Destination, How, Reply, Silence, State, decide, offer_boot, tell_presence};
 pub use message::{Ignored, Kind, Request, parse};
 pub use quirks::{Asker, Identity, Program};
 pub use socket::{Counters, Error, Event, Socket};
+pub use terms::{Answer, Binding, Server};
 
 #[cfg(test)]
 pub(crate) mod packets;

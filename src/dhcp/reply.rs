@@ -12,8 +12,8 @@ use dhcproto::v4::{
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use super::decide::{Answer, Binding, Server};
 use super::message::{MAX_BYTES, Request};
+use super::terms::{Answer, Binding, Server};
 use super::{client, quirks};
 
 /// IPv4 and UDP headers, which option 57 counts in.

@@ -1,8 +1,8 @@
 //! `fattr3`, `wcc_attr` and `sattr3` (RFC 1813 §2.6). Pure.
 
 use nfsserve::nfs::{
-    fattr3, ftype3, nfstime3, post_op_attr, pre_op_attr, sattr3, set_atime, set_gid3, set_mode3, set_mtime, set_size3,
-    set_uid3, specdata3, wcc_attr, wcc_data,
+    fattr3, ftype3, nfsstat3, nfstime3, post_op_attr, pre_op_attr, sattr3, set_atime, set_gid3, set_mode3, set_mtime,
+    set_size3, set_uid3, specdata3, wcc_attr, wcc_data,
 };
 use rustix::fs::{Stat, major, makedev, minor};
 
@@ -100,10 +100,29 @@ pub fn time(args: &mut Cursor<'_>) -> Result<nfstime3, Malformed> {
     Ok(nfstime3 { seconds: args.u32()?, nseconds: args.u32()? })
 }
 
-/// The kernel's device number of an MKNOD.
-pub fn device(args: &mut Cursor<'_>) -> Result<u64, Malformed> {
+/// Whether all of `new` can be set, as far as the values alone tell: asked before anything is made or set, so that a call
+/// which is refused for one of them has done nothing.
+pub fn settable(new: &sattr3) -> Result<(), nfsstat3> {
+    // The id -1 is none: to the system call it would mean "leave it".
+    let no_owner = matches!(new.uid, set_uid3::uid(u32::MAX)) || matches!(new.gid, set_gid3::gid(u32::MAX));
+    // More than a second's worth of nanoseconds would be one of the kernel's special values.
+    let no_time = |time: nfstime3| time.nseconds > 999_999_999;
+    let no_atime = matches!(new.atime, set_atime::SET_TO_CLIENT_TIME(time) if no_time(time));
+    let no_mtime = matches!(new.mtime, set_mtime::SET_TO_CLIENT_TIME(time) if no_time(time));
+    if no_owner || no_atime || no_mtime {
+        return Err(nfsstat3::NFS3ERR_INVAL);
+    }
+    match new.size {
+        set_size3::size(size) if i64::try_from(size).is_err() => Err(nfsstat3::NFS3ERR_FBIG),
+        _ => Ok(()),
+    }
+}
+
+/// The kernel's device number of an MKNOD; `None` for what its 12 and 20 bits cannot hold, of which it would
+/// make another device's.
+pub fn device(args: &mut Cursor<'_>) -> Result<Option<u64>, Malformed> {
     let (major, minor) = (args.u32()?, args.u32()?);
-    Ok(makedev(major, minor))
+    Ok((major < 1 << 12 && minor < 1 << 20).then(|| makedev(major, minor)))
 }
 
 /// The verifier of an EXCLUSIVE CREATE as the two times that keep it on the
@@ -178,6 +197,43 @@ mod tests {
         assert!(!made_by_verifier(&stat, [0; 8]));
         stat.st_size = 1;
         assert!(!made_by_verifier(&stat, verifier));
+    }
+
+    #[test]
+    fn what_cannot_be_set_is_refused_as_a_whole() {
+        let check = |new: sattr3, expected: Option<nfsstat3>| {
+            assert_eq!(
+                settable(&new).err().map(|status| status as u32),
+                expected.map(|status| status as u32),
+                "{new:?}"
+            );
+        };
+        let time = |nseconds| nfstime3 { seconds: u32::MAX, nseconds };
+        let (bad, too_big) = (Some(nfsstat3::NFS3ERR_INVAL), Some(nfsstat3::NFS3ERR_FBIG));
+        check(sattr3::default(), None);
+        check(sattr3 { uid: set_uid3::uid(u32::MAX - 1), ..sattr3::default() }, None);
+        check(sattr3 { uid: set_uid3::uid(u32::MAX), ..sattr3::default() }, bad);
+        check(sattr3 { gid: set_gid3::gid(u32::MAX), ..sattr3::default() }, bad);
+        check(sattr3 { atime: set_atime::SET_TO_CLIENT_TIME(time(999_999_999)), ..sattr3::default() }, None);
+        for nseconds in [1_000_000_000, 0x3fff_fffe, 0x3fff_ffff, u32::MAX] {
+            check(sattr3 { atime: set_atime::SET_TO_CLIENT_TIME(time(nseconds)), ..sattr3::default() }, bad);
+            check(sattr3 { mtime: set_mtime::SET_TO_CLIENT_TIME(time(nseconds)), ..sattr3::default() }, bad);
+        }
+        check(sattr3 { size: set_size3::size(i64::MAX as u64), ..sattr3::default() }, None);
+        check(sattr3 { size: set_size3::size(1 << 63), ..sattr3::default() }, too_big);
+    }
+
+    #[test]
+    fn a_device_that_the_kernel_cannot_name_is_none() {
+        let check = |major: u32, minor: u32, expected: bool| {
+            let bytes = [major.to_be_bytes(), minor.to_be_bytes()].concat();
+            assert_eq!(device(&mut Cursor::new(&bytes)).unwrap().is_some(), expected, "{major}:{minor}");
+        };
+        check(0, 0, true);
+        check(4095, 1_048_575, true);
+        check(4096, 3, false);
+        check(1, 1 << 20, false);
+        check(u32::MAX, u32::MAX, false);
     }
 
     #[test]

@@ -15,8 +15,9 @@ pub enum RecordError {
     TooManyFragments,
 }
 
-/// Clients send one fragment a record; a few libraries split at their buffer size of 4 to 9 KB.
-pub const MAX_FRAGMENTS: u32 = 256;
+/// Clients send one fragment a record; a few libraries split at their buffer size of 4 to 9 KB. So many take the longest
+/// call that carries no data, a SYMLINK, in fragments of one byte.
+pub const MAX_FRAGMENTS: u32 = 8192;
 
 /// Where in the stream the next byte belongs.
 #[derive(Debug)]

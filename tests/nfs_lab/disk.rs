@@ -1,4 +1,4 @@
-//! A disk that remembers every write and every flush, and can stand still: one file
+//! A disk that remembers every write and every flush, and can stand still or fail: one file
 //! in a FUSE file system, for a loop device to lie on.
 //!
 //! A process of its own serves it (`serve`). A test that is killed while a call of it waits for the disk could not end
@@ -17,7 +17,7 @@ use std::sync::Mutex;
 #[path = "disk_process.rs"]
 mod process;
 
-use process::{GO_ON, INDEX_BYTES, IS_WAITED_FOR, MOUNTED, Parts, STAND_STILL, YES};
+use process::{FAIL, GO_ON, INDEX_BYTES, IS_WAITED_FOR, MOUNTED, Parts, STAND_STILL, YES};
 
 /// What reached the disk, in order.
 #[derive(Clone)]
@@ -131,6 +131,11 @@ impl Disk {
 
     pub fn go_on(&self) {
         self.ask(GO_ON);
+    }
+
+    /// From now on each write and flush is an I/O error.
+    pub fn fail(&self) {
+        self.ask(FAIL);
     }
 
     /// Whether a write or a flush waits for it to go on.

@@ -19,6 +19,7 @@ pub const MOUNTED: u8 = b'm';
 pub const STAND_STILL: u8 = b's';
 pub const GO_ON: u8 = b'g';
 pub const IS_WAITED_FOR: u8 = b'w';
+pub const FAIL: u8 = b'f';
 /// The answers.
 pub const YES: u8 = b'y';
 const NO: u8 = b'n';
@@ -102,7 +103,7 @@ fn run(parts: &Parts, point: &CStr, request: &mut [u8], reply: &mut [u8]) -> Res
     close_others(parts);
     own_root(point)?;
     rustix::io::write(&parts.parent, &[YES])?;
-    let mut state = State { parts, waits: None, stands_still: false, written: 0, events: 0 };
+    let mut state = State { parts, waits: None, stands_still: false, fails: false, written: 0, events: 0 };
     // Before the mount there is nothing to read.
     let mut alone = match state.asked()? {
         true => None,
@@ -193,6 +194,8 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
 struct State<'a> {
     parts: &'a Parts,
     stands_still: bool,
+    /// From now on nothing is written.
+    fails: bool,
     /// The request that waits for it to go on: its length.
     waits: Option<usize>,
     /// What is in `data` and `index`.
@@ -214,6 +217,10 @@ impl State<'_> {
             }
             GO_ON => {
                 self.stands_still = false;
+                YES
+            }
+            FAIL => {
+                self.fails = true;
                 YES
             }
             IS_WAITED_FOR if self.waits.is_none() => NO,
@@ -262,6 +269,7 @@ impl State<'_> {
                 let length = length.min(size - start) as usize;
                 return rustix::io::pread(&self.parts.content, &mut out.bytes[..length], start);
             }
+            16 | 20 if self.fails => return Err(Errno::IO),
             // WRITE
             16 => {
                 let (offset, length) = (u64_at(body, 8), u32_at(body, 16) as usize);

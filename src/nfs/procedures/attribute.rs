@@ -4,7 +4,7 @@ use std::os::fd::AsRawFd;
 
 use nfsserve::nfs::nfsstat3::{self, *};
 use nfsserve::nfs::{nfstime3, sattr3, set_atime, set_gid3, set_mode3, set_mtime, set_size3, set_uid3};
-use rustix::fs::{AtFlags, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
+use rustix::fs::{AtFlags, Mode, Stat, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
 
@@ -80,6 +80,7 @@ fn guarded(
     guard: Option<nfstime3>,
 ) -> Result<(), nfsstat3> {
     context.writable(object)?;
+    attributes::settable(new)?;
     if let Some(guard) = guard.filter(|_| !context.attempt.done) {
         if !attributes::guard_holds(guard, before) {
             return Err(NFS3ERR_NOT_SYNC);
@@ -89,7 +90,7 @@ fn guarded(
     apply(context, object, before, new)
 }
 
-/// Sets all that `new` names, in the order that lets each step still be
+/// Sets all that `new` names (which is `settable`), in the order that lets each step still be
 /// allowed: the size first, while the mode is the old one; the mode after the
 /// owner, since a change of owner takes set-id bits away; times last, since the
 /// others change them.
@@ -110,10 +111,6 @@ fn set(context: &Context<'_>, object: &Object, stat: &Stat, new: &sattr3) -> Res
     let fd = object.file.fd();
     let uid = if let set_uid3::uid(uid) = new.uid { Some(uid) } else { None };
     let gid = if let set_gid3::gid(gid) = new.gid { Some(gid) } else { None };
-    // The id -1 is none: to the system call it would mean "leave it".
-    if uid == Some(u32::MAX) || gid == Some(u32::MAX) {
-        return Err(NFS3ERR_INVAL);
-    }
     if uid.is_some() || gid.is_some() {
         rustix::fs::chownat(fd, "", uid.map(Uid::from_raw), gid.map(Gid::from_raw), AtFlags::EMPTY_PATH)
             .map_err(fail)?;
@@ -125,12 +122,12 @@ fn set(context: &Context<'_>, object: &Object, stat: &Stat, new: &sattr3) -> Res
         last_access: match new.atime {
             set_atime::DONT_CHANGE => nanoseconds(UTIME_OMIT),
             set_atime::SET_TO_SERVER_TIME => nanoseconds(UTIME_NOW),
-            set_atime::SET_TO_CLIENT_TIME(time) => timespec(time)?,
+            set_atime::SET_TO_CLIENT_TIME(time) => timespec(time),
         },
         last_modification: match new.mtime {
             set_mtime::DONT_CHANGE => nanoseconds(UTIME_OMIT),
             set_mtime::SET_TO_SERVER_TIME => nanoseconds(UTIME_NOW),
-            set_mtime::SET_TO_CLIENT_TIME(time) => timespec(time)?,
+            set_mtime::SET_TO_CLIENT_TIME(time) => timespec(time),
         },
     };
     // One time alone as the server's is what a client sends to truncate an empty file. The
@@ -159,12 +156,8 @@ fn nanoseconds(tv_nsec: i64) -> Timespec {
     Timespec { tv_sec: 0, tv_nsec: tv_nsec as _ }
 }
 
-/// More than a second's worth of nanoseconds would be one of the kernel's special values.
-fn timespec(time: nfstime3) -> Result<Timespec, nfsstat3> {
-    if time.nseconds > 999_999_999 {
-        return Err(NFS3ERR_INVAL);
-    }
-    Ok(Timespec { tv_sec: time.seconds.into(), tv_nsec: time.nseconds as _ })
+fn timespec(time: nfstime3) -> Timespec {
+    Timespec { tv_sec: time.seconds.into(), tv_nsec: time.nseconds as _ }
 }
 
 /// Truncates or extends. The owner always may (it may have been opened before
@@ -211,19 +204,13 @@ fn chmod(object: &Object, mode: u32) -> Result<(), Errno> {
     rustix::fs::chmod(path, Mode::from_raw_mode(mode & 0o7777))
 }
 
-/// What cannot be opened for fsync (devices, links, pipes) goes to the stick with the journal's
-/// running transaction, which a new nameless file is part of. (`syncfs` would wait for all data of all clients:
-/// 130 ms and more on a busy machine, against 0.4 ms; 2026-11-22.)
+/// What cannot be opened for fsync (devices, links, pipes) goes to the stick with the journal's running transaction, all of
+/// which the fsync of any directory commits: the root's, since it lies in the upper layer always. (`syncfs` would wait for
+/// all data of all clients: 130 ms and more on a busy machine, against 0.4 ms; 2026-11-22.)
 pub(super) fn durable(context: &Context<'_>, object: &Object) -> Result<(), nfsstat3> {
     if object.handle.is_regular() || object.handle.is_directory() {
         return context.sync(object);
     }
-    let root = &object.export.root;
-    let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
-    let result = match rustix::fs::openat(root, ".", flags, Mode::from_raw_mode(0o600)) {
-        Ok(nameless) => rustix::fs::fsync(nameless),
-        // No room for one more inode, or a file system without nameless files.
-        Err(_) => rustix::fs::syncfs(root),
-    };
-    result.map_err(|errno| context.fail(object, errno))
+    let export = &object.export;
+    export.synced(rustix::fs::fsync(&export.root)).map_err(|errno| context.fail(object, errno))
 }

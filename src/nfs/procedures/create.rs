@@ -28,7 +28,7 @@ pub fn create(context: &Context<'_>, args: Arguments<'_, '_>, reply: &mut Encode
         2 => (How::Exclusive(args.verifier()?), sattr3::default()),
         _ => return Err(Malformed),
     };
-    make(context, fh, name, reply, |directory, name| match how {
+    make(context, fh, name, reply, &new, |directory, name| match how {
         How::Exclusive(verifier) => exclusive(context, directory, name, verifier),
         How::Guarded => guarded(context, directory, name, &new),
         How::Unchecked => match guarded(context, directory, name, &new) {
@@ -41,7 +41,7 @@ pub fn create(context: &Context<'_>, args: Arguments<'_, '_>, reply: &mut Encode
 
 pub fn mkdir(context: &Context<'_>, args: Arguments<'_, '_>, reply: &mut Encoder) -> Result<(), Malformed> {
     let (fh, name, new) = (fh(args)?, filename(args)?, attributes::sattr(args)?);
-    make(context, fh, name, reply, |directory, name| {
+    make(context, fh, name, reply, &new, |directory, name| {
         let mode = mode(&new, 0o777);
         as_caller(context, directory, name, || {
             rustix::fs::mkdirat(directory.file.fd(), name, Mode::from_raw_mode(mode))
@@ -57,7 +57,7 @@ pub fn symlink(context: &Context<'_>, args: Arguments<'_, '_>, reply: &mut Encod
     let text = args.opaque(usize::MAX)?;
     // A link has no mode of its own.
     new.mode = set_mode3::Void;
-    make(context, fh, name, reply, |directory, name| {
+    make(context, fh, name, reply, &new, |directory, name| {
         if text.len() > MAX_LINK_TEXT {
             return Err(NFS3ERR_NAMETOOLONG);
         }
@@ -76,13 +76,13 @@ pub fn mknod(context: &Context<'_>, args: Arguments<'_, '_>, reply: &mut Encoder
     let (file_type, new, device) = match kind {
         3 => (Some(FileType::BlockDevice), attributes::sattr(args)?, attributes::device(args)?),
         4 => (Some(FileType::CharacterDevice), attributes::sattr(args)?, attributes::device(args)?),
-        6 => (Some(FileType::Socket), attributes::sattr(args)?, 0),
-        7 => (Some(FileType::Fifo), attributes::sattr(args)?, 0),
-        1 | 2 | 5 => (None, sattr3::default(), 0),
+        6 => (Some(FileType::Socket), attributes::sattr(args)?, Some(0)),
+        7 => (Some(FileType::Fifo), attributes::sattr(args)?, Some(0)),
+        1 | 2 | 5 => (None, sattr3::default(), Some(0)),
         _ => return Err(Malformed),
     };
-    make(context, fh, name, reply, |directory, name| {
-        let file_type = file_type.ok_or(NFS3ERR_BADTYPE)?;
+    make(context, fh, name, reply, &new, |directory, name| {
+        let (file_type, device) = (file_type.ok_or(NFS3ERR_BADTYPE)?, device.ok_or(NFS3ERR_INVAL)?);
         let mode = Mode::from_raw_mode(mode(&new, 0o666));
         as_caller(context, directory, name, || {
             rustix::fs::mknodat(directory.file.fd(), name, file_type, mode, device)
@@ -115,6 +115,7 @@ fn make(
     fh: &[u8],
     name: &[u8],
     reply: &mut Encoder,
+    new: &sattr3,
     make: impl FnOnce(&Object, &[u8]) -> Result<Made, nfsstat3>,
 ) {
     let directory = match context.object(fh) {
@@ -135,6 +136,7 @@ fn make(
                 return Err(NFS3ERR_EXIST);
             }
             context.writable(&directory)?;
+            attributes::settable(new)?;
             make(&directory, name)
         });
         (result, directory.wcc(before.ok().as_ref()))

@@ -230,8 +230,8 @@ fn stabilise(context: &Context<'_>, object: &Object, stable: u32) -> Result<(), 
     let writer = || object.file.writer(&object.export.root, &object.handle);
     let result = match stable {
         UNSTABLE => Ok(()),
-        DATA_SYNC => writer().and_then(rustix::fs::fdatasync),
-        _ => writer().and_then(|fd| object.file.sync(fd)),
+        DATA_SYNC => object.export.synced(writer().and_then(rustix::fs::fdatasync)),
+        _ => object.export.synced(writer().and_then(|fd| object.file.sync(fd))),
     };
     // The kernel tells a lost write once: the next fsync would succeed. With
     // another verifier the client sends again all that was not committed.
@@ -255,7 +255,8 @@ pub fn commit(context: &Context<'_>, args: Arguments<'_, '_>, reply: &mut Encode
         may(context, &object, &before, Rwx { write: true, ..Rwx::default() })?;
         let file = object.file.syncer(&object.export.root, &object.handle);
         let file = file.map_err(|errno| context.fail(&object, errno))?;
-        object.file.sync(file).map_err(|errno| context.exports.failed(&object.export, errno, true))
+        let synced = object.export.synced(object.file.sync(file));
+        synced.map_err(|errno| context.exports.failed(&object.export, errno, true))
     });
     reply.value(&result.err().unwrap_or(NFS3_OK));
     reply.value(&object.wcc(before.ok().as_ref()));

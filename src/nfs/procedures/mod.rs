@@ -14,6 +14,9 @@
 //! directory on the client, which an NFS client answers by itself, would be a lie, and
 //! sqlite's commits are made of that.
 //!
+//! **Not by its word alone.** An fsync may answer 0 for a commit that failed while somebody else waited for it; so the journal
+//! is asked behind each one (`OpenExport::synced`; `tests/nfs_failing_disk`).
+//!
 //! **By which file.** For ext4 an fsync of a directory is a commit of all that any call has begun by then, and a call that
 //! comes in while a commit runs waits for that one and the next. An fsync of a regular file waits for the step
 //! that changed the file last. So CREATE and REMOVE sync the file, where it is open and its data is on the stick already: the
@@ -391,13 +394,13 @@ impl Context<'_> {
     /// ext4 makes both in one step of its journal, and a file's fsync waits for the last step that
     /// changed the file; a directory's commits, and waits for, whatever others have begun since.
     fn sync_by(&self, directory: &Object, file: BorrowedFd<'_>) -> Result<(), nfsstat3> {
-        rustix::fs::fsync(file).map_err(|errno| self.fail(directory, errno))
+        directory.export.synced(rustix::fs::fsync(file)).map_err(|errno| self.fail(directory, errno))
     }
 
     /// Makes the names in a directory durable; also all that the journal took in before.
     fn sync(&self, object: &Object) -> Result<(), nfsstat3> {
         let file = object.file.syncer(&object.export.root, &object.handle);
-        file.and_then(rustix::fs::fsync).map_err(|errno| self.fail(object, errno))
+        object.export.synced(file.and_then(rustix::fs::fsync)).map_err(|errno| self.fail(object, errno))
     }
 
     fn reader<'a>(&self, object: &'a Object) -> Result<BorrowedFd<'a>, nfsstat3> {
