@@ -48,6 +48,8 @@ pub struct Options {
     pub run: PathBuf,
     /// Block devices that are never a stick.
     pub ignore_devices: Vec<String>,
+    /// Disks that may be a stick though they are not on USB.
+    pub disks: Vec<String>,
     /// Whether this is the appliance itself, which may be updated.
     pub updates: bool,
 }
@@ -182,7 +184,7 @@ pub fn run(options: Options, started: impl FnOnce(Inbox)) -> Result<End, Error> 
             run: options.run.clone(),
             folder: options.stick.clone(),
             ignore_devices: options.ignore_devices.clone(),
-            extra_devices: Vec::new(),
+            extra_devices: options.disks.clone(),
             minimum_store_bytes: MINIMUM_STORE_BYTES,
             store_bytes: config.store.size_gib.map(|gib| u64::from(gib) << 30),
             make_store: config.store.write,

@@ -67,6 +67,9 @@ struct Serve {
     /// A folder that stands for the stick: images lie in it, and the store is made in it
     #[arg(long)]
     stick: Option<PathBuf>,
+    /// A disk that is a stick though it is not on USB, such as nvme0n1; may be given several times
+    #[arg(long, value_name = "NAME", conflicts_with = "stick")]
+    disk: Vec<String>,
     /// The wired interface, instead of the first one
     #[arg(long)]
     interface: Option<String>,
@@ -186,6 +189,7 @@ impl Serve {
             config: if self.appliance { Some(self.run.join("rootstock.toml")) } else { self.config },
             boot_problem: Some(found("boot-problem").trim().to_owned()).filter(|problem| !problem.is_empty()),
             stick: self.stick,
+            disks: self.disk,
             interface: self.interface,
             panel,
             ignore_devices: found("boot-device").split_whitespace().map(str::to_owned).collect(),

@@ -11,6 +11,7 @@ mod store_support;
 mod support;
 
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -32,7 +33,7 @@ fn a_stick_from_the_shop_serves_after_one_press_and_fsck_finds_nothing() {
         let stick = make_stick(kind, &folder);
         let free_before = check(kind, &stick);
 
-        let mut pi = Appliance::start(&folder, &stick);
+        let mut pi = Appliance::start(&folder, &[Stick::writable(&stick)]);
         pi.machine.wait_for("asks for ENROLL", 0, LIMIT).unwrap();
         let shown = pi.panel.wait_for("Press ENROLL", LIMIT).unwrap();
         assert!(shown.words.contains("Your files stay"), "{}", shown.words);
@@ -44,11 +45,53 @@ fn a_stick_from_the_shop_serves_after_one_press_and_fsck_finds_nothing() {
 
         let free_after = check(kind, &stick);
         assert!(free_before - free_after > 1 << 30, "{free_before} {free_after}");
-        let mut pi = Appliance::start(&folder, &stick);
+        // Beside it a stick whose logical partitions lead back to where they began, as the kernel's scanner reads it.
+        let loops = looping(&folder);
+        let mut pi = Appliance::start(&folder, &[Stick::writable(&stick), Stick::writable(&loops)]);
         pi.machine.wait_for(": 1 images, 0 clients", 0, LIMIT).unwrap();
-        pi.power_off();
+        pi.machine.wait_for("is not used: partitions ", 0, LIMIT).unwrap();
+        assert_eq!(pi.power_off().matches("is not used: ").count(), 1, "said once");
         assert_eq!(check(kind, &stick), free_after);
+
+        // Its lock is on: the store in the file system is read, and clients would live in memory.
+        let before = run("sha256sum", &[stick.to_str().unwrap()]);
+        let mut pi = Appliance::start(&folder, &[Stick { file: &stick, is_locked: true }]);
+        pi.machine.wait_for(": 1 images, 0 clients", 0, LIMIT).unwrap();
+        pi.machine.wait_for("is write-protected. Clients live in", 0, LIMIT).unwrap();
+        pi.panel.wait_for("Nothing is kept", LIMIT).unwrap();
+        pi.power_off();
+        assert_eq!(run("sha256sum", &[stick.to_str().unwrap()]), before, "it was written");
     }
+}
+
+/// A stick with an extended partition whose second record names itself as the next.
+fn looping(folder: &Path) -> PathBuf {
+    let file = folder.join("looping.img");
+    let size = 64 << 20;
+    fs::File::create(&file).unwrap().set_len(size).unwrap();
+    let entry = |kind: u8, start: u32, sectors: u32| {
+        let mut entry = [0; 16];
+        entry[4] = kind;
+        entry[8..12].copy_from_slice(&start.to_le_bytes());
+        entry[12..].copy_from_slice(&sectors.to_le_bytes());
+        entry
+    };
+    let record = |entries: &[[u8; 16]]| {
+        let mut sector = [0; 512];
+        for (n, entry) in entries.iter().enumerate() {
+            sector[446 + 16 * n..][..16].copy_from_slice(entry);
+        }
+        sector[510..].copy_from_slice(&[0x55, 0xaa]);
+        sector
+    };
+    // The extended partition, and in it a logical one at each step; starts of the next are counted from its beginning.
+    let (extended, step) = (2048, 8192);
+    let disk = fs::File::options().write(true).open(&file).unwrap();
+    let write = |sector: u32, bytes: &[u8]| disk.write_all_at(bytes, u64::from(sector) * 512).unwrap();
+    write(0, &record(&[entry(5, extended, (size / 512) as u32 - extended)]));
+    write(extended, &record(&[entry(0x83, 2048, 4096), entry(5, step, step)]));
+    write(extended + step, &record(&[entry(0x83, 2048, 4096), entry(5, step, step)]));
+    file
 }
 
 /// One partition over all of the stick, an image and a note on it.
@@ -101,6 +144,18 @@ fn check(kind: &str, file: &Path) -> u64 {
     line.chars().filter(char::is_ascii_digit).collect::<String>().parse().unwrap()
 }
 
+/// What is plugged in.
+struct Stick<'a> {
+    file: &'a Path,
+    is_locked: bool,
+}
+
+impl<'a> Stick<'a> {
+    fn writable(file: &'a Path) -> Self {
+        Self { file, is_locked: false }
+    }
+}
+
 struct Appliance {
     machine: Machine,
     panel: PanelTty,
@@ -108,7 +163,7 @@ struct Appliance {
 }
 
 impl Appliance {
-    fn start(folder: &Path, stick: &Path) -> Self {
+    fn start(folder: &Path, sticks: &[Stick<'_>]) -> Self {
         let wire = Netns::new("shop");
         wire.bridge("br0");
         wire.tap("tap-pi0", "br0");
@@ -123,9 +178,15 @@ impl Appliance {
         command
             .args(["-monitor", "none", "-drive"])
             .arg(format!("if=none,id=sd,format=raw,readonly=on,file={}", image.display()))
-            .args(["-device", "virtio-blk-pci,drive=sd,romfile=", "-device", "qemu-xhci", "-drive"])
-            .arg(format!("if=none,id=stick,format=raw,file={}", stick.display()))
-            .args(["-device", "usb-storage,drive=stick", "-device", "i6300esb", "-chardev"])
+            .args(["-device", "virtio-blk-pci,drive=sd,romfile=", "-device", "qemu-xhci"]);
+        for (n, Stick { file, is_locked }) in sticks.iter().enumerate() {
+            let locked = if *is_locked { "on" } else { "off" };
+            command
+                .args(["-drive", &format!("if=none,id=stick{n},format=raw,readonly={locked},file={}", file.display())])
+                .args(["-device", &format!("usb-storage,drive=stick{n}")]);
+        }
+        command
+            .args(["-device", "i6300esb", "-chardev"])
             .arg(format!("socket,id=panel,path={},server=on,wait=off", socket.display()))
             .args(["-device", "virtio-serial-pci", "-device", "virtconsole,chardev=panel"]);
         let machine = Machine::start("appliance", &mut command, folder).unwrap();
@@ -133,8 +194,10 @@ impl Appliance {
         Self { machine, panel, _wire: wire }
     }
 
-    fn power_off(mut self) {
+    /// All that its console said.
+    fn power_off(mut self) -> String {
         self.panel.press('N').unwrap();
         self.machine.wait_exit(LIMIT).unwrap();
+        self.machine.console.text()
     }
 }

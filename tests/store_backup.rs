@@ -14,16 +14,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use rootstock::directory::HandleKey;
 use rootstock::status::NewPlace;
 use rootstock::store::backup::{self, Mark};
-use rootstock::store::{BackupOffer, Command, Event, OpenClient, Options};
+use rootstock::store::{BackupOffer, Command, Event, OpenClient};
 use store_support::*;
-
-fn options(bench: &Bench, sticks: &[&LoopDisk]) -> Options {
-    Options {
-        extra_devices: sticks.iter().map(|stick| stick.name()).collect(),
-        minimum_store_bytes: 64 * MIB,
-        ..bench.options()
-    }
-}
 
 fn store_stick(bench: &Bench, name: &str) -> LoopDisk {
     let stick = disk(&bench.path(name), 300 * MIB, "");
@@ -70,7 +62,7 @@ fn a_copy_stands_in_for_a_lost_stick_and_takes_it_back_as_its_own_copy() {
     run("umount", &[bench.path("mounted").to_str().unwrap()]);
     let second = disk(&bench.path("two"), 400 * MIB, "");
 
-    let mut running = Running::start(options(&bench, &[&first, &second]));
+    let mut running = Running::start(bench.with_sticks(&[&first, &second]));
     let first_key = running.wait("Opened", |event| match event {
         Event::Opened { handle_key, .. } => Some(handle_key.clone()),
         _ => None,
@@ -97,7 +89,7 @@ fn a_copy_stands_in_for_a_lost_stick_and_takes_it_back_as_its_own_copy() {
     running.stop();
 
     // The first is lost.
-    let mut running = Running::start(options(&bench, &[&second]));
+    let mut running = Running::start(bench.with_sticks(&[&second]));
     let place = running.wait("NeedsConfirmation", |event| match event {
         Event::NeedsConfirmation { place, .. } => Some(*place),
         Event::Opened { .. } => panic!("a copy was served unasked"),
@@ -114,7 +106,7 @@ fn a_copy_stands_in_for_a_lost_stick_and_takes_it_back_as_its_own_copy() {
         assert_eq!(handles::open(&stood_in.root, handle).unwrap_err().raw_os_error(), Some(libc::ESTALE));
     }
     assert_ne!(key, first_key);
-    running.wait("OtherFiles", |event| (*event == Event::OtherFiles).then_some(()));
+    running.wait("OtherFiles", |event| matches!(event, Event::OtherFiles { .. }).then_some(()));
     check(&stood_in.root);
     fs::write(stood_in.root.join("written-by-the-copy"), "x").unwrap();
     running.stop();
@@ -122,18 +114,18 @@ fn a_copy_stands_in_for_a_lost_stick_and_takes_it_back_as_its_own_copy() {
 
     // Both, whichever is found first: the one that somebody went on with.
     for sticks in [[&first, &second], [&second, &first]] {
-        let mut running = Running::start(options(&bench, &sticks));
+        let mut running = Running::start(bench.with_sticks(&sticks));
         let (both, same) = opened(&mut running);
         assert!(both.root.join("written-by-the-copy").exists() && same == key);
         assert_eq!(offered(&mut running), BackupOffer::Former);
         running.stop();
     }
-    let mut running = Running::start(options(&bench, &[&first, &second]));
+    let mut running = Running::start(bench.with_sticks(&[&first, &second]));
     opened(&mut running);
     assert_eq!(offered(&mut running), BackupOffer::Former);
     back_up(&mut running);
     running.stop();
-    let mut running = Running::start(options(&bench, &[&first]));
+    let mut running = Running::start(bench.with_sticks(&[&first]));
     running.wait("NeedsConfirmation", |event| matches!(event, Event::NeedsConfirmation { .. }).then_some(()));
     running.send(Command::Prepare);
     let (back, _) = opened(&mut running);
@@ -225,7 +217,7 @@ fn a_copy_is_one_moments_while_a_client_writes_and_none_before_it_is_complete() 
     let to = mounted(&bench, &two, "to");
     Mark { of: "a".into(), taken: None }.write(&to).unwrap();
     run("umount", &[to.to_str().unwrap()]);
-    let mut running = Running::start(options(&bench, &[&two]));
+    let mut running = Running::start(bench.with_sticks(&[&two]));
     let said = running.wait("StickUnusable", |event| match event {
         Event::StickUnusable { message, .. } => Some(message.clone()),
         Event::Opened { .. } | Event::NeedsConfirmation { .. } => panic!("{event:?}"),
@@ -233,7 +225,7 @@ fn a_copy_is_one_moments_while_a_client_writes_and_none_before_it_is_complete() 
     });
     assert!(said.contains("not completed"), "{said}");
     running.stop();
-    let mut running = Running::start(options(&bench, &[&one, &two]));
+    let mut running = Running::start(bench.with_sticks(&[&one, &two]));
     running.wait("Opened", |event| matches!(event, Event::Opened { .. }).then_some(()));
     assert_eq!(offered(&mut running), BackupOffer::Renew(None));
     running.stop();
@@ -271,6 +263,19 @@ fn a_command_copies_the_store_at_a_pc_and_only_over_its_own_copy() {
     let copy = format!("{to}p1");
     run("e2fsck", &["-f", "-n", &copy]);
     refused(command(to, from), "is a copy itself");
+    // Any other command looks at a copy, says what it is, and changes nothing there.
+    for looks in [&["client", "list"][..], &["image", "list"], &["stick", "show"]] {
+        let (done, said) = rootstock(&[looks, &["--store", to]].concat());
+        assert!(done && said.contains("is a copy; it can be looked at"), "{looks:?}: {said}");
+    }
+    for changes in [&["client", "reset", "pi-1", "--yes"][..], &["client", "rename", "pi-1", "other"]] {
+        let refusal = rootstock(&[changes, &["--store", to]].concat());
+        refused(refusal, "is a copy: what is changed there is lost when it is renewed. Name the stick");
+    }
+    let point = bench.path("mounted");
+    run("mount", &["-o", "ro", &copy, point.to_str().unwrap()]);
+    assert_eq!(fs::read(point.join("clients/pi-1/upper/kept")).unwrap(), vec![7; 3 << 20]);
+    run("umount", &[point.to_str().unwrap()]);
 
     // Nothing of anybody else's is written over.
     let third = store_stick(&bench, "three");
@@ -288,7 +293,7 @@ fn a_command_copies_the_store_at_a_pc_and_only_over_its_own_copy() {
     run("umount", &[point.to_str().unwrap()]);
 
     // And a server takes it for what it is.
-    let mut running = Running::start(options(&bench, &[&second]));
+    let mut running = Running::start(bench.with_sticks(&[&second]));
     let place = running.wait("NeedsConfirmation", |event| match event {
         Event::NeedsConfirmation { place, .. } => Some(*place),
         _ => None,

@@ -68,7 +68,7 @@ fn pack_by(command: &str, from: &Path, to: &Path) {
 }
 
 /// Every way to pack a card's image, and its ending.
-const PACKERS: [(&str, &str); 10] = [
+const PACKERS: [(&str, &str); 12] = [
     ("img.gz", "gzip -c IN > OUT"),
     // Two members, as `cat a.gz b.gz`, and a tape's padding.
     ("img.gz", "(head -c 5000000 IN | gzip -c; tail -c +5000001 IN | gzip -c; head -c 512 /dev/zero) > OUT"),
@@ -82,6 +82,14 @@ const PACKERS: [(&str, &str); 10] = [
     ("zip", "zip -q -0 -j OUT IN"),
     ("zip", "echo text > IN.txt; zip -q -fz -j OUT IN.txt IN"),
     ("img.xz", "xz -c -1 IN > OUT"),
+    // Two streams, with padding between and behind them, of which one has many blocks.
+    (
+        "img.xz",
+        "(head -c 5000000 IN | xz -1; head -c 8 /dev/zero; tail -c +5000001 IN | xz -1 --block-size=1MiB; \
+         head -c 512 /dev/zero) > OUT",
+    ),
+    // A frame that others put their notes into, before the data.
+    ("img.zst", "(printf '\\120\\052\\115\\030\\004\\000\\000\\000note'; zstd -qc IN) > OUT"),
 ];
 
 #[test]
@@ -275,6 +283,7 @@ fn a_zip_of_several_images_or_none_is_refused_by_name() {
     refusals.add("zip", two, "holds 2 images, and one is wanted: made.img, 00.zip-1.img", |_, _| {});
     refusals.add("zip", "echo > OUT.txt; zip -q -j OUT OUT.txt; rm OUT.txt", "holds no .img", |_, _| {});
     refusals.add("zip", "zip -q -j -P secret OUT IN", "made.img in the zip is encrypted", |_, _| {});
+    refusals.add("zip", "zip -q -j -Z bzip2 OUT IN", "packed by method 12", |_, _| {});
     refusals.add("zip", "cp IN OUT", "no directory at its end", |_, _| {});
     refusals.add("img.gz", "cp IN OUT", "damaged at about byte", |_, _| {});
     refusals.add("img.zst", "cp IN OUT", "damaged at about byte", |_, _| {});
@@ -325,6 +334,31 @@ fn names_of_255_bytes_and_with_newlines_are_imported() {
     // They are known again.
     let mut running = bench.start_in_folder();
     assert_eq!(running.opened().0.len(), 3);
+}
+
+#[test]
+fn what_is_not_imported_of_a_stick_is_said_once() {
+    let bench = Bench::new();
+    for n in 0..66 {
+        fs::write(bench.store().join(format!("{n:02}.img")), "no image").unwrap();
+    }
+    fs::write(bench.store().join("old.img.bz2"), "BZh").unwrap();
+    let mut running = bench.start_in_folder();
+    running.opened();
+    for (expected, words) in [
+        ("old.img.bz2", "is packed in a way that is not read"),
+        ("64.img", "is left out, and so are 1 more: of one stick the first 64 images by name are taken"),
+        // All that is told of them has been told before the first import ends.
+        ("00.img", "not a Raspberry Pi image"),
+        ("01.img", "not a Raspberry Pi image"),
+    ] {
+        let (file, message) = running.wait("ImportFailed", |event| match event {
+            Event::ImportFailed { file, message, .. } => Some((file.clone(), message.clone())),
+            _ => None,
+        });
+        assert_eq!(file, expected);
+        assert!(message.contains(words), "{file}: {message}");
+    }
 }
 
 #[test]

@@ -105,6 +105,91 @@ fn a_quota_counts_snapshots_follows_a_new_name_and_a_later_client_begins_with_no
     assert!(used < 4 << 20, "{used} bytes of the former one");
 }
 
+#[test]
+fn an_image_made_of_a_client_is_not_charged_to_it_and_a_move_is_charged_with_what_it_keeps() {
+    let bench = Bench::new();
+    let (mut running, open) = limited(&bench, 32 << 20);
+    let (role, first) = (open.client.role.clone(), open.client.image.clone());
+    fs::write(open.root.join("home/pi/large"), vec![1; 29 << 20]).unwrap();
+    operate(&mut running, Operation::Snapshot { role: role.clone(), name: "one".parse().unwrap() });
+    assert_eq!(level_of(&mut running, "pi-1"), Level::Near);
+    operate(&mut running, Operation::ForgetSnapshot { role: role.clone(), name: "one".parse().unwrap() });
+    operate(&mut running, Operation::Promote { role: role.clone(), snapshot: None, name: "mine".into() });
+    let images = running.wait("Changed", |event| match event {
+        Event::Changed { images, .. } => Some(images.clone()),
+        _ => None,
+    });
+    let promoted = images.iter().find(|image| image.id != first).unwrap().id.clone();
+
+    // Kept beside what the new image has of it: counted once more, and the former root no more.
+    operate(&mut running, Operation::Move { role: role.clone(), image: promoted, keep: vec!["/home".into()] });
+    let account = open.account.clone().unwrap();
+    let settled = |account: &rootstock::quota::Account| {
+        let deadline = std::time::Instant::now() + Duration::from_secs(20);
+        while account.is_doubtful(1 << 20) && std::time::Instant::now() < deadline {
+            std::thread::yield_now();
+        }
+        account.used_bytes()
+    };
+    let used = settled(&account);
+    assert!(((28 << 20)..(32 << 20)).contains(&used), "{used}");
+    operate(&mut running, Operation::Move { role, image: first, keep: Vec::new() });
+    assert_eq!(level_of(&mut running, "pi-1"), Level::Fine);
+    assert!(!open.root.join("home/pi/large").exists());
+}
+
+#[test]
+fn without_room_neither_an_image_is_made_nor_a_client_moved_and_the_figure_is_said() {
+    let bench = Bench::new();
+    pi_image(&bench.store_on(&bench.path("disk"), 256 * MIB), "a.img");
+    let mut running = bench.start_in_folder();
+    running.opened();
+    let first = running.imported().id;
+    let open = running.create(&client(1, &first));
+    let role = open.client.role.clone();
+    // Another image, with what the client has now.
+    operate(&mut running, Operation::Promote { role: role.clone(), snapshot: None, name: "mine".into() });
+    let image = running.wait("Changed", |event| match event {
+        Event::Changed { images, .. } => images.iter().find(|image| image.id != first).map(|image| image.id.clone()),
+        _ => None,
+    });
+    let large = vec![7; 110 << 20];
+    fs::write(open.root.join("home/pi/large"), &large).unwrap();
+    let listing = || {
+        let names = |folder: &str| {
+            let entries = fs::read_dir(bench.store().join(folder)).into_iter().flatten();
+            let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+            names.sort();
+            names
+        };
+        (names("images"), names("clients/pi-1/states"))
+    };
+    let before = listing();
+    for operation in [
+        Operation::Promote { role: role.clone(), snapshot: None, name: "again".into() },
+        Operation::Move { role: role.clone(), image, keep: vec!["/home".into()] },
+    ] {
+        running.send(Command::Operate(1, Box::new(operation.clone())));
+        let message = running.wait("Operated", |event| match event {
+            Event::Operated { result, .. } => Some(result.clone().unwrap_err()),
+            _ => None,
+        });
+        let missing: Vec<u64> = message.split(' ').filter_map(|word| word.parse().ok()).collect();
+        assert!(message.contains("no room on the stick") && missing.len() == 1, "{operation:?}: {message}");
+        assert!((1..190).contains(&missing[0]), "{message}");
+        let after = running.wait("Changed", |event| match event {
+            Event::Changed { clients, .. } => Some(clients.clone()),
+            _ => None,
+        });
+        assert_eq!((after.len(), &after[0].client.image), (1, &first), "{operation:?}");
+        assert!(fs::read(after[0].root.join("home/pi/large")).unwrap() == large);
+        assert_eq!(listing(), before, "{operation:?}");
+    }
+    // The reserve is there for what the appliance does.
+    running.create(&client(2, &first));
+    running.stop();
+}
+
 fn scrubbed(running: &mut Running) -> (Vec<String>, Vec<String>) {
     running.wait("Scrubbed", |event| match event {
         Event::Scrubbed { damaged, files, .. } => Some((damaged.clone(), files.clone())),
@@ -116,11 +201,7 @@ fn scrubbed(running: &mut Running) -> (Vec<String>, Vec<String>) {
 fn a_scrub_finds_a_bad_block_and_goes_on_where_it_was_ended() {
     let bench = Bench::new();
     // On a disk of its own: what others do with this machine's makes a scrub wait.
-    let disk = bench.path("disk");
-    fs::File::create(&disk).unwrap().set_len(256 << 20).unwrap();
-    run("mke2fs", &["-q", "-F", "-t", "ext4", "-m", "0", disk.to_str().unwrap()]);
-    run("mount", &["-o", "loop", disk.to_str().unwrap(), bench.store().to_str().unwrap()]);
-    let image = pi_image(&bench.store(), "a.img");
+    let image = pi_image(&bench.store_on(&bench.path("disk"), 256 * MIB), "a.img");
     let options = || Options { folder: Some(bench.store()), scrub_every: Some(Duration::ZERO), ..bench.options() };
     let mut running = Running::start(options());
     running.opened();

@@ -6,7 +6,7 @@
 mod eeprom_images;
 mod store_support;
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -25,11 +25,7 @@ static GO: AtomicBool = AtomicBool::new(false);
 /// A store on an ext4 of its own, with one client: a Pi 4.
 fn shop() -> Bench {
     let bench = Bench::new();
-    let disk = bench.path("disk");
-    File::create(&disk).unwrap().set_len(256 * MIB).unwrap();
-    run("mke2fs", &["-q", "-F", "-t", "ext4", "-L", "ROOTSTOCK", disk.to_str().unwrap()]);
-    run("mount", &["-o", "loop", disk.to_str().unwrap(), bench.store().to_str().unwrap()]);
-    pi_image(&bench.store(), "a.img");
+    pi_image(&bench.store_on(&bench.path("disk"), 256 * MIB), "a.img");
     let mut running = bench.start_in_folder();
     running.opened();
     let image = running.imported().id;

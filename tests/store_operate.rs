@@ -62,10 +62,7 @@ impl Shop {
     fn first(bench: &Bench) -> (PathBuf, ImageId, ImageId) {
         let name = if std::env::var_os(ALONE).is_some() { "store_operate.alone" } else { "store_operate.disk" };
         let disk = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-        File::create(&disk).unwrap().set_len(512 * MIB).unwrap();
-        run("mke2fs", &["-q", "-F", "-t", "ext4", "-L", "ROOTSTOCK", disk.to_str().unwrap()]);
-        run("mount", &["-o", "loop", disk.to_str().unwrap(), bench.store().to_str().unwrap()]);
-        pi_image(&bench.store(), "a.img");
+        pi_image(&bench.store_on(&disk, 512 * MIB), "a.img");
         let mut running = bench.start_in_folder();
         running.opened();
         let image = running.imported().id;
@@ -684,15 +681,24 @@ fn a_renamed_client_finds_its_volume_by_its_new_name() {
     assert!(script.contains("/clients/kitchen/volume") && !script.contains("pi-1"), "{script}");
 }
 
-/// Figures are told with `--nocapture`. A machine that is not idle may take five times as long as a Pi's stick should.
+/// Figures are told with `--nocapture`. What else the machine does may hinder one attempt, not three.
 #[test]
 fn what_should_take_a_moment_does() {
+    let slow: Vec<Vec<String>> = (0..3).map_while(|_| Some(too_slow()).filter(|slow| !slow.is_empty())).collect();
+    assert!(slow.len() < 3, "{slow:#?}");
+}
+
+/// What took longer than it may.
+fn too_slow() -> Vec<String> {
     let shop = Shop::new();
     shop.change(wild_changes);
     let second = Duration::from_secs(1);
-    let check = |what: &str, took: Duration, limit: Duration| {
+    let mut slow = Vec::new();
+    let mut check = |what: &str, took: Duration, limit: Duration| {
         println!("{what}: {took:?}");
-        assert!(took < 5 * limit, "{what}: {took:?}");
+        if took >= limit {
+            slow.push(format!("{what}: {took:?}"));
+        }
     };
     let board = Board { mac: "d8:3a:dd:00:00:09".parse().unwrap(), serial: None, revision: None, model: Model::Pi5 };
     for (operation, limit) in [
@@ -711,6 +717,7 @@ fn what_should_take_a_moment_does() {
     running.create(&client(2, &shop.image));
     check("enrol", started.elapsed(), second);
     running.stop();
+    slow
 }
 
 /// With 200 clients the store may open 2 s later than with one, and an idle

@@ -9,9 +9,7 @@ use std::fs::{self, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::PathBuf;
 
-use rootstock::client::Mode;
-use rootstock::store::operate::{Operation, Outcome};
-use rootstock::store::{Command, Event, Options};
+use rootstock::store::{Command, Event};
 use store_support::*;
 
 /// A stick with one partition from 1 MiB to 81 MiB and free space behind.
@@ -33,14 +31,6 @@ fn unusable(running: &mut Running) -> String {
     })
 }
 
-fn options(bench: &Bench, sticks: &[&LoopDisk]) -> Options {
-    Options {
-        extra_devices: sticks.iter().map(|stick| stick.name()).collect(),
-        minimum_store_bytes: 64 * MIB,
-        ..bench.options()
-    }
-}
-
 #[test]
 fn a_store_is_made_beside_a_partition_that_keeps_every_byte() {
     for (table, number) in [(ONE_PARTITION, "p2"), ("label: gpt\nstart=2048, size=163840, type=U\n", "p2")] {
@@ -49,7 +39,7 @@ fn a_store_is_made_beside_a_partition_that_keeps_every_byte() {
         let noise: Vec<u8> = (0..80 * MIB).map(|n| ((n * 2_654_435_761) >> 13) as u8).collect();
         OpenOptions::new().write(true).open(&stick.node).unwrap().write_all_at(&noise, MIB).unwrap();
 
-        let mut running = Running::start(options(&bench, &[&stick]));
+        let mut running = Running::start(bench.with_sticks(&[&stick]));
         let free_bytes = confirmation(&mut running);
         assert!((300 * MIB..320 * MIB).contains(&free_bytes), "{free_bytes}");
         assert_eq!(run("lsblk", &["-no", "NAME", stick.node.to_str().unwrap()]).lines().count(), 2, "written unasked");
@@ -63,7 +53,7 @@ fn a_store_is_made_beside_a_partition_that_keeps_every_byte() {
         run("sfdisk", &["-V", stick.node.to_str().unwrap()]);
         run("e2fsck", &["-f", "-n", &format!("{}{number}", stick.node.display())]);
 
-        let mut running = Running::start(options(&bench, &[&stick]));
+        let mut running = Running::start(bench.with_sticks(&[&stick]));
         running.opened();
     }
 }
@@ -72,7 +62,7 @@ fn a_store_is_made_beside_a_partition_that_keeps_every_byte() {
 fn a_blank_stick_gets_a_table_and_a_store() {
     let bench = Bench::new();
     let stick = disk(&bench.path("disk"), 200 * MIB, "");
-    let mut running = Running::start(options(&bench, &[&stick]));
+    let mut running = Running::start(bench.with_sticks(&[&stick]));
     confirmation(&mut running);
     running.send(Command::Prepare);
     running.opened();
@@ -87,7 +77,7 @@ fn sticks_that_hold_something_are_never_offered() {
         let stick = disk(&bench.path("disk"), 100 * MIB, table);
         OpenOptions::new().write(true).open(&stick.node).unwrap().write_all_at(first, 0).unwrap();
         let before = fs::read(&stick.file).unwrap();
-        let mut running = Running::start(options(&bench, &[&stick]));
+        let mut running = Running::start(bench.with_sticks(&[&stick]));
         let said = unusable(&mut running);
         assert!(said.contains(expected), "{said:?} does not say {expected:?}");
         running.send(Command::Prepare);
@@ -108,7 +98,7 @@ fn a_table_that_lies_is_one_message_and_is_not_used() {
     let node = OpenOptions::new().write(true).open(&stick.node).unwrap();
     node.write_all_at(&u32::MAX.to_le_bytes(), 446 + 12).unwrap();
     drop(node);
-    let mut running = Running::start(options(&bench, &[&stick]));
+    let mut running = Running::start(bench.with_sticks(&[&stick]));
     assert!(unusable(&mut running).contains("partition 1 reaches past the end"));
 }
 
@@ -116,7 +106,7 @@ fn a_table_that_lies_is_one_message_and_is_not_used() {
 fn a_stick_that_was_changed_since_it_was_shown_is_not_written() {
     let bench = Bench::new();
     let stick = disk(&bench.path("disk"), 200 * MIB, ONE_PARTITION);
-    let mut running = Running::start(options(&bench, &[&stick]));
+    let mut running = Running::start(bench.with_sticks(&[&stick]));
     confirmation(&mut running);
     OpenOptions::new().write(true).open(&stick.node).unwrap().write_all_at(b"bootcode", 0).unwrap();
     running.send(Command::Prepare);
@@ -136,7 +126,7 @@ fn a_damaged_store_is_neither_written_nor_replaced() {
     // A root directory that is none: nothing that e2fsck -p may mend.
     run("debugfs", &["-w", "-R", "clri <2>", &partition]);
     run("debugfs", &["-w", "-R", "ssv state 2", &partition]);
-    let mut running = Running::start(options(&bench, &[&stick]));
+    let mut running = Running::start(bench.with_sticks(&[&stick]));
     let said = unusable(&mut running);
     assert!(said.contains("damaged") && said.contains("nothing was changed"), "{said}");
 }
@@ -149,7 +139,7 @@ fn a_pulled_stick_closes_the_store_and_opens_again_at_the_same_paths() {
     let later =
         LoopDisk { node: PathBuf::from(format!("/dev/loop{}", 1000 + std::process::id())), file: bench.path("copy") };
 
-    let mut running = Running::start(options(&bench, &[&stick, &later]));
+    let mut running = Running::start(bench.with_sticks(&[&stick, &later]));
     running.opened();
     let image = running.imported().id;
     let open = running.create(&client(1, &image));
@@ -174,94 +164,13 @@ fn a_pulled_stick_closes_the_store_and_opens_again_at_the_same_paths() {
 }
 
 #[test]
-fn a_store_that_cannot_be_written_serves_its_clients_from_memory_and_stays_as_it_is() {
-    let bench = Bench::new();
-    let stick = stick_with_image(&bench, 300 * MIB);
-    let mut running = Running::start(options(&bench, &[&stick]));
-    running.opened();
-    let image = running.imported().id;
-    let open = running.create(&client(1, &image));
-    fs::write(open.root.join("kept"), "kept").unwrap();
-    let reset = Operation::Reset { role: open.client.role.clone(), new_identity: false };
-    // A root over frozen layers, too: one of a reset, with a snapshot of before.
-    let other = running.create(&client(2, &image));
-    fs::write(other.root.join("frozen"), "frozen").unwrap();
-    let name = "one".parse().unwrap();
-    running.send(Command::Operate(1, Box::new(Operation::Snapshot { role: other.client.role.clone(), name })));
-    running.wait("Changed", |event| matches!(event, Event::Changed { .. }).then_some(()));
-    fs::write(other.root.join("above"), "above").unwrap();
-    running.send(Command::Operate(2, Box::new(Operation::Verify { image: None })));
-    running.wait("Operated", |event| matches!(event, Event::Operated { ticket: 2, .. }).then_some(()));
-    running.stop();
-
-    run("blockdev", &["--setro", stick.node.to_str().unwrap()]);
-    let before = fs::read(&stick.file).unwrap();
-    for start in 0..2 {
-        let memory = Options { memory_bytes: Some(64 * MIB), ..options(&bench, &[&stick]) };
-        let mut running = Running::start(memory);
-        let (images, clients) = running.opened();
-        assert_eq!((images.len(), clients.len()), (1, 2), "{:?}", running.seen);
-        let said = running.wait("Problem", |event| match event {
-            Event::Problem { message, action } => Some(format!("{message} / {action}")),
-            _ => None,
-        });
-        assert!(said.contains("is write-protected. Clients live in 64 MiB of memory / Slide its lock"), "{said}");
-        assert_eq!(clients[0].client.mode, Mode::Ephemeral);
-        for role in [&clients[0].client.role, &clients[1].client.role] {
-            let fresh = running.renew(role);
-            assert!(!fresh.root.join("lost").exists(), "start {start}");
-            fs::write(fresh.root.join("lost"), "x").unwrap();
-            fs::write(fresh.root.join("etc/hosts"), "changed").unwrap();
-            fs::write(fresh.boot.join("config.txt"), "changed").unwrap();
-            assert_eq!(fs::read_to_string(fresh.root.join("etc/hostname")).unwrap(), format!("{role}\n"));
-        }
-        assert_eq!(fs::read_to_string(clients[0].root.join("kept")).unwrap(), "kept");
-        for name in ["frozen", "above"] {
-            assert_eq!(fs::read_to_string(clients[1].root.join(name)).unwrap(), name);
-        }
-        // A new one lives there too; nothing of the stick's is changed.
-        running.create(&client(3, &image));
-        let ask = |running: &mut Running, operation: &Operation| {
-            running.send(Command::Operate(3, Box::new(operation.clone())));
-            running.wait("Operated", |event| match event {
-                Event::Operated { result, .. } => Some(result.clone()),
-                _ => None,
-            })
-        };
-        assert!(ask(&mut running, &reset).unwrap_err().contains("cannot be written"));
-        let Ok(checked) = ask(&mut running, &Operation::Verify { image: None }) else { panic!("no check") };
-        let Outcome::Checked(checked) = *checked else { panic!("{checked:?}") };
-        assert!(!checked[0].first && checked[0].damaged.is_empty(), "{checked:?}");
-        running.stop();
-    }
-    // One that can be written goes before it.
-    let other = disk(&bench.path("other"), 100 * MIB, "");
-    run("mke2fs", &["-q", "-t", "ext4", "-L", "ROOTSTOCK", other.node.to_str().unwrap()]);
-    let mut running = Running::start(options(&bench, &[&stick, &other]));
-    let name = running.wait("Opened", |event| match event {
-        Event::Opened { name, .. } => Some(name.clone()),
-        _ => None,
-    });
-    assert_eq!(name, other.name());
-    running.stop();
-    drop(other);
-    assert!(fs::read(&stick.file).unwrap() == before, "the stick was written");
-    run("blockdev", &["--setrw", stick.node.to_str().unwrap()]);
-    let mut running = Running::start(options(&bench, &[&stick]));
-    let (_, clients) = running.opened();
-    assert_eq!((clients.len(), clients[0].client.mode), (2, Mode::Persistent));
-    assert!(clients[0].root.join("kept").exists() && !clients[0].root.join("lost").exists());
-    running.stop();
-}
-
-#[test]
 fn two_sticks_with_a_store_are_told_and_one_is_used() {
     let bench = Bench::new();
     let sticks = [disk(&bench.path("one"), 100 * MIB, ""), disk(&bench.path("two"), 100 * MIB, "")];
     for stick in &sticks {
         run("mke2fs", &["-q", "-t", "ext4", "-L", "ROOTSTOCK", stick.node.to_str().unwrap()]);
     }
-    let mut running = Running::start(options(&bench, &[&sticks[0], &sticks[1]]));
+    let mut running = Running::start(bench.with_sticks(&[&sticks[0], &sticks[1]]));
     running.opened();
     let problem = running.wait("Problem", |event| match event {
         Event::Problem { message, .. } => Some(message.clone()),
@@ -287,7 +196,7 @@ fn images_and_the_profile_of_a_second_stick_go_to_the_store_of_the_first() {
     fs::write(point.join("profile/authorized_keys"), "ssh-ed25519 AAAA me\n").unwrap();
     run("umount", &[point.to_str().unwrap()]);
 
-    let mut running = Running::start(options(&bench, &[&first, &second]));
+    let mut running = Running::start(bench.with_sticks(&[&first, &second]));
     running.opened();
     let image = running.imported().id;
     let open = running.create(&client(1, &image));
@@ -299,7 +208,7 @@ fn images_and_the_profile_of_a_second_stick_go_to_the_store_of_the_first() {
 #[test]
 fn without_a_stick_absent_is_said() {
     let bench = Bench::new();
-    let mut running = Running::start(options(&bench, &[]));
+    let mut running = Running::start(bench.with_sticks(&[]));
     running.wait("StickAbsent", |event| (*event == Event::StickAbsent).then_some(()));
 }
 
@@ -312,7 +221,7 @@ fn exclusive(stick: &LoopDisk) -> std::io::Result<fs::File> {
 fn a_stick_is_let_go_of_only_when_nothing_uses_it_and_may_be_used_again_or_pulled() {
     let bench = Bench::new();
     let stick = disk(&bench.path("disk"), 200 * MIB, "");
-    let options = options(&bench, &[&stick]);
+    let options = bench.with_sticks(&[&stick]);
     let store = options.run.join("store");
     let mut running = Running::start(options);
     confirmation(&mut running);

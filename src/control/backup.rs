@@ -119,9 +119,10 @@ impl Control {
         (!matches!(backup, Backup::Running { .. })).then_some(*since + OFFERED)
     }
 
-    /// Other files are served than those that clients began with.
-    pub(super) fn other_files(&mut self) {
-        self.left_behind = self.members.keys().cloned().collect();
+    /// Other files are served than those that these began with.
+    pub(super) fn other_files(&mut self, roles: Vec<Role>) {
+        self.left_behind.extend(roles);
+        self.left_behind.retain(|role| self.members.contains_key(role));
         self.tell_left_behind();
     }
 

@@ -61,7 +61,8 @@ impl Script {
             export_id: 1,
         };
         let (root, boot) = ("/r".into(), "/b".into());
-        let open = store::OpenClient { root, boot, volume: None, account: None, renew_at_boot: false, client };
+        let open =
+            store::OpenClient { root, boot, volume: None, account: None, renew_at_boot: false, writable: true, client };
         self.event(Event::Store(store::Event::Opened {
             name: "Stick".to_owned(),
             free_bytes: 1,

@@ -18,6 +18,8 @@ pub struct Trees {
     pub boot: PathBuf,
     pub volume: Option<PathBuf>,
     pub account: Option<Arc<Account>>,
+    /// False while the stick takes no writes.
+    pub writable: bool,
 }
 
 impl From<&store::OpenClient> for Trees {
@@ -27,6 +29,7 @@ impl From<&store::OpenClient> for Trees {
             boot: open.boot.clone(),
             volume: open.volume.clone(),
             account: open.account.clone(),
+            writable: open.writable,
         }
     }
 }
@@ -39,7 +42,7 @@ pub fn served(appliance: Ipv4Addr, address: Ipv4Addr, client: &Client, trees: &T
         directory: directory.clone(),
         tree,
         // The volume is what a read-only client may write.
-        read_only: client.mode == Mode::ReadOnly && tree != Tree::Volume,
+        read_only: !trees.writable || (client.mode == Mode::ReadOnly && tree != Tree::Volume),
         account: trees.account.clone(),
     };
     Served {
@@ -118,8 +121,12 @@ mod tests {
             quota: None,
             export_id: 0x7fff_ffff,
         };
-        let trees = Trees { root: "/r".into(), boot: "/b".into(), volume: Some("/v".into()), account: None };
-        let served = served(Ipv4Addr::new(10, 0, 0, 1), client.address, &client, &trees);
+        let (root, boot, volume) = ("/r".into(), "/b".into(), Some("/v".into()));
+        let trees = Trees { root, boot, volume, account: None, writable: true };
+        let of = |trees| served(Ipv4Addr::new(10, 0, 0, 1), client.address, &client, trees);
+        let refused = Trees { writable: false, ..trees.clone() };
+        assert!(of(&refused).exports().all(|export| export.read_only), "the stick takes no writes");
+        let served = of(&trees);
         assert_eq!((served.root.id, served.boot.id), (0xffff_fffe, 0xffff_ffff));
         let volume = served.volume.unwrap();
         assert_eq!((volume.path.as_str(), volume.read_only), ("/clients/pi-1/volume", false));

@@ -89,7 +89,7 @@ fn of_two_pis_with_the_same_last_digits_the_stuck_one_is_told() {
     };
     let open = |client| {
         let (root, boot) = ("/r".into(), "/b".into());
-        store::OpenClient { root, boot, volume: None, account: None, renew_at_boot: false, client }
+        store::OpenClient { root, boot, volume: None, account: None, renew_at_boot: false, writable: true, client }
     };
     script.event(Event::Store(store::Event::ClientReady(open(client))));
     for _ in 0..9 {

@@ -134,7 +134,7 @@ impl Control {
         match trees {
             Ok((root, boot)) => {
                 let client = self.nobody(image.clone());
-                let trees = Trees { root, boot, volume: None, account: None };
+                let trees = Trees { root, boot, volume: None, account: None, writable: true };
                 let served = publish::served(self.config.network.address.address, client.address, &client, &trees);
                 self.begin_self_test(self.as_reserved(served), &client, actions);
             }

@@ -73,7 +73,7 @@ impl Control {
                 self.reported(ticket, saved, actions);
                 return;
             }
-            Store::OtherFiles => self.other_files(),
+            Store::OtherFiles { roles } => self.other_files(roles),
             Store::BackupOffered { .. }
             | Store::BackupProgress { .. }
             | Store::BackedUp { .. }

@@ -115,6 +115,7 @@ fn open(client: Client) -> store::OpenClient {
         volume: None,
         account: None,
         renew_at_boot: client.mode == Mode::Ephemeral,
+        writable: true,
         client,
     }
 }
@@ -946,7 +947,7 @@ fn who_runs_on_files_that_are_gone_is_named_until_it_boots() {
         let problems = bench.control.status(bench.now).problems;
         problems.iter().any(|problem| problem.action == "Switch it off and on")
     };
-    bench.event(Event::Store(store::Event::OtherFiles));
+    bench.event(Event::Store(store::Event::OtherFiles { roles: vec![enrolled().role] }));
     bench.pass(1);
     assert!(!named(&bench), "a client that is off has no files open");
     bench.event(Event::Store(store::Event::Up { role: enrolled().role }));

@@ -17,7 +17,7 @@ use super::manifest::{CLIENTS, ClientPaths, ImagePaths};
 use super::operate::verify;
 use super::root;
 use super::states::Record;
-use super::{atomic, chain};
+use super::{atomic, chain, sources};
 use crate::client::{Client, Mode};
 
 /// Fills the empty store `memory` from the mounted store `from`.
@@ -28,6 +28,9 @@ pub fn fill(memory: &Path, from: &Path) -> io::Result<()> {
     }
     images(&library, memory, from)?;
     library::change_choice(memory, |choice| choice.default_image.clone_from(&library.default_image))?;
+    if let Err(error) = sources::copy_profile(from, memory) {
+        tracing::warn!(%error, "the profile for new clients is passed over");
+    }
     fs::create_dir_all(memory.join(CLIENTS))?;
     for record in &library.clients {
         // One that cannot be taken over must not keep the others away.

@@ -11,7 +11,7 @@
 //! - `aside`: what of it is damaged
 //! - `sources`, `packing`, `import`: image files on sticks, and making images of them
 //! - `root`, `mounts`, `in_place`, `personalise`: clients' trees
-//! - `borrow`: a store that cannot be written, served from memory
+//! - `borrow`, `sound`: a store that cannot be written, served from memory; one that takes no writes any more
 //! - `volume`: their block volumes
 //! - `usage`, `scrub`, `idle`: what they occupy, and images against their hashes, at the lowest priority
 //! - `history`: how their last boots went
@@ -52,6 +52,7 @@ pub mod reports;
 mod root;
 mod scrub;
 pub mod shop;
+mod sound;
 mod sources;
 pub mod states;
 pub(crate) mod table;
@@ -307,9 +308,11 @@ pub enum Event {
         message: String,
         action: String,
     },
-    /// Behind `Opened`: other files than before are served, of a copy or from memory. Handles that running clients hold
-    /// are of no use any more.
-    OtherFiles,
+    /// Behind `Opened`: other files than before are served to these, of a copy or from memory. Handles that they hold
+    /// since before are of no use any more.
+    OtherFiles {
+        roles: Vec<Role>,
+    },
     /// The stick that was offered, or held the copy, was pulled.
     BackupGone,
     /// The stick is being let go of: clients' trees are to be let go of. Comes twice, before and
@@ -398,13 +401,16 @@ pub struct OpenClient {
     pub account: Option<Arc<Account>>,
     /// Its next boot must begin with `RenewClient`.
     pub renew_at_boot: bool,
+    /// False while the stick takes no writes, whatever the client's mode says.
+    pub writable: bool,
 }
 
 impl PartialEq for OpenClient {
     fn eq(&self, other: &Self) -> bool {
-        let Self { client, root, boot, volume, account: _, renew_at_boot } = self;
-        (client, root, boot, volume, renew_at_boot)
-            == (&other.client, &other.root, &other.boot, &other.volume, &other.renew_at_boot)
+        let of = |open: &Self| (open.renew_at_boot, open.writable);
+        let Self { client, root, boot, volume, account: _, renew_at_boot: _, writable: _ } = self;
+        (client, root, boot, volume) == (&other.client, &other.root, &other.boot, &other.volume)
+            && of(self) == of(other)
     }
 }
 

@@ -14,7 +14,8 @@ use std::sync::atomic::AtomicBool;
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
-use super::devices::{self, Wanted};
+use super::backup::{self, Known};
+use super::devices::{self, Reading, Wanted};
 use super::identify::{self, Content, STORE_LABEL};
 use super::library::{self, LibraryError};
 use super::lock::{self, Lock};
@@ -49,6 +50,8 @@ pub enum Error {
     Look { path: PathBuf, source: io::Error },
     #[error("{message}. {action}")]
     Open { message: String, action: &'static str },
+    #[error("{0} is a copy: what is changed there is lost when it is renewed. {COPY_ACTION}")]
+    Copy(PathBuf),
     #[error("{0} is being worked on by another rootstock; wait until it has ended, or ask the server that runs")]
     Locked(PathBuf),
     #[error("locking {path}")]
@@ -68,11 +71,16 @@ pub struct Offline {
     pub place: Place,
     /// What could not be read or finished, in words.
     pub broken: Vec<String>,
+    /// A backup of another stick, which has not stood in for it.
+    pub is_copy: bool,
     lock: Lock,
     /// Of the partition that the store is a range of; let go after the store.
     _held: Option<Lock>,
     _device: Option<LoopDevice>,
 }
+
+const COPY_ACTION: &str = "Name the stick that it was made from; if that is lost, plug the copy into the appliance \
+                           alone, hold ENROLL, and it stands in";
 
 /// No store is made here: only whether there is one is asked.
 pub(super) const ANY: Rule = Rule { minimum_bytes: u64::MAX, wanted_bytes: None };
@@ -86,8 +94,19 @@ pub fn open(store: Option<&Path>) -> Result<Offline, Error> {
     if !rustix::process::geteuid().is_root() {
         return Err(Error::NotRoot);
     }
-    let (place, device) = store.map_or_else(|| Ok((plugged_in()?, None)), find)?;
-    open_at(enter()?, place, device)
+    match store {
+        Some(store) => {
+            let (place, device) = find(store)?;
+            open_at(enter()?, place, device)
+        }
+        None => {
+            let run = enter()?;
+            let disks = devices::list(&Wanted::default());
+            let readings: Vec<Reading> = disks.into_iter().filter_map(|disk| devices::read(disk, ANY).ok()).collect();
+            let place = first_store(&run, &readings, None)?;
+            open_at(run, place, None)
+        }
+    }
 }
 
 /// Takes this thread into a mount namespace of its own; the folder for mount points there.
@@ -123,23 +142,33 @@ pub(super) fn open_at(run: PathBuf, place: Place, device: Option<LoopDevice>) ->
     };
     place.open(&folder, &stop).map_err(open_failed)?;
     let lock = lock::take(&folder).map_err(locked)?;
+    let mark = backup::read_mark(&folder);
     let library = library::open(&folder)?;
     let choice = library::read_choice(&folder).unwrap_or_default();
     let appliance = choice.appliance.unwrap_or(super::Options::default().appliance);
     let around = Surroundings { appliance, dns: choice.dns, stop: stop.clone() };
     let site = Site { store: folder, run, slot: "command", around };
     let mut broken = library.broken;
-    for record in library.clients.iter().filter(|record| !recover::pending(record).is_empty()) {
+    // A copy stays as it was taken.
+    let own = library.clients.iter().filter(|_| mark.is_none());
+    for record in own.filter(|record| !recover::pending(record).is_empty()) {
         if let Err(error) = perform::finish(&site, &record.client.role, &stop) {
             broken.push(format!("clients/{}: {}", record.client.role, chain(&error)));
         }
     }
-    Ok(Offline { site, place, broken, lock, _held: held, _device: device })
+    let is_copy = mark.is_some();
+    if is_copy {
+        broken.push(format!("{} is a copy; it can be looked at, and is not changed", named(&place).display()));
+    }
+    Ok(Offline { site, place, broken, is_copy, lock, _held: held, _device: device })
 }
 
 impl Offline {
     /// Does it; `stop` ends it early where nothing was decided yet.
     pub fn perform(&self, operation: &Operation, stop: &AtomicBool) -> Result<Outcome, Error> {
+        if self.is_copy && !operation.looks() && !matches!(operation, Operation::Verify { .. }) {
+            return Err(Error::Copy(named(&self.place)));
+        }
         Ok(perform::perform(&self.site, operation, stop, None)?)
     }
 
@@ -170,13 +199,39 @@ pub(super) fn named(place: &Place) -> PathBuf {
     }
 }
 
-fn plugged_in() -> Result<Place, Error> {
-    let found = sticks(&[]);
-    match &found[..] {
-        [] => Err(Error::NoStick),
-        [place] => Ok(place.clone()),
-        _ => Err(Error::ManySticks(found.iter().map(|place| named(place).display().to_string()).collect())),
+/// The store of all that are plugged in, but for those on the disk `but`: no copy, and of a store and what stood in for it
+/// the one that people went on with. `run` is the folder that `enter` made.
+pub(super) fn first_store(run: &Path, readings: &[Reading], but: Option<&str>) -> Result<Place, Error> {
+    let (mut known, mut others) = (Vec::new(), Vec::new());
+    for reading in readings.iter().filter(|reading| Some(reading.disk.name.as_str()) != but) {
+        let Some(place) = worker::store_place(reading) else { continue };
+        match know(run, &place) {
+            Ok(found) if found.mark.is_none() => known.push((found, place)),
+            // A copy, or nobody knows what.
+            _ => others.push(place),
+        }
     }
+    known.sort_by(|one, two| one.0.order().cmp(&two.0.order()));
+    match &known[..] {
+        [] if others.len() == 1 => Ok(others.remove(0)),
+        [] if others.is_empty() => Err(Error::NoStick),
+        [] => Err(Error::ManySticks(others.iter().map(|place| named(place).display().to_string()).collect())),
+        [(first, place), rest @ ..] if rest.iter().all(|(other, _)| goes_before(first, other)) => Ok(place.clone()),
+        all => Err(Error::ManySticks(all.iter().map(|(_, place)| named(place).display().to_string()).collect())),
+    }
+}
+
+/// Of one store and its stand-in. Twins that another tool made are not told apart: a person names one.
+fn goes_before(first: &Known, other: &Known) -> bool {
+    other.id.is_some() && other.id == first.id && other.turn < first.turn
+}
+
+/// Mounts a store for a moment, to know it.
+pub(super) fn know(run: &Path, place: &Place) -> Result<Known, OpenError> {
+    let point = run.join("second");
+    let known = place.open(&point, &AtomicBool::new(false)).map(|()| Known::read(&point));
+    let _ = mounts::unmount_below(&point, false);
+    known
 }
 
 /// The store that a person named.
@@ -226,4 +281,23 @@ fn sticks(extra: &[String]) -> Vec<Place> {
     let wanted = Wanted { ignore: Vec::new(), extra: extra.to_vec() };
     let readings = devices::list(&wanted).into_iter().filter_map(|disk| devices::read(disk, ANY).ok());
     readings.filter_map(|reading| worker::store_place(&reading)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_takes_what_people_went_on_with_and_no_twin_by_chance() {
+        let known = |id: Option<&str>, turn| Known { mark: None, id: id.map(str::to_owned), turn };
+        for (first, other, expected) in [
+            (known(Some("a"), 2), known(Some("a"), 1), true),
+            // One disk copied by another tool.
+            (known(Some("a"), 1), known(Some("a"), 1), false),
+            (known(Some("a"), 1), known(Some("b"), 0), false),
+            (known(None, 0), known(None, 0), false),
+        ] {
+            assert_eq!(goes_before(&first, &other), expected, "{first:?} {other:?}");
+        }
+    }
 }

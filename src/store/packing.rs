@@ -37,13 +37,19 @@ impl Packing {
 }
 
 /// The endings, the longer before what they end with.
-const ENDINGS: [(&str, Content, Compression); 12] = [
+const ENDINGS: [(&str, Content, Compression); 17] = [
     (".img", Content::Disk, Compression::None),
     (".img.xz", Content::Disk, Compression::Xz),
     (".img.gz", Content::Disk, Compression::Gzip),
     (".img.zst", Content::Disk, Compression::Zstd),
     (".img.zip", Content::Disk, Compression::Zip),
     (".zip", Content::Disk, Compression::Zip),
+    // Yocto's and Fedora's words for the same.
+    (".wic", Content::Disk, Compression::None),
+    (".wic.xz", Content::Disk, Compression::Xz),
+    (".wic.gz", Content::Disk, Compression::Gzip),
+    (".wic.zst", Content::Disk, Compression::Zstd),
+    (".raw.xz", Content::Disk, Compression::Xz),
     (".tar", Content::Tarball, Compression::None),
     (".tar.xz", Content::Tarball, Compression::Xz),
     (".tar.gz", Content::Tarball, Compression::Gzip),
@@ -53,18 +59,27 @@ const ENDINGS: [(&str, Content, Compression); 12] = [
 ];
 
 fn ending(file: &str) -> Option<(&'static str, Packing)> {
-    let has = |ending: &str| {
-        let at = file.len().checked_sub(ending.len());
-        at.and_then(|at| file.get(at..)).is_some_and(|end| end.eq_ignore_ascii_case(ending))
-    };
-    let &(ending, content, compression) = ENDINGS.iter().find(|(ending, ..)| has(ending))?;
+    let &(ending, content, compression) = ENDINGS.iter().find(|(ending, ..)| has_ending(file, ending))?;
     Some((ending, Packing { content, compression }))
+}
+
+fn has_ending(file: &str, ending: &str) -> bool {
+    let at = file.len().checked_sub(ending.len());
+    at.and_then(|at| file.get(at..)).is_some_and(|end| end.eq_ignore_ascii_case(ending))
 }
 
 /// Tells an image file by its name; `None` for every other file and for the
 /// hidden doubles that macOS leaves (`._name`).
 pub fn packing(file: &str) -> Option<Packing> {
     if file.starts_with('.') { None } else { ending(file).map(|(_, packing)| packing) }
+}
+
+/// Endings of images in packings that are not read: who copies one to a stick waits for it.
+const UNREAD: [&str; 6] = [".img.bz2", ".img.7z", ".img.lz4", ".img.lzma", ".img.rar", ".img.br"];
+
+/// Whether it is an image that is packed in a way that is not read.
+pub fn is_unread(file: &str) -> bool {
+    !file.starts_with('.') && UNREAD.iter().any(|ending| has_ending(file, ending))
 }
 
 /// The name for people: the file's without its endings.
@@ -87,6 +102,10 @@ mod tests {
             ("a.img.gz", Some((Disk, Gzip))),
             ("a.img.zst", Some((Disk, Zstd))),
             ("2026-raspios.zip", Some((Disk, Zip))),
+            ("core-image.wic.gz", Some((Disk, Gzip))),
+            ("Fedora.raw.xz", Some((Disk, Xz))),
+            ("DSC0001.raw", Option::None),
+            ("a.img.bz2", Option::None),
             ("root.tar", Some((Tarball, None))),
             ("root.tar.xz", Some((Tarball, Xz))),
             ("root.tgz", Some((Tarball, Gzip))),
@@ -100,6 +119,7 @@ mod tests {
         ] {
             let expected = expected.map(|(content, compression)| Packing { content, compression });
             assert_eq!(packing(file), expected, "{file}");
+            assert_eq!(is_unread(file), file == "a.img.bz2", "{file}");
         }
     }
 

@@ -256,6 +256,7 @@ impl Roots {
             boot: self.point(client, BOOT),
             volume: mounts::is_mounted(&volume)?.then_some(volume),
             account: Some(self.account(client)),
+            writable: true,
             renew_at_boot: ephemeral || !is_fit || client.volume_size.is_some() || paths.volume_file().is_file(),
         })
     }

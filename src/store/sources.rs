@@ -17,9 +17,9 @@ use super::mounts::{self, MountError};
 use super::packing::{self, Packing};
 
 /// Most entries of one folder that are looked at.
-const MAX_ENTRIES: usize = 20_000;
+pub const MAX_ENTRIES: usize = 20_000;
 /// Most images taken from one place.
-const MAX_IMAGES: usize = 64;
+pub const MAX_IMAGES: usize = 64;
 /// Most update files of one place; more is somebody's archive.
 const MAX_UPDATES: usize = 8;
 const MAX_AUTHORIZED_KEYS_BYTES: u64 = 64 << 10;
@@ -56,22 +56,40 @@ pub fn mount(device: &Path, content: &Content, point: &Path) -> Option<Result<()
     Some(result)
 }
 
+/// The image files of one place.
+#[derive(Debug, Default)]
+pub struct Images {
+    pub taken: Vec<Found>,
+    /// Names of those that are too many.
+    pub left_out: Vec<String>,
+    /// Names of those in a packing that is not read.
+    pub unread: Vec<String>,
+    /// There are more files than are looked at.
+    pub unseen: bool,
+}
+
 /// The image files at the top level, by name.
-pub fn images(folder: &Path) -> io::Result<Vec<Found>> {
-    let mut found: Vec<Found> = fs::read_dir(folder)?
+pub fn images(folder: &Path) -> io::Result<Images> {
+    let (mut entries, mut unread) = (fs::read_dir(folder)?, Vec::new());
+    let mut taken: Vec<Found> = entries
+        .by_ref()
         .take(MAX_ENTRIES)
         .filter_map(|entry| {
             let entry = entry.ok()?;
             let file = shown(&entry.file_name());
+            if packing::is_unread(&file) && unread.len() < MAX_IMAGES {
+                unread.push(file.clone());
+            }
             let packing = packing::packing(&file)?;
             let metadata = entry.metadata().ok().filter(fs::Metadata::is_file)?;
             let source = SourceFile { file, bytes: metadata.len(), modified: metadata.mtime() };
             Some(Found { path: entry.path(), source, packing })
         })
         .collect();
-    found.sort_by(|a, b| a.source.file.cmp(&b.source.file));
-    found.truncate(MAX_IMAGES);
-    Ok(found)
+    taken.sort_by(|a, b| a.source.file.cmp(&b.source.file));
+    let left_out = taken.split_off(taken.len().min(MAX_IMAGES)).into_iter().map(|found| found.source.file).collect();
+    unread.sort();
+    Ok(Images { taken, left_out, unread, unseen: entries.next().is_some() })
 }
 
 /// Update files at the top level, by name: `rootstock-VERSION.update`.
@@ -172,7 +190,7 @@ mod tests {
         }
         fs::create_dir_all(folder.path().join("folder.img")).unwrap();
         std::os::unix::fs::symlink("/dev/zero", folder.path().join("link.img")).unwrap();
-        let found = images(folder.path()).unwrap();
+        let found = images(folder.path()).unwrap().taken;
         let names: Vec<&str> = found.iter().map(|found| found.source.file.as_str()).collect();
         assert_eq!(names, ["a.img.xz", "b.img"]);
     }
@@ -193,12 +211,18 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_full_of_images_is_bounded() {
+    fn of_a_folder_full_of_images_the_first_by_name_are_taken_and_the_others_named() {
         let folder = tempfile::tempdir().unwrap();
-        for n in 0..MAX_IMAGES + 10 {
-            fs::write(folder.path().join(format!("{n}.img")), "").unwrap();
+        for n in (0..MAX_IMAGES + 2).rev() {
+            fs::write(folder.path().join(format!("{n:02}.img")), "").unwrap();
         }
-        assert_eq!(images(folder.path()).unwrap().len(), MAX_IMAGES);
+        fs::write(folder.path().join("a.img.bz2"), "").unwrap();
+        let Images { taken, left_out, unread, unseen } = images(folder.path()).unwrap();
+        assert_eq!(unread, ["a.img.bz2"]);
+        let names = |range: std::ops::Range<usize>| range.map(|n| format!("{n:02}.img")).collect::<Vec<_>>();
+        let taken: Vec<String> = taken.into_iter().map(|found| found.source.file).collect();
+        assert_eq!((taken, left_out), (names(0..MAX_IMAGES), names(MAX_IMAGES..MAX_IMAGES + 2)));
+        assert!(!unseen);
     }
 
     #[test]

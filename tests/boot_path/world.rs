@@ -500,5 +500,6 @@ pub fn open(client: Client) -> store::OpenClient {
         account: None,
         client,
         renew_at_boot,
+        writable: true,
     }
 }

@@ -216,7 +216,7 @@ impl State<'_> {
                 YES
             }
             GO_ON => {
-                self.stands_still = false;
+                (self.stands_still, self.fails) = (false, false);
                 YES
             }
             FAIL => {

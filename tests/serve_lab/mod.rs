@@ -102,6 +102,8 @@ pub struct Lab {
     /// The words of every screen so far.
     told: Arc<Mutex<Vec<String>>>,
     tty: PathBuf,
+    /// Sticks that are disks, by the kernel's names; none: a folder is the stick.
+    pub disks: Vec<String>,
     /// Open, so that the terminal does not hang up between two servers.
     _near: OwnedFd,
 }
@@ -136,7 +138,7 @@ impl Lab {
         let panel =
             PanelTty::on(far.try_clone().unwrap(), far, move |shown| each.lock().unwrap().push(shown.words.clone()));
         bench.store();
-        Self { serve: None, server, switch, bench, panel, told, tty, _near: near }
+        Self { serve: None, server, switch, bench, panel, told, tty, disks: Vec::new(), _near: near }
     }
 
     /// A running server whose stick holds one image, imported.
@@ -195,11 +197,18 @@ impl Lab {
 
     fn command(&self, mut command: Command) -> Command {
         let config = Some(("--config", self.config())).filter(|(_, file)| file.exists());
-        let arguments = [("--stick", self.bench.store()), ("--run", self.run_folder()), ("--panel", self.tty.clone())];
+        let arguments = [("--run", self.run_folder()), ("--panel", self.tty.clone())];
+        let folder = Some(("--stick", self.bench.store())).filter(|_| self.disks.is_empty());
+        let disks = self.disks.iter().map(|name| ("--disk", PathBuf::from(name)));
+        let sticks: Vec<(&str, PathBuf)> = folder.into_iter().chain(disks).collect();
         // Named, or a wire of software would wait for hardware to appear.
-        command
-            .args(["serve", "--interface", "eth0"])
-            .args(arguments.iter().chain(&config).flat_map(|(name, value)| [OsStr::new(*name), value.as_os_str()]));
+        command.args(["serve", "--interface", "eth0"]).args(
+            arguments
+                .iter()
+                .chain(&config)
+                .chain(&sticks)
+                .flat_map(|(name, value)| [OsStr::new(*name), value.as_os_str()]),
+        );
         command
     }
 

@@ -66,8 +66,25 @@ impl Bench {
         path
     }
 
+    /// The same, on a new ext4 of its own in the file `disk`.
+    pub fn store_on(&self, disk: &Path, bytes: u64) -> PathBuf {
+        File::create(disk).unwrap().set_len(bytes).unwrap();
+        run("mke2fs", &["-q", "-F", "-t", "ext4", "-L", "ROOTSTOCK", disk.to_str().unwrap()]);
+        run("mount", &["-o", "loop", disk.to_str().unwrap(), self.store().to_str().unwrap()]);
+        self.store()
+    }
+
     pub fn options(&self) -> Options {
         Options { run: self.path("run"), appliance: Ipv4Addr::new(192, 168, 77, 1), ..Options::default() }
+    }
+
+    /// Where these are plugged in.
+    pub fn with_sticks(&self, sticks: &[&LoopDisk]) -> Options {
+        Options {
+            extra_devices: sticks.iter().map(|stick| stick.name()).collect(),
+            minimum_store_bytes: 64 * MIB,
+            ..self.options()
+        }
     }
 
     /// Starts in folder mode.
@@ -278,14 +295,19 @@ pub fn pi_image(folder: &Path, name: &str) -> PathBuf {
 /// A stick without a partition table: a store's file system that holds one image and nothing else yet.
 pub fn stick_with_image(bench: &Bench, bytes: u64) -> LoopDisk {
     let stick = disk(&bench.path("disk"), bytes, "");
-    let node = stick.node.to_str().unwrap();
-    run("mke2fs", &["-q", "-t", "ext4", "-L", "ROOTSTOCK", node]);
-    let point = bench.path("mounted");
-    fs::create_dir(&point).unwrap();
+    fill_stick(bench, &stick, |_| {});
+    stick
+}
+
+/// Makes a store's file system on a stick, with an image file and what `more` puts there.
+pub fn fill_stick(bench: &Bench, stick: &LoopDisk, more: impl FnOnce(&Path)) {
+    let (node, point) = (stick.node.to_str().unwrap(), bench.path("mounted"));
+    run("mke2fs", &["-q", "-F", "-t", "ext4", "-L", "ROOTSTOCK", node]);
+    fs::create_dir_all(&point).unwrap();
     run("mount", &[node, point.to_str().unwrap()]);
     pi_image(&point, "a.img");
+    more(&point);
     run("umount", &[point.to_str().unwrap()]);
-    stick
 }
 
 /// A file as a disk.

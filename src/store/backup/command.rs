@@ -9,10 +9,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
-use super::{Backup, BackupError, Known, Standing};
+use super::{Backup, BackupError, Standing};
 use crate::store::devices::{self, Disk, Reading, Wanted};
 use crate::store::offline::{self, ANY, Offline, named};
-use crate::store::place::{OpenError, Place};
+use crate::store::place::OpenError;
 use crate::store::prepare::{self, PrepareError};
 use crate::store::shop::Rule;
 use crate::store::words::{no_room, open_action, prepare_action};
@@ -89,13 +89,13 @@ pub fn open(store: Option<&Path>, to: Option<&Path>) -> Result<Pair, Error> {
     };
     let (place, device) = match given {
         Some(found) => found,
-        None => (first_store(&run, &readings, wanted.as_deref())?, None),
+        None => (offline::first_store(&run, &readings, wanted.as_deref())?, None),
     };
     let own = disk_of(&named(&place));
     let to = second(readings, own.as_deref(), wanted.as_deref(), to)?;
     let from = offline::open_at(run, place, device)?;
     let folder = from.site.store.clone();
-    if super::read_mark(&folder).is_some() {
+    if from.is_copy {
         return Err(Error::FromCopy(named(&from.place)));
     }
     let id = super::ensure_id(&folder).map_err(|source| Error::Write { path: folder.clone(), source })?;
@@ -165,30 +165,6 @@ fn disk_of(path: &Path) -> Option<String> {
     Some(part.parent()?.file_name()?.to_str()?.to_owned())
 }
 
-/// The store to copy, of all that are plugged in: of twins the one to go on with.
-fn first_store(run: &Path, readings: &[Reading], but: Option<&str>) -> Result<Place, Error> {
-    let mut known = Vec::new();
-    for reading in readings.iter().filter(|reading| Some(reading.disk.name.as_str()) != but) {
-        let Some(place) = worker::store_place(reading) else { continue };
-        match know(run, &place) {
-            Ok(found) if found.mark.is_none() => known.push((found, place)),
-            // A copy, or nobody knows what: never what is copied.
-            _ => {}
-        }
-    }
-    known.sort_by(|one, two| one.0.order().cmp(&two.0.order()));
-    match &known[..] {
-        [] => Err(offline::Error::NoStick.into()),
-        [(first, place), rest @ ..] if rest.iter().all(|(other, _)| other.id.is_some() && other.id == first.id) => {
-            Ok(place.clone())
-        }
-        all => {
-            let names = all.iter().map(|(_, place)| named(place).display().to_string()).collect();
-            Err(offline::Error::ManySticks(names).into())
-        }
-    }
-}
-
 fn second(
     readings: Vec<Reading>,
     own: Option<&str>,
@@ -208,14 +184,6 @@ fn second(
     }
 }
 
-/// Mounts a store for a moment, to know it.
-fn know(run: &Path, place: &Place) -> Result<Known, OpenError> {
-    let point = run.join("second");
-    let known = place.open(&point, &AtomicBool::new(false)).map(|()| Known::read(&point));
-    let _ = mounts::unmount_below(&point, false);
-    known
-}
-
 /// What the second stick would become, or why it must not.
 fn offer(from: &Offline, to: &Disk, (id, turn): (&str, u32), used_bytes: u64) -> Result<BackupOffer, Error> {
     if to.read_only {
@@ -228,7 +196,7 @@ fn offer(from: &Offline, to: &Disk, (id, turn): (&str, u32), used_bytes: u64) ->
             Err(error) => Err(Error::NoRoom(said(&no_room(&to.title, &error, rule(used_bytes).minimum_bytes)))),
         };
     };
-    let known = know(&from.site.run, &place).map_err(|error| busy_or_damaged(to, &error))?;
+    let known = offline::know(&from.site.run, &place).map_err(|error| busy_or_damaged(to, &error))?;
     match super::standing(id, turn, &known) {
         Standing::Copy(taken) => Ok(BackupOffer::Renew(taken)),
         Standing::Former => Ok(BackupOffer::Former),

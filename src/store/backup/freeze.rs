@@ -12,6 +12,8 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crate::store::sound;
+
 /// `FIFREEZE` and `FITHAW` of linux/fs.h: `_IOWR('X', 119 and 120, int)`.
 const FIFREEZE: u32 = 0xc004_5877;
 const FITHAW: u32 = 0xc004_5878;
@@ -22,6 +24,8 @@ pub struct Frozen {
     end: Option<Sender<()>>,
     /// Tells whether it lasted until its end.
     watch: Option<JoinHandle<bool>>,
+    /// The file system refuses writes by itself, and cannot be frozen: its journal has stopped.
+    stands_still: bool,
 }
 
 impl Frozen {
@@ -44,9 +48,13 @@ impl Frozen {
             }
             lasted
         })?;
-        let frozen = Self { began: Instant::now(), end: Some(end), watch: Some(watch) };
+        let mut frozen = Self { began: Instant::now(), end: Some(end), watch: Some(watch), stands_still: false };
         match ready.recv() {
             Ok(Ok(())) => Ok(frozen),
+            Ok(Err(_)) if sound::refuses_writes(folder) => {
+                frozen.stands_still = true;
+                Ok(frozen)
+            }
             Ok(Err(error)) => Err(error),
             Err(_) => Err(io::ErrorKind::BrokenPipe.into()),
         }
@@ -59,7 +67,8 @@ impl Frozen {
 
     fn finish(&mut self) -> bool {
         drop(self.end.take());
-        self.watch.take().is_some_and(|watch| watch.join().unwrap_or(false))
+        let lasted = self.watch.take().is_some_and(|watch| watch.join().unwrap_or(false));
+        lasted || self.stands_still
     }
 }
 

@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 
 use super::copy::{self, Rules};
 use super::execute::ExecuteError;
+use super::room::Need;
 use super::site::{Access, Site};
 use crate::client::ImageId;
 use crate::store::manifest::{self, IMAGES, ImageManifest, ImagePaths, UNFINISHED};
@@ -23,25 +24,14 @@ use crate::store::personalise::{self, Tree};
 use crate::store::states::{Record, SnapshotName};
 use crate::store::{atomic, tools};
 
-/// Left to the clients, as an import does.
-const RESERVE_BYTES: u64 = 64 << 20;
 const MAKE_LIMIT: Duration = Duration::from_secs(600);
 /// Not worth a place in an image: logs by machine-id, caches, what runs.
 const WITHOUT: [&str; 5] = ["lost+found", "var/log/journal", "var/cache/apt/archives", "var/lib/apt/lists", "tmp"];
 
-/// What a tree will take in an image.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Need {
-    bytes: u64,
-    inodes: u64,
-}
-
-impl Need {
-    /// Size of the image's file, holes included: at least that of the former.
-    fn image_bytes(self, former: u64) -> u64 {
-        let roomy = self.bytes.saturating_add(self.bytes / 4).saturating_add(256 << 20);
-        roomy.max(former).next_multiple_of(1 << 20)
-    }
+/// Size of the image's file, holes included: at least that of the former.
+fn image_bytes(need: Need, former: u64) -> u64 {
+    let roomy = need.bytes.saturating_add(need.bytes / 4).saturating_add(256 << 20);
+    roomy.max(former).next_multiple_of(1 << 20)
 }
 
 /// Builds the image; its id, and what a person should know of it.
@@ -65,9 +55,10 @@ pub fn build(
         let paths = ImagePaths { folder: folder.clone() };
         fs::create_dir_all(paths.boot()).map_err(write_error(&folder))?;
         let former = fs::metadata(ImagePaths::of(&site.store, base).root()).map_or(0, |file| file.len());
-        let need = measure(&source.root, stop)?;
-        room(&site.store, need.bytes)?;
-        let root_bytes = need.image_bytes(former);
+        let mut need = Need::default();
+        need.add(&source.root, stop)?;
+        need.check(&site.store)?;
+        let root_bytes = image_bytes(need, former);
         make_file(&paths.root(), root_bytes, need.inodes, stop)?;
         {
             let device = mounts::loop_device(&paths.root(), Window::default(), false)?;
@@ -115,40 +106,6 @@ fn write_error(path: &Path) -> impl Fn(io::Error) -> ExecuteError {
 fn hostname(site: &Site, base: &ImageId) -> String {
     let read = || Tree::open(&site.image(base).ok()?).ok()?.read("etc/hostname");
     read().map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).unwrap_or_else(|| "localhost".to_owned())
-}
-
-/// Blocks and files below a folder.
-fn measure(top: &Path, stop: &AtomicBool) -> Result<Need, ExecuteError> {
-    use std::os::unix::fs::MetadataExt;
-    let mut need = Need::default();
-    let mut pending = vec![top.to_owned()];
-    while let Some(folder) = pending.pop() {
-        let read = |source| ExecuteError::Read { path: folder.clone(), source };
-        for entry in fs::read_dir(&folder).map_err(read)? {
-            if stop.load(Ordering::Relaxed) {
-                return Err(ExecuteError::Stopped);
-            }
-            let entry = entry.map_err(read)?;
-            let found = entry.metadata().map_err(read)?;
-            need.inodes += 1;
-            // A file with several names counts for each: some room too much.
-            need.bytes = need.bytes.saturating_add(found.blocks().saturating_mul(512));
-            if found.is_dir() {
-                pending.push(entry.path());
-            }
-        }
-    }
-    Ok(need)
-}
-
-fn room(store: &Path, bytes: u64) -> Result<(), ExecuteError> {
-    let vfs = rustix::fs::statvfs(store).map_err(|errno| write_error(store)(errno.into()))?;
-    let free = vfs.f_bavail.saturating_mul(vfs.f_frsize);
-    let needed = bytes.saturating_add(bytes / 16).saturating_add(RESERVE_BYTES);
-    match needed.checked_sub(free) {
-        None | Some(0) => Ok(()),
-        Some(missing) => Err(ExecuteError::NoRoom { missing_mib: missing.div_ceil(1 << 20) }),
-    }
 }
 
 /// An empty ext4 without a journal: nobody will write it, and a cut while it
@@ -232,10 +189,10 @@ mod tests {
 
     #[test]
     fn an_image_is_no_smaller_than_its_former_and_has_room() {
-        let need = |bytes| Need { bytes, inodes: 1 };
-        assert_eq!(need(0).image_bytes(4 << 30), 4 << 30);
-        assert_eq!(need(4 << 30).image_bytes(1 << 30), (5 << 30) + (256 << 20));
-        assert_eq!(need(1).image_bytes(0), 257 << 20);
-        need(u64::MAX / 2).image_bytes(0);
+        let image_bytes = |bytes, former| image_bytes(Need { bytes, inodes: 1 }, former);
+        assert_eq!(image_bytes(0, 4 << 30), 4 << 30);
+        assert_eq!(image_bytes(4 << 30, 1 << 30), (5 << 30) + (256 << 20));
+        assert_eq!(image_bytes(1, 0), 257 << 20);
+        image_bytes(u64::MAX / 2, 0);
     }
 }

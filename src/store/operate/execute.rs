@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::copy::{self, CopyError};
 use super::loader::{self, LoaderError, Update};
 use super::plan::{Keep, Step};
+use super::room::Need;
 use super::site::{Access, Site, StackError};
 use super::{build, recover};
 use crate::client::{Client, ImageId};
@@ -268,6 +269,11 @@ fn fill(
         // A root that cannot be mounted has nothing to keep, and a fresh one mends it.
         match site.stack("old", record, record.books.state, &record.client.image, Access::Write) {
             Ok(old) => {
+                let mut need = Need::default();
+                keep.paths.iter().try_for_each(|path| need.add(&old.root.join(path), stop))?;
+                if need != Need::default() {
+                    need.check(&site.store)?;
+                }
                 if keep.identity {
                     personalise::keep_identity(&Tree::open(&old.root)?, &Tree::open(&new.root)?)?;
                 }

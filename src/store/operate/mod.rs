@@ -5,7 +5,7 @@
 //! - `plan`: pure, an operation becomes steps, one of which decides
 //! - `execute`: I/O, carries the steps out
 //! - `recover`: I/O, what a cut between two steps left, at the next opening
-//! - `copy`, `build`: trees copied, and an image made of a client
+//! - `copy`, `build`, `room`: trees copied, and an image made of a client, where there is room
 //! - `loader`: a client's EEPROM update, put into its boot tree and taken out
 //! - `verify`: images against their hashes
 //! - `list`: what lists show
@@ -18,6 +18,7 @@ pub mod loader;
 pub mod perform;
 pub mod plan;
 pub mod recover;
+mod room;
 pub mod site;
 pub mod verify;
 

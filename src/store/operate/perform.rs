@@ -68,12 +68,26 @@ pub fn perform(
     }
     let steps = plan(operation, &facts)?;
     let mut record = operation.client().and_then(|role| facts.client(role).ok()).cloned();
-    let finished = execute::run(site, record.as_mut(), &steps, stop, cut)?;
+    let finished = execute::run(site, record.as_mut(), &steps, stop, cut).inspect_err(|_| {
+        if cut.is_none() {
+            give_back(site, operation);
+        }
+    })?;
     let message = match finished.image {
         Some(image) => format!("{}: {image}", operation.done()),
         None => operation.done(),
     };
     Ok(Outcome::Done { message, warnings: finished.warnings })
+}
+
+/// What failed half-way takes no room on the stick until its next opening.
+fn give_back(site: &Site, operation: &Operation) {
+    let Some(role) = operation.client() else { return };
+    let Ok(mut library) = library::read(&site.store) else { return };
+    let Some(record) = library.clients.iter_mut().find(|record| record.client.role == *role) else { return };
+    for words in recover::client(&site.store, record) {
+        tracing::warn!(words, "behind an operation that failed");
+    }
 }
 
 fn look(site: &Site, operation: &Operation, library: &Library, facts: &Facts<'_>) -> Result<Option<Outcome>, Refusal> {

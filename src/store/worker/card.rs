@@ -119,7 +119,8 @@ impl Worker {
         // A disk that cannot be read is not judged to hold nothing.
         let holds_ours = || stick.reading.as_ref().map_or(true, has_store);
         let is_source = |source: &PathBuf| {
-            sources::images(source).map_or(true, |found| !found.is_empty()) || !sources::updates(source).is_empty()
+            sources::images(source).map_or(true, |found| !found.taken.is_empty())
+                || !sources::updates(source).is_empty()
         };
         !ours && size && !stick.disk.read_only && !holds_ours() && !stick.sources.iter().any(is_source)
     }

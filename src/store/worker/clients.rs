@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::{Instant, SystemTime};
 
 use super::opening::mount;
+use super::spare::Writes;
 use super::{MAX_UP_BYTES, Worker};
 use crate::client::{Client, ImageId, Role};
 use crate::store::history::BootRecord;
@@ -30,7 +31,11 @@ impl Worker {
             let action = "Plug in the stick".to_owned();
             return self.tell(Event::ClientFailed { role: client.role.clone(), message, action });
         };
-        match store.roots.create(client, &around) {
+        let made = match store.spare() {
+            Some(spare) => spare.create(client, &around),
+            None => store.roots.create(client, &around),
+        };
+        match made {
             Ok((open, warnings)) => {
                 tracing::info!(role = %client.role, ms = started.elapsed().as_millis() as u64, "client made");
                 store.clients.push(Record::enrolled(client.clone()));
@@ -57,8 +62,10 @@ impl Worker {
         }
         // A store that was closed is opened again, and control asks again.
         let Some(store) = &mut self.store else { return };
+        let in_spare = store.spare().and_then(|spare| spare.renew(role, &around));
         let Some(record) = store.clients.iter().find(|record| record.client.role == *role) else { return };
-        match store.roots.renew(record, &around) {
+        let renewed = in_spare.unwrap_or_else(|| store.roots.renew(record, &around));
+        match renewed {
             Ok((open, warnings)) => {
                 let (mode, ms) = (record.client.mode, started.elapsed().as_millis() as u64);
                 tracing::info!(%role, ?mode, ms, "client renewed");
@@ -118,7 +125,13 @@ impl Worker {
                 if let Some(open) = store.open.get_mut(&client.role) {
                     open.client = client.clone();
                 }
-                store.roots.save(client, &known.books).map_err(|error| chain(&error))
+                match &store.writes {
+                    // What is learned now is learned again.
+                    Writes::Refused(_) => Ok(()),
+                    Writes::Taken | Writes::Doubtful(_) => {
+                        store.roots.save(client, &known.books).map_err(|error| chain(&error))
+                    }
+                }
             }
             None => Err("there is no such client".to_owned()),
         };

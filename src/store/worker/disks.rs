@@ -56,6 +56,7 @@ impl Worker {
         self.mount_sources();
         self.tell_updates();
         self.say_what_is_missing();
+        self.tell_tables();
         self.look_at_seconds();
         self.look_for_card();
         self.schedule_import();
@@ -79,8 +80,25 @@ impl Worker {
         self.refused.clear();
         self.sticks.insert(
             disk.name.clone(),
-            Stick { reading, disk, sources: Vec::new(), unusable: broken, copy: None, second: None },
+            Stick { reading, disk, sources: Vec::new(), unusable: broken, copy: None, second: None, told_table: false },
         );
+    }
+
+    /// A stick beside the open store whose table cannot be believed: nothing of it is used, which is told once.
+    fn tell_tables(&mut self) {
+        if self.store.is_none() {
+            return;
+        }
+        let mut told = Vec::new();
+        for stick in self.sticks.values_mut().filter(|stick| !stick.told_table) {
+            if let Ok(Reading { table: Err(error), .. }) = &stick.reading {
+                stick.told_table = true;
+                told.push(format!("{} is not used: {error}", stick.disk.title));
+            }
+        }
+        for message in told {
+            self.problem(message, "Check that stick on a computer");
+        }
     }
 
     /// Tells when other update files lie on the sticks than before.
@@ -123,6 +141,7 @@ impl Worker {
                 importing.stop.store(true, Ordering::Relaxed);
             }
             self.end_operations(&store.stop);
+            self.left_memory.extend(store.inside_spare());
             self.take_down_store();
             self.said = None;
             // What the others are to the next store is another matter.

@@ -5,7 +5,7 @@
 //! not by edge: what is there is compared with what was known.
 //!
 //! This file is the loop and what the worker knows; what it does is in `disks`, `opening`,
-//! `clients`, `importing`, `operating`, `room`, `scrubbing`, `backup` and `card`.
+//! `clients`, `importing`, `operating`, `room`, `scrubbing`, `spare`, `backup` and `card`.
 
 mod backup;
 mod card;
@@ -17,6 +17,7 @@ mod operating;
 mod releasing;
 mod room;
 mod scrubbing;
+mod spare;
 
 pub(super) use disks::store_place;
 
@@ -38,12 +39,14 @@ use crate::store::operate::perform::OperateError;
 use crate::store::operate::{Operation, Outcome};
 use crate::store::root::Roots;
 use crate::store::scrub::{self, Looked};
+use crate::store::sound::Sound;
 use crate::store::states::Record;
 use crate::store::{Command, Event, ImageInfo, OpenClient, Options, Sink, chain, mounts, reports};
 use clients::up_text;
 use releasing::Releasing;
 use room::Room;
 use scrubbing::Scrubbing;
+use spare::Writes;
 
 /// What the worker is told.
 pub enum Message {
@@ -101,11 +104,14 @@ pub struct Worker {
     postponed: bool,
     /// Files that failed, until their stick is plugged in again.
     refused: HashSet<SourceFile>,
+    left_out: importing::LeftOut,
     /// The update files that were told last.
     updates: Vec<PathBuf>,
     /// Folder mode: files as the last look saw them, since one that still
     /// grows is being copied.
     seen: Vec<SourceFile>,
+    /// Whose roots in memory went with the last store.
+    left_memory: Vec<Role>,
     /// What was last said while no store is open, so that it is said once.
     said: Option<Event>,
     /// Let go of by a person, or on the way to it.
@@ -128,6 +134,8 @@ struct Stick {
     copy: Option<Known>,
     /// What it is beside the open store.
     second: Option<backup::Second>,
+    /// That its table lies was told.
+    told_table: bool,
 }
 
 /// The open store.
@@ -151,7 +159,8 @@ struct Store {
     watched: BTreeMap<Role, Option<String>>,
     room: Room,
     scrub: scrub::State,
-    told_read_only: bool,
+    sound: Sound,
+    writes: Writes,
     /// Of a stick that cannot be written: nothing of it can be changed.
     is_borrowed: bool,
 }
@@ -190,8 +199,10 @@ impl Worker {
             card: None,
             postponed: false,
             refused: HashSet::new(),
+            left_out: importing::LeftOut::default(),
             updates: Vec::new(),
             seen: Vec::new(),
+            left_memory: Vec::new(),
             said: None,
             releasing: None,
             candidate: None,
@@ -285,7 +296,7 @@ impl Worker {
             Command::WatchUp(role, true) => {
                 if let Some(store) = &mut self.store {
                     let live = store.clients.iter().find(|record| record.client.role == role);
-                    let now = live.and_then(|record| up_text(&store.folder, record));
+                    let now = live.and_then(|record| up_text(store.home(&role), record));
                     store.watched.insert(role, now);
                 }
             }
@@ -300,9 +311,10 @@ impl Worker {
     fn tick(&mut self) {
         let mut events = Vec::new();
         if let Some(store) = &mut self.store {
-            for (role, seen) in &mut store.watched {
+            let mut watched = std::mem::take(&mut store.watched);
+            for (role, seen) in &mut watched {
                 let live = store.clients.iter().find(|record| record.client.role == *role);
-                let now = live.and_then(|record| up_text(&store.folder, record));
+                let now = live.and_then(|record| up_text(store.home(role), record));
                 if now != *seen {
                     *seen = now;
                     if seen.is_some() {
@@ -310,21 +322,17 @@ impl Worker {
                     }
                 }
             }
+            store.watched = watched;
             self.ticks = self.ticks.wrapping_add(1);
             store.room.look(&store.folder);
             if self.ticks.is_multiple_of(TICKS_PER_SPACE) {
                 events.extend(store.tell_room());
-                // ext4 does that to itself after a write error.
-                if is_read_only(&store.folder) && !store.told_read_only {
-                    store.told_read_only = true;
-                    let message = format!("{} does not take writes any more", store.name);
-                    events.push(Event::Problem { message, action: "Check the stick on a computer".into() });
-                }
             }
         }
         for event in events {
             self.tell(event);
         }
+        self.look_for_writes();
         self.empty_trash();
         self.measure();
         self.scrub();
@@ -394,8 +402,4 @@ fn info(id: &ImageId, manifest: &ImageManifest) -> ImageInfo {
         imported: manifest.imported,
         root_bytes: manifest.root_bytes,
     }
-}
-
-fn is_read_only(folder: &Path) -> bool {
-    rustix::fs::statvfs(folder).is_ok_and(|vfs| vfs.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY))
 }

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use super::disks::{holds_files, parts, store_place};
 use super::room::{Room, figures};
+use super::spare::Writes;
 use super::{Stick, Store, Worker, info};
 use crate::quota::Space;
 use crate::store::backup::{self, Known};
@@ -15,6 +16,7 @@ use crate::store::operate::{perform, recover};
 use crate::store::place::Place;
 use crate::store::root::Roots;
 use crate::store::scrub::State;
+use crate::store::sound::Sound;
 use crate::store::states::{Books, Record};
 use crate::store::words::{open_action, prepare_action, unusable};
 use crate::store::{Event, OpenClient, chain, library, lock, mounts, prepare};
@@ -38,7 +40,7 @@ impl Worker {
     pub(super) fn take_down_store(&self) {
         let run = &self.options.run;
         backup::thaw(&run.join("store"));
-        for folder in ["operate", "check", "clients", "images", "store", "memory"] {
+        for folder in ["operate", "check", "clients", "images", "spare", "store", "memory"] {
             if let Err(error) = mounts::unmount_below(&run.join(folder), true) {
                 tracing::warn!(error = chain(&error), "unmounting");
             }
@@ -85,6 +87,12 @@ impl Worker {
                 Err(failed) => self.set_unusable(&name, failed),
             }
         }
+    }
+
+    /// What was opened is not what its clients began with.
+    fn tell_other_files(&self) {
+        let roles = self.store.iter().flat_map(|store| store.open.keys().cloned()).collect();
+        self.tell(Event::OtherFiles { roles });
     }
 
     fn set_unusable(&mut self, name: &str, Failed { message, action, .. }: Failed) {
@@ -162,7 +170,7 @@ impl Worker {
             store.is_borrowed = true;
         }
         let Failed { message, action, .. } = failed;
-        self.tell(Event::OtherFiles);
+        self.tell_other_files();
         self.problem(format!("Nothing is kept: {message}. Clients live in {} MiB of memory", bytes >> 20), action);
         Ok(())
     }
@@ -223,7 +231,7 @@ impl Worker {
             library.broken.push(format!("store.toml: {error}"));
         }
         let site = self.site(&folder, "short");
-        let scrub = State::read(&folder);
+        let (scrub, sound) = (State::read(&folder), Sound::of(&folder));
         let space = Arc::new(Space::new(self.options.reserve_bytes));
         let mut roots = Roots::new(&folder, &self.options.run, self.options.appliance, space.clone());
         let mut broken = library.broken;
@@ -257,7 +265,8 @@ impl Worker {
             watched: BTreeMap::new(),
             room: Room::new(space, free_bytes),
             scrub,
-            told_read_only: false,
+            sound,
+            writes: Writes::Taken,
             is_borrowed: false,
         });
         self.said = None;
@@ -270,6 +279,10 @@ impl Worker {
             taken_roles: library.taken,
             handle_key: library.handle_key,
         });
+        let roles = std::mem::take(&mut self.left_memory);
+        if !roles.is_empty() {
+            self.tell(Event::OtherFiles { roles });
+        }
         self.tell(room);
         self.tell_boots();
         self.tell_damaged(broken);
@@ -292,7 +305,7 @@ impl Worker {
             }
             self.look();
             if stood.is_ok() && self.store.is_some() {
-                self.tell(Event::OtherFiles);
+                self.tell_other_files();
             }
             return;
         }

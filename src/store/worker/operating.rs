@@ -45,7 +45,7 @@ impl Worker {
     pub(super) fn operate(&mut self, ticket: u64, operation: Operation) {
         let refused = |message: &str| Event::Operated { ticket, result: Err(message.to_owned()) };
         let Some(store) = &self.store else { return self.tell(refused("there is no stick with a store")) };
-        if store.is_borrowed && !operation.looks() && !matches!(operation, Operation::Verify { .. }) {
+        if !store.takes_writes() && !operation.looks() && !matches!(operation, Operation::Verify { .. }) {
             self.tell(refused("the stick cannot be written, so nothing of it can be changed"));
             return self.tell_changed();
         }
@@ -166,7 +166,7 @@ impl Worker {
         if self.emptying.as_ref().is_some_and(|thread| !thread.is_finished()) {
             return;
         }
-        let Some(store) = &self.store else { return };
+        let Some(store) = self.store.as_ref().filter(|store| store.takes_writes() || store.is_borrowed) else { return };
         let trash = store.folder.join(TRASH);
         if std::fs::read_dir(&trash).is_ok_and(|mut entries| entries.next().is_none()) {
             return;

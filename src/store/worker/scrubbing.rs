@@ -21,7 +21,7 @@ impl Worker {
     /// Once a second.
     pub(super) fn scrub(&mut self) {
         let quiet = self.importing.is_none() && self.operating.is_empty();
-        let Some(store) = &mut self.store else { return };
+        let Some(store) = self.store.as_mut().filter(|store| store.takes_writes() || store.is_borrowed) else { return };
         store.scrub.open_seconds += 1;
         if let Some(running) = &self.scrubbing {
             // It goes on where it was ended.
