@@ -74,6 +74,7 @@
 //! - `access` for writing of a directory that the caller may write but not search is EACCES: MODIFY, EXTEND and
 //!   DELETE (RFC 1813 §3.3.4) are about entries, and none can be changed there. The kernel's own server says the same.
 //! - A write into a pipe does not change its times: the Linux client tells no server of it.
+//! - `open(".")` where the working directory was removed is ESTALE, not ENOENT: the Linux client asks the server first.
 //! - In a directory that the caller may not write, the Linux client tells its own errors
 //!   (EPERM, EISDIR, ENOTDIR) before the server's EACCES.
 

@@ -15,6 +15,7 @@
 //! | reset it? | asks: swap its board? | resets it |
 //! | swap its board? | asks: reset it? | opens the window for its new board |
 //! | one of several images | new Pis get it | the same |
+//! | ready | the overview's | opens the window for several, also while the overview asks about an update |
 //! | recovery card? | the overview's | writes it: all on that disk is lost |
 //! | stick | the overview's | lets go of the stick |
 //! | about | self-test | saves a report |
@@ -243,6 +244,8 @@ impl Pages {
             },
             (Gesture::Long(Button::Enroll), Some(View::AskReset(role))) => (None, Meaning::Wish(Wish::Reset(role))),
             (Gesture::Long(Button::Enroll), Some(View::AskSwap(role))) => (None, Meaning::Wish(Wish::Swap(role))),
+            // Seen as its own page only while the overview is about something else, such as an update.
+            (Gesture::Long(Button::Enroll), Some(View::Ready)) => (None, Meaning::Wish(Wish::EnrolMany)),
             (_, Some(View::Image(image))) => (None, Meaning::Wish(Wish::ImageDefault(image))),
             (Gesture::Short(Button::Enroll), Some(View::About)) => (None, Meaning::Wish(Wish::SelfTest)),
             (Gesture::Long(Button::Enroll), Some(View::About)) => (None, Meaning::Wish(Wish::Report)),
@@ -612,6 +615,17 @@ mod tests {
         for step in [CardStep::Writing { per_mille: 1 }, CardStep::Written] {
             assert_eq!(pressed(&card(false, step), &[NEXT, hold]), Some(Meaning::Turn), "written once");
         }
+    }
+
+    #[test]
+    fn an_update_on_the_stick_leaves_the_page_that_says_ready_its_held_press() {
+        let hold = Gesture::Long(Button::Enroll);
+        let update = Some(Update::Offered { version: "0.2.0".to_owned(), older: false, tried: false });
+        let status = Status { update, images: vec!["debian-1".parse().unwrap()], ..ready() };
+        assert_eq!(pressed(&status, &[hold]), (Meaning::Plain, View::Update), "the update");
+        assert_eq!(pressed(&status, &[NEXT]).1, View::Ready);
+        assert_eq!(pressed(&status, &[NEXT, hold]).0, Meaning::Wish(Wish::EnrolMany));
+        assert_eq!(pressed(&status, &[NEXT, ENROLL]).0, Meaning::Plain);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //!     nfs-judge SUBJECT REFERENCE [EVERY]   compare two folders; EVERY takes one case in so many
 //!     nfs-judge files SUBJECT               data, large directories, open files
+//!     nfs-judge whoami                      ends with the effective user's id, in seven bits, for `meetings`
 //!
 //! As PID 1 of the emulated client (`tests/nfs_linux`) it loads modules, mounts the
 //! server's export as `nfsroot` does, judges it against a local ext4 (or runs the programs that are on it, for
@@ -9,10 +10,14 @@
 
 mod cases;
 mod compare;
+mod directories;
 mod files;
+mod meetings;
+mod process;
 mod programs;
 mod quota;
 mod report;
+mod scenes;
 mod sys;
 mod vm;
 
@@ -27,6 +32,8 @@ fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let mut report = Report::new();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        // SAFETY: it takes nothing and cannot fail.
+        ["whoami"] => std::process::exit((unsafe { libc::geteuid() } & 0x7f) as i32),
         ["files", subject] => files::judge(&mut report, subject, false),
         [subject, reference] => posix(&mut report, subject, reference, 1),
         [subject, reference, every] => posix(&mut report, subject, reference, every.parse().expect("a number")),
@@ -45,7 +52,8 @@ const WORKERS: u64 = 8;
 
 type Part = (&'static str, fn(&mut Stride, &mut dyn FnMut(&compare::Case)));
 
-const PARTS: [Part; 7] = [
+const PARTS: [Part; 8] = [
+    ("scenes", |_, check| scenes::scenes(check)),
     ("names and paths", cases::names),
     ("devices", |_, check| cases::devices(check)),
     ("inheritance", cases::inheritance),

@@ -12,6 +12,12 @@ pub fn errno_name(errno: Errno) -> String {
         (libc::ENOENT, "ENOENT"),
         (libc::EIO, "EIO"),
         (libc::ENXIO, "ENXIO"),
+        (libc::ENOEXEC, "ENOEXEC"),
+        (libc::EBADF, "EBADF"),
+        (libc::EAGAIN, "EAGAIN"),
+        (libc::EADDRINUSE, "EADDRINUSE"),
+        (libc::ECONNREFUSED, "ECONNREFUSED"),
+        (libc::EPROTOTYPE, "EPROTOTYPE"),
         (libc::EACCES, "EACCES"),
         (libc::EBUSY, "EBUSY"),
         (libc::EEXIST, "EEXIST"),
@@ -36,15 +42,15 @@ pub fn errno_name(errno: Errno) -> String {
     name.map_or_else(|| format!("errno {errno}"), |(_, name)| (*name).to_owned())
 }
 
-fn last() -> Errno {
+pub(crate) fn last() -> Errno {
     std::io::Error::last_os_error().raw_os_error().unwrap_or(0)
 }
 
-fn check(result: i64) -> Result<i64> {
+pub(crate) fn check(result: i64) -> Result<i64> {
     if result < 0 { Err(last()) } else { Ok(result) }
 }
 
-fn c(path: impl AsRef<[u8]>) -> CString {
+pub(crate) fn c(path: impl AsRef<[u8]>) -> CString {
     CString::new(path.as_ref()).expect("no NUL in the judge's names")
 }
 
@@ -57,6 +63,7 @@ macro_rules! call {
         check(result as i64)
     }};
 }
+pub(crate) use call;
 
 pub type Path<'a> = &'a [u8];
 
