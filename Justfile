@@ -12,7 +12,7 @@ demo: (deps "build" "image" "qemu" "os" "net") image os-image
     tests/run demo
 
 # Everything that CI runs, with all its set-up
-test: (deps "build" "image" "qemu" "os" "net" "lint") image os-image
+test: (deps "build" "image" "qemu" "os" "net" "lint") image (image "pi5") os-image
     tests/run
 
 # Each case of the NFS judge's tables, not a sample: hours in emulation
@@ -33,7 +33,7 @@ check:
     cargo test --quiet --workspace --lib --bins
 
 # Kill the server and cut the power, under writing clients, sqlite and each operation on the store, for SEEDS seeds each (about 40 s a seed); then U-Boot, and 100 cut updates
-soak SEEDS="200": (deps "build" "image" "qemu" "os" "net") image
+soak SEEDS="200": (deps "build" "image" "qemu" "os" "net") image (image "pi5")
     tests/run soak {{SEEDS}}
     tests/run uboot
     ROOTSTOCK_CUTS=100 tests/run updates
@@ -64,19 +64,19 @@ bench-import IMAGE="" FOLDER="": (deps "build" "os")
     BENCH_IMAGE="${1:-$(tests/os-image/build)}" BENCH_FOLDER="${2:-target}" \
         cargo test --quiet --release --test bench_import -- --nocapture
 
-# The flashable image: target/image/rootstock.img.xz
-image: (deps "build" "image") cross
-    board/image
+# The flashable image, target/image/rootstock.img.xz; `just image pi5`: target/image-pi5/rootstock-pi5.img.xz
+image FAMILY="pi3-4": (deps "build" "image") cross
+    board/image {{FAMILY}}
 
 # Build program and image twice, each from nothing, and compare them byte by byte
 image-twice: (deps "build" "image")
     board/image-twice
 
-# A signed update file of the image: put it on the appliance's stick. Makes your key the first time
-update: (deps "build" "image" "net") cross
+# A signed update file of the image (or of `pi5`): put it on the appliance's stick. Makes your key the first time
+update FAMILY="pi3-4": (deps "build" "image" "net") cross
     board/update-key
-    board/image
-    cargo run --quiet --release -- update make --key "${XDG_CONFIG_HOME:-$HOME/.config}/rootstock/update" --out target/image
+    board/image {{FAMILY}}
+    cargo run --quiet --release -- update make --key "${XDG_CONFIG_HOME:-$HOME/.config}/rootstock/update" --slot {{ if FAMILY == "pi3-4" { "target/image" } else { "target/image-" + FAMILY } }}/slot.img --out {{ if FAMILY == "pi3-4" { "target/image" } else { "target/image-" + FAMILY } }}
 
 # The binary for the Pi: static, arm64
 [private]

@@ -73,14 +73,20 @@ apt_own() {
         "$@"
 }
 
+no_debian() { die "this machine has no package source with origin 'Debian', or its lists were never fetched; run: apt-get update"; }
+
 # apt_own_setup DIR SUITE ARCH: sources for SUITE and its updates in DIR, for apt_own.
 apt_own_setup() {
     local dir=$1 suite=$2 arch=$3
     mkdir -p "$dir/state/lists/partial" "$dir/cache/archives/partial" "$dir/sources"
     : >"$dir/status"
     {
-        apt_stanza Debian "$suite $suite-updates" "main non-free-firmware" "$arch" ||
-            die "this machine has no package source with origin 'Debian', or its lists were never fetched; run: apt-get update"
+        # Backports are a suite beside another, whose updates and security are not theirs.
+        if [[ $suite == *-backports ]]; then
+            apt_stanza Debian "$suite" "main non-free-firmware" "$arch" || no_debian
+            return
+        fi
+        apt_stanza Debian "$suite $suite-updates" "main non-free-firmware" "$arch" || no_debian
         apt_stanza Debian-Security "$suite-security" "main non-free-firmware" "$arch" ||
             warn "this machine has no Debian security source, so $suite is used without it"
     } >"$dir/sources/rootstock.sources"

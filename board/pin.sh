@@ -28,14 +28,25 @@ pin_show() {
     apt_own "$(pin_apt "$1")" "$pin_arch" apt-cache show --no-all-versions "$2" 2>/dev/null | sed '/^$/q'
 }
 
+# pin_named SUITE NAME PREFIX: the package PREFIX and a version that NAME depends on, or what it depends on.
+pin_named() {
+    local below found level
+    below=$2
+    for level in 1 2; do
+        below=$(for package in $below; do pin_show "$1" "$package"; done | sed -n 's/^Depends: //p' | tr ',|' '[\n*]' | awk '{ print $1 }')
+        found=$(grep -m 1 "^$3[0-9]" <<<"$below") && break
+    done
+    # Unknown, it is told by the caller, with the line that asked for it.
+    printf '%s' "${found:-$2@$3 (to level $level)}"
+}
+
 # pin_current WANTED: the lock's line for it, as the archive has it now.
 pin_current() {
     local package=${1%%/*} suite shown path archive
     field() { sed -n "s/^$1: //p" <<<"$shown"; }
     suite=$(pin_suite_of "$1")
-    if [[ $package == *@ ]]; then
-        shown=$(pin_show "$suite" "${package%@}")
-        package=$(field Depends | sed 's/[[:space:],|].*//')
+    if [[ $package == *@* ]]; then
+        package=$(pin_named "$suite" "${package%@*}" "${package#*@}")
     fi
     shown=$(pin_show "$suite" "$package")
     path=$(field Filename)

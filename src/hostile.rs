@@ -35,6 +35,7 @@ pub const ENTRIES: &[(&str, Entry)] = &[
     ("manifest", manifest),
     ("uevent", uevent),
     ("update", update),
+    ("fdt", fdt),
     ("ring", ring),
     ("elf", elf),
 ];
@@ -96,6 +97,11 @@ fn update(head: &[u8]) {
         let _ = keys::public(header.signed());
         let _ = ssh_key::SshSig::from_pem(header.signature());
     }
+}
+
+/// The device tree that the firmware made.
+fn fdt(blob: &[u8]) {
+    let _ = crate::update::fdt::mailbox(blob);
 }
 
 /// The first sectors of a stick: what it holds, its table, and where a partition would go.

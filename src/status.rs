@@ -2,7 +2,7 @@
 //! the terminal, `rootstock status`, the log). Control makes it; nothing else does.
 //!
 //! Pure. Holds no words for people beyond names and messages already made:
-//! wording belongs to `panel/screens.rs`.
+//! wording belongs to `panel/screens`.
 //!
 //! As JSON (`Snapshot`) names are in kebab-case, times are whole seconds and end
 //! in `-seconds`. A reader must bear fields it does not know; one that goes, or
@@ -274,7 +274,13 @@ pub struct ClientStatus {
     /// What it has on the stick; none until that is measured.
     #[serde(default)]
     pub usage: Option<Usage>,
+    /// What to try if it is on and stays unheard (`UNHEARD`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub advice: Option<Hint>,
 }
+
+/// A client that was not heard of for so long since our start needs more advice than to be switched on.
+pub const UNHEARD: Duration = Duration::from_secs(600);
 
 /// How far a client's boot has come. `stage` says what is evidence of each.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -431,6 +437,7 @@ mod tests {
             since: Duration::from_secs(8),
             last_boot: None,
             usage: None,
+            advice: None,
         }
     }
 

@@ -107,6 +107,9 @@ pub enum Finding {
     /// It gave the addresses until now, and does not answer.
     ServerSilent {
         server: OtherServer,
+        /// If it stays so, we give the addresses in its place.
+        #[serde(default)]
+        relieved: bool,
     },
     Asking,
     SlowPort {
@@ -146,7 +149,7 @@ pub fn find(carrier: bool, facts: &Facts, serving: Serving, own: Option<Subnet>)
                 return Finding::OtherWire { server };
             }
             Serving::Beside | Serving::BesideWithoutAddress if facts.silent => {
-                return Finding::ServerSilent { server };
+                return Finding::ServerSilent { server, relieved: true };
             }
             Serving::BesideWithoutAddress => return Finding::NoAddress { server },
             Serving::LeasingAnyway => return Finding::TwoServers { server },
@@ -189,7 +192,7 @@ impl Finding {
             Self::OtherWire { server } => format!("{server} leases another network than our address's"),
             Self::NoAddress { server } => format!("{server} gives us no address"),
             Self::NoServer => "No DHCP server here gives addresses".to_owned(),
-            Self::ServerSilent { server } => format!("{server} gave the addresses and is silent now"),
+            Self::ServerSilent { server, .. } => format!("{server} gave the addresses and is silent now"),
             Self::TwoServers { server } => format!("Two DHCP servers: we and {server}"),
             Self::Asking => "Listening to the wire".to_owned(),
             Self::SlowPort { wait } => format!("This switch keeps a new Pi waiting {} s", wait.as_secs()),
@@ -209,7 +212,9 @@ impl Finding {
             Self::OtherWire { .. } => "Remove network.address on the SD card, restart",
             Self::NoAddress { .. } => "Look at that server's free addresses",
             Self::NoServer => "Switch the router on, or set dhcp.mode to auto",
-            Self::ServerSilent { .. } => "Is it switched on? Until then no Pi boots",
+            // Three surveys (`net::survey`) without an answer.
+            Self::ServerSilent { relieved: true, .. } => "Switch it on. If it stays off, we take over in 10 min",
+            Self::ServerSilent { relieved: false, .. } => "Switch it on. Until then no Pi boots",
             Self::TwoServers { .. } => "Switch one of them off when no Pi runs",
             Self::SlowPort { .. } => "Set its ports to edge (portfast)",
             Self::HalfDuplex => "Set the switch's port to automatic",

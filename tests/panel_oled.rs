@@ -261,6 +261,7 @@ fn at_rest_an_hour_costs_less_than_one_per_cent_of_a_core_and_few_bytes() {
         since: SECOND * 900,
         last_boot: Some(SECOND * 41),
         usage: None,
+        advice: None,
     };
     let status = Status {
         network: Network { address: Some([192, 168, 77, 1].into()), carrier: true, ..Network::default() },

@@ -13,7 +13,7 @@ use embedded_graphics::prelude::*;
 use embedded_graphics::primitives::{PrimitiveStyle, Rectangle, RoundedRectangle};
 use embedded_graphics_simulator::{OutputSettings, SimulatorDisplay};
 use rootstock::client::{ImageId, MacAddr, Model, Role, Serial};
-use rootstock::diagnose::Hint;
+use rootstock::diagnose::{self, Hint};
 use rootstock::panel::frame::Frame;
 use rootstock::panel::pages::{self, View};
 use rootstock::panel::presence::Look;
@@ -55,6 +55,7 @@ fn client(role: &str, stage: Stage, seconds: u64) -> ClientStatus {
         since: SECOND * seconds as u32,
         last_boot: None,
         usage: None,
+        advice: None,
     }
 }
 
@@ -240,12 +241,14 @@ fn gallery() -> Vec<(String, Screen)> {
         ("slow", Finding::SlowPort { wait: SECOND * 30 }),
         ("taken", Finding::AddressTaken { by: station }),
         ("link", Finding::SlowLink { mbit: 100 }),
-        ("silent", Finding::ServerSilent { server }),
+        ("silent", Finding::ServerSilent { server, relieved: true }),
+        ("silent-for-ever", Finding::ServerSilent { server, relieved: false }),
         ("nobody", Finding::NoServer),
     ];
     for (name, wire) in wires {
         let status = Status { network: Network { wire, ..ready().network }, ..ready() };
-        for part in 0..2 {
+        let parts = screens::dwell(&status, &View::Network).as_secs() / screens::PART.as_secs();
+        for part in 0..parts as u32 {
             let screen = screens::screen(&status, &View::Network, screens::PART * part);
             gallery.push((format!("wire-{name}-{}", part + 1), screen));
         }
@@ -343,26 +346,44 @@ fn the_sheet_of_screens_in_32_rows_is_the_one_in_the_repository() {
         held,
         alarm,
     ];
-    let (gap, scale) = (4, 3);
-    let size = Size::new((2 * 128 + 3 * gap) * scale, (5 * 32 + 6 * gap) * scale);
+    let turns = screens.iter().flat_map(|screen| (0..2).map(move |turn| (screen, turn)));
+    let frames = turns.map(|(screen, turn)| low::frame(screen, Look { turn, ..Look::PLAIN }));
+    is_the_sheet("rows-32.png", &frames.collect::<Vec<_>>(), 32, 2, 3);
+}
+
+/// What a person reads on the page of a client that is stuck, for every hint there is.
+#[test]
+fn the_sheet_of_all_hints_is_the_one_in_the_repository() {
+    let page = |rule: &diagnose::Rule| {
+        let status = with_client(Stage::Stalled { at: "loading".into(), hint: rule.hint }, 70);
+        let view = View::Client(Role::numbered(1));
+        assert_eq!(screens::dwell(&status, &view), screens::PART, "{:?} takes more than one screen", rule.hint);
+        draw::frame(&screens::screen(&status, &view, Duration::ZERO), Look::PLAIN)
+    };
+    is_the_sheet("hints.png", &diagnose::all().map(page).collect::<Vec<_>>(), 64, 5, 2);
+}
+
+/// The upper `rows` of frames side by side, against the file of that name.
+fn is_the_sheet(name: &str, frames: &[Frame], rows: u32, columns: u32, scale: u32) {
+    let gap = 4;
+    let lines = (frames.len() as u32).div_ceil(columns);
+    let size = Size::new((columns * (128 + gap) + gap) * scale, (lines * (rows + gap) + gap) * scale);
     let mut sheet = SimulatorDisplay::<Rgb888>::new(size);
     sheet.clear(Rgb888::new(60, 60, 64)).unwrap();
-    for (row, screen) in screens.iter().enumerate() {
-        for turn in 0..2u32 {
-            let frame = low::frame(screen, Look { turn: turn.into(), ..Look::PLAIN });
-            let corner = Point::new((gap + turn * (128 + gap)) as i32, (gap + row as u32 * (32 + gap)) as i32);
-            for (x, y) in (0..32).flat_map(|y| (0..128).map(move |x| (x, y))) {
-                let colour = if frame.get(x as usize, y as usize) { Rgb888::new(190, 232, 255) } else { Rgb888::BLACK };
-                let at = (corner + Point::new(x, y)) * scale as i32;
-                Rectangle::new(at, Size::new(scale, scale))
-                    .into_styled(PrimitiveStyle::with_fill(colour))
-                    .draw(&mut sheet)
-                    .unwrap();
-            }
+    for (frame, index) in frames.iter().zip(0..) {
+        let (column, line) = (index % columns, index / columns);
+        let corner = Point::new((gap + column * (128 + gap)) as i32, (gap + line * (rows + gap)) as i32);
+        for (x, y) in (0..rows).flat_map(|y| (0..128).map(move |x| (x, y))) {
+            let colour = if frame.get(x as usize, y as usize) { Rgb888::new(190, 232, 255) } else { Rgb888::BLACK };
+            let at = (corner + Point::new(x, y as i32)) * scale as i32;
+            Rectangle::new(at, Size::new(scale, scale))
+                .into_styled(PrimitiveStyle::with_fill(colour))
+                .draw(&mut sheet)
+                .unwrap();
         }
     }
-    let path = folder().join("rows-32.png");
-    if std::env::var_os("ROOTSTOCK_BLESS").is_some() {
+    let path = folder().join(name);
+    if std::env::var_os("ROOTSTOCK_BLESS").is_some() && differs(&sheet, &path) {
         sheet.to_rgb_output_image(&OutputSettings::default()).save_png(&path).unwrap();
     }
     assert!(!differs(&sheet, &path), "accept with ROOTSTOCK_BLESS=1, and look at it");
@@ -401,7 +422,7 @@ fn there_is_no_picture_of_a_screen_that_is_no_more() {
     let names: Vec<String> = gallery().into_iter().map(|(name, _)| format!("{name}.png")).collect();
     for entry in std::fs::read_dir(folder()).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
-        let known = ["screens.txt", "rows-32.png"].contains(&name.as_str()) || names.contains(&name);
+        let known = ["screens.txt", "rows-32.png", "hints.png"].contains(&name.as_str()) || names.contains(&name);
         assert!(known, "{name} belongs to no screen: remove it");
     }
 }

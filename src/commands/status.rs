@@ -5,7 +5,10 @@
 //! could move a terminal's cursor.
 
 use rootstock::panel::words::{board, bytes, clean, duration, time_left};
-use rootstock::status::{ClientStatus, Enrolment, NewPlace, Room, Snapshot, Stage, Status, Stick, Usage};
+use rootstock::status::{
+    Backup, Card, CardStep, ClientStatus, Enrolment, NewPlace, Room, SelfTest, Snapshot, Stage, Status, Stick,
+    TestState, UNHEARD, Update, Usage,
+};
 use rootstock::wire::Finding;
 
 use super::show::{row, table};
@@ -25,6 +28,10 @@ pub fn text(snapshot: &Snapshot) -> String {
         let left = time_left(import.left);
         rows.push(row(["import", &format!("{}: {} %. {left}", import.file, import.per_mille.min(1000) / 10)]));
     }
+    rows.extend(status.backup.as_ref().map(|second| row(["backup", &backup(second)])));
+    rows.extend(status.card.as_ref().map(|disk| row(["card", &card(disk)])));
+    rows.extend(status.update.as_ref().map(|new| row(["update", &update(new)])));
+    rows.extend(status.self_test.as_ref().map(|test| row(["self-test", &self_test(test)])));
     rows.push(row(["clients", &counts(status)]));
     let mut text = table(&rows);
     if !status.clients.is_empty() {
@@ -103,6 +110,7 @@ fn detail(client: &ClientStatus) -> String {
             format!("started in {}", duration(*after))
         }
         Stage::Stalled { at, hint } => format!("while {at}. {hint}"),
+        Stage::Off if client.since >= UNHEARD => client.advice.map(|hint| hint.to_string()).unwrap_or_default(),
         _ => String::new(),
     }
 }
@@ -128,6 +136,47 @@ fn stick(stick: &Stick) -> String {
         Stick::Unusable { message } => format!("unusable: {message}"),
         Stick::Releasing { name } => format!("{name} is being let go of: leave it in"),
         Stick::Released { name } => format!("{name} can be pulled; ENROLL uses it again"),
+    }
+}
+
+fn backup(second: &Backup) -> String {
+    match second {
+        Backup::Offered { name, renews: true } => format!("{name} holds an older copy: hold ENROLL to renew it"),
+        Backup::Offered { name, renews: false } => format!("{name} can become a copy: hold ENROLL"),
+        Backup::Running { name, per_mille } => format!("onto {name}: {} %. Leave both in", per_mille / 10),
+        Backup::Done { name } => format!("{name} holds a complete copy and can be pulled"),
+    }
+}
+
+fn card(disk: &Card) -> String {
+    let name = &disk.name;
+    match &disk.step {
+        CardStep::Offered { bytes: size, boards } => {
+            format!("{name} ({}) can become a recovery card for {boards}", bytes(*size))
+        }
+        CardStep::Writing { per_mille } => format!("being written onto {name}: {} %. Leave it in", per_mille / 10),
+        CardStep::Written => format!("{name} is ready: put it into the Pi whose loader is to be updated"),
+    }
+}
+
+fn update(new: &Update) -> String {
+    match new {
+        Update::Offered { version, older: true, .. } => format!("{version} is OLDER: hold ENROLL for 8 s to go back"),
+        Update::Offered { version, tried: true, .. } => {
+            format!("{version} was tried and not kept; hold ENROLL to try again")
+        }
+        Update::Offered { version, .. } => format!("{version} is on the stick: hold ENROLL to install it"),
+        Update::Writing { version, per_mille } => format!("{version} is being written: {} %", per_mille / 10),
+        Update::Restarting { version } => format!("restarting into {version}"),
+        Update::OnTrial { version } => format!("{version} is on trial: kept once it serves"),
+    }
+}
+
+fn self_test(test: &SelfTest) -> String {
+    match test.state {
+        TestState::Runs => format!("{}: runs", test.target),
+        TestState::Passed => format!("{}: passed", test.target),
+        TestState::Failed(step) => format!("{}: failed at {}", test.target, step.word()),
     }
 }
 
@@ -161,6 +210,7 @@ mod tests {
 
     use rootstock::client::{MacAddr, Model, Role, Serial};
     use rootstock::diagnose::Hint;
+    use rootstock::self_test::{Step, Target};
     use rootstock::status::{Network, Problem, Stranger};
 
     use super::*;
@@ -177,6 +227,7 @@ mod tests {
             since: Duration::from_secs(seconds),
             last_boot: None,
             usage: None,
+            advice: None,
         }
     }
 
@@ -231,5 +282,72 @@ problem: The stick is full. Delete an image
 ";
         let snapshot = Snapshot { rootstock: "0.1.0".to_owned(), ..status.into() };
         assert_eq!(text(&snapshot), expected.replace("HINT", Hint::KernelSilent.action()));
+    }
+    #[test]
+    fn whatever_goes_on_with_a_stick_or_a_card_has_its_line() {
+        let name = || "Kingston".to_owned();
+        let card = |step| Some(Card { name: name(), shown: true, step });
+        let offered = CardStep::Offered { bytes: 31_000_000_000, boards: "Pi 5".to_owned() };
+        let new = |older, tried| Update::Offered { version: "0.2".to_owned(), older, tried };
+        let test = |state| Some(SelfTest { target: Target::Client(Role::numbered(1)), state });
+        let base = Status::default;
+        for (status, line) in [
+            (
+                Status { backup: Some(Backup::Running { name: name(), per_mille: 421 }), ..base() },
+                "backup     onto Kingston: 42 %. Leave both in",
+            ),
+            (
+                Status { backup: Some(Backup::Offered { name: name(), renews: true }), ..base() },
+                "backup     Kingston holds an older copy: hold ENROLL to renew it",
+            ),
+            (
+                Status { backup: Some(Backup::Offered { name: name(), renews: false }), ..base() },
+                "backup     Kingston can become a copy: hold ENROLL",
+            ),
+            (
+                Status { backup: Some(Backup::Done { name: name() }), ..base() },
+                "backup     Kingston holds a complete copy and can be pulled",
+            ),
+            (
+                Status { card: card(offered), ..base() },
+                "card       Kingston (31 GB) can become a recovery card for Pi 5",
+            ),
+            (
+                Status { card: card(CardStep::Writing { per_mille: 470 }), ..base() },
+                "card       being written onto Kingston: 47 %. Leave it in",
+            ),
+            (
+                Status { card: card(CardStep::Written), ..base() },
+                "card       Kingston is ready: put it into the Pi whose loader is to be updated",
+            ),
+            (
+                Status { update: Some(new(false, false)), ..base() },
+                "update     0.2 is on the stick: hold ENROLL to install it",
+            ),
+            (
+                Status { update: Some(new(false, true)), ..base() },
+                "update     0.2 was tried and not kept; hold ENROLL to try again",
+            ),
+            (
+                Status { update: Some(new(true, true)), ..base() },
+                "update     0.2 is OLDER: hold ENROLL for 8 s to go back",
+            ),
+            (
+                Status { update: Some(Update::Writing { version: "0.2".to_owned(), per_mille: 5 }), ..base() },
+                "update     0.2 is being written: 0 %",
+            ),
+            (Status { self_test: test(TestState::Passed), ..base() }, "self-test  client pi-1: passed"),
+            (
+                Status { self_test: test(TestState::Failed(Step::Mount)), ..base() },
+                "self-test  client pi-1: failed at mount",
+            ),
+        ] {
+            let text = text(&status.into());
+            assert!(text.lines().any(|other| other == line), "{line:?} is not in\n{text}");
+        }
+        let unheard = |seconds| ClientStatus { advice: Some(Hint::PortsHeld), ..client(1, Stage::Off, seconds) };
+        let told = |seconds| text(&Status { clients: vec![unheard(seconds)], ..base() }.into());
+        assert!(!told(599).contains(Hint::PortsHeld.action()), "it may be off");
+        assert!(told(600).contains(Hint::PortsHeld.action()));
     }
 }

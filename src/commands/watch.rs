@@ -180,6 +180,7 @@ mod tests {
             since: Duration::from_secs(3),
             last_boot: None,
             usage: None,
+            advice: None,
         };
         let problem = Problem { message: "x\u{1b}[2J".repeat(99), action: "Do it".to_owned() };
         Status { clients: (0..clients).map(client).collect(), problems: vec![problem; 3], ..Status::default() }

@@ -55,6 +55,8 @@ impl Control {
                     actions.push(Action::ForgetNeighbour(member.client.address));
                 }
             }
+            // What is heard of it next is another story.
+            Stage::Gone => self.saw_gone(now, &role.clone()),
             Stage::Up { .. } => actions.push(Action::Store(store::Command::WatchUp(role.clone(), false))),
             _ => {}
         }

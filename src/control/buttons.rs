@@ -66,6 +66,7 @@ impl Control {
             Wish::Report => Request::Report,
             Wish::SelfTest => Request::SelfTest { target: None },
             Wish::WriteCard(name) => return self.confirm_card(now, &name, actions),
+            Wish::EnrolMany => return self.press(now, true, actions),
             Wish::Release if !self.store_open => return,
             Wish::Release => return actions.push(Action::Store(store::Command::Release)),
             Wish::Resume => return actions.push(Action::Store(store::Command::Resume)),

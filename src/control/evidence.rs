@@ -129,6 +129,12 @@ impl Control {
         }
     }
 
+    pub(super) fn saw_gone(&mut self, now: Duration, role: &Role) {
+        if let Some(mac) = self.members.get(role).map(|member| member.client.mac) {
+            self.boards.of(now, mac).gone(now);
+        }
+    }
+
     fn board_at(&self, address: Ipv4Addr) -> Option<MacAddr> {
         self.members.values().find(|member| member.address() == Some(address)).map(|member| member.client.mac)
     }
@@ -178,11 +184,21 @@ impl Control {
         if came || !self.network.carrier {
             return;
         }
-        let held = self.wire_facts(now).forward_delay.is_some_and(|delay| delay >= LONG_DELAY);
-        let hint = if held { Hint::PortsHeld } else { Hint::NeverAsked };
+        let hint = if self.holds_ports(now) { Hint::PortsHeld } else { Hint::NeverAsked };
         actions.push(Action::Log(format!("{} {} {hint}", hint.observed(), hint.cause())));
         self.problems.set(Topic::Enrolment, hint.action().to_owned(), String::new());
         self.boards.nobody_until = Some(now + NOBODY_SHOWN);
+    }
+
+    /// The switch keeps each new Pi waiting until a Pi 2 or 3 has given up.
+    fn holds_ports(&self, now: Duration) -> bool {
+        self.wire_facts(now).forward_delay.is_some_and(|delay| delay >= LONG_DELAY)
+    }
+
+    /// What to try with a client of which nothing was heard yet.
+    pub(super) fn advice(&self, member: &Member, now: Duration) -> Option<Hint> {
+        let hint = if self.holds_ports(now) { Hint::PortsHeld } else { Hint::NeverHeard };
+        (*member.boot.stage() == Stage::Off).then_some(hint)
     }
 
     /// A boot counts as stuck from now on.
@@ -204,8 +220,12 @@ impl Control {
     /// The judgement that is shown in place of the stage: it talks and gets nowhere.
     fn stuck(&self, member: &Member) -> Option<&Verdict> {
         let verdict = self.boards.get(member.client.mac)?.verdict()?;
-        let stage = member.boot.stage();
-        (!stage.is_up() && !matches!(stage, Stage::Gone | Stage::Stalled { .. })).then_some(verdict)
+        let shown = match member.boot.stage() {
+            // It is on again, and not from here.
+            Stage::Gone => verdict.hint == Hint::OwnCard,
+            stage => !stage.is_up() && !matches!(stage, Stage::Stalled { .. }),
+        };
+        shown.then_some(verdict)
     }
 
     pub(super) fn shown_stage(&self, member: &Member) -> Stage {

@@ -15,8 +15,6 @@ mod boots;
 mod buttons;
 mod card;
 mod evidence;
-#[cfg(test)]
-mod hints;
 mod history;
 mod noise;
 mod orders;
@@ -26,8 +24,6 @@ mod publish;
 mod reports;
 mod requests;
 mod room;
-#[cfg(test)]
-mod scenes;
 mod self_test;
 mod stick;
 mod survey;
@@ -388,6 +384,7 @@ impl Control {
             stage: self.shown_stage(member),
             since: whole(self.since(member, now)),
             last_boot: self.last_boot(&member.client.role),
+            advice: self.advice(member, now),
             usage: member.trees.as_ref().and_then(|trees| room::usage(trees.account.as_deref()?)),
         };
         Status {

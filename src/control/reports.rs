@@ -173,7 +173,7 @@ impl Control {
 
 #[cfg(test)]
 mod tests {
-    use super::super::hints::Script;
+    use super::super::tests::script::Script;
     use super::super::{Event, store};
     use super::*;
     use crate::dhcp::packets::PI4;

@@ -292,7 +292,7 @@ fn reserved() -> Role {
 
 #[cfg(test)]
 mod tests {
-    use super::super::hints::Script;
+    use super::super::tests::script::Script;
     use super::super::{Event, store as shell};
     use super::*;
     use crate::client::ImageId;

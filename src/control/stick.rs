@@ -99,6 +99,8 @@ impl Control {
             }
             Store::Released { name } => {
                 actions.push(Action::Log(format!("stick {name} can be pulled")));
+                // What was wrong with it is found out anew.
+                self.problems.clear(&Topic::Stick);
                 self.stick = Stick::Released { name };
             }
             Store::Room { total_bytes, reserve_bytes } => self.room = Some(Room { total_bytes, reserve_bytes }),

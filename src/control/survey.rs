@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use super::problems::Topic;
 use super::{Action, Control};
-use crate::wire::{self, Facts, Light};
+use crate::config::DhcpMode;
+use crate::wire::{self, Facts, Finding, Light};
 
 impl Control {
     pub(super) fn surveyed(&mut self, now: Duration, facts: Facts, actions: &mut Vec<Action>) {
@@ -24,7 +25,12 @@ impl Control {
             // Clients know us by an address of that server's.
             facts.taken_by = None;
         }
-        let finding = wire::find(self.network.carrier, &facts, self.beside.serving, own);
+        let finding = match wire::find(self.network.carrier, &facts, self.beside.serving, own) {
+            Finding::ServerSilent { server, .. } => {
+                Finding::ServerSilent { server, relieved: self.config.dhcp.mode == DhcpMode::Auto }
+            }
+            finding => finding,
+        };
         if finding == self.network.wire {
             return;
         }

@@ -156,8 +156,8 @@ mod tests {
     use super::*;
     use crate::config::Config;
     use crate::control::Event as ControlEvent;
-    use crate::panel::{Button, Event as Panel, Gesture};
-    use crate::status::NewPlace;
+    use crate::panel::{Button, Event as Panel, Gesture, Wish};
+    use crate::status::{Enrolment, NewPlace};
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -231,6 +231,18 @@ mod tests {
         tell(&mut control, 3, Event::Failed { message: "x".to_owned(), action: "y".to_owned() });
         assert_eq!(control.status(SECOND * 3).problems.len(), 1);
         assert_eq!(press(&mut control, 4, HELD), ["Prepare"]);
+    }
+
+    #[test]
+    fn the_page_that_says_ready_opens_the_window_beside_an_update() {
+        let mut control = control();
+        tell(&mut control, 1, offer(Step::Newer));
+        (control.store_open, control.images) = (true, vec!["debian-1".parse().unwrap()]);
+        let actions = control.handle(SECOND * 2, ControlEvent::Panel(Panel::Wished(Wish::EnrolMany)));
+        assert_eq!(commands(&actions), [""; 0]);
+        let status = control.status(SECOND * 2);
+        assert!(matches!(status.enrolment, Enrolment::Open { .. }), "{:?}", status.enrolment);
+        assert!(matches!(status.update, Some(Update::Offered { .. })));
     }
 
     #[test]

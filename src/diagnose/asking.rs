@@ -61,7 +61,7 @@ pub static RULES: &[Rule] = &[
         symptoms: &[10],
         observed: "It asked another DHCP server for its address, and then nothing of us.",
         cause: "A router or another DHCP server on this switch answers it too.",
-        action: "Another DHCP server answers it: turn that one off.",
+        action: "Another DHCP server (router?) answers it: turn it off.",
         applies: went_elsewhere,
     },
     Rule {
@@ -79,8 +79,9 @@ pub static RULES: &[Rule] = &[
         cause: "That server has no free address or does not know this board; or the board does not hear it.",
         action: "Router gives it no address: free ones? Other cable.",
         applies: |case| {
-            let deaf = !is_rom(case) && !case.seen.old_eeprom || case.at(Reached::System);
-            !case.facts.nobody_leases && deaf && gets_no_lease(case).is_some_and(|asks| asks.discovers >= 3)
+            // A ROM of a 2B or 3B sends no REQUEST and has a trouble of its own.
+            let takes = !is_deaf_rom(case) && !case.seen.old_eeprom || case.at(Reached::System);
+            !case.facts.nobody_leases && takes && gets_no_lease(case).is_some_and(|asks| asks.discovers >= 3)
         },
     },
     Rule {
@@ -105,7 +106,7 @@ pub static RULES: &[Rule] = &[
         symptoms: &[],
         observed: "It asks for an address while no stick with its root is in.",
         cause: "The stick was pulled or is still being read.",
-        action: "Its root is on the stick: put that in.",
+        action: "Its files are on the stick: put that in.",
         applies: |case| {
             let asks = &case.seen.loader;
             case.before_files()
@@ -123,7 +124,7 @@ pub static RULES: &[Rule] = &[
         action: "A relay is between: put it on the same switch as this Pi.",
         applies: |case| {
             let asks = &case.seen.loader;
-            case.before_files() && asks.relay.is_some() && asks.elsewhere == 0 && asks.acks == 0
+            case.before_files() && asks.relay.is_some() && asks.elsewhere == 0 && asks.acks == 0 && asks.declines < 2
         },
     },
     Rule {
@@ -133,8 +134,9 @@ pub static RULES: &[Rule] = &[
         cause: "Another device answers for addresses that are not its own.",
         action: "A device claims all addresses: unplug that one.",
         applies: |case| {
-            let declines = case.seen.loader.declines.max(case.seen.system.declines);
-            declines >= 2 && case.seen.reached < Reached::Mounted && !went_elsewhere(case)
+            let loader = case.before_files() && case.seen.loader.declines >= 2;
+            let system = case.at(Reached::System) && case.seen.system.declines >= 2 && !case.called();
+            (loader || system) && !went_elsewhere(case)
         },
     },
     Rule {
@@ -191,8 +193,24 @@ pub static RULES: &[Rule] = &[
             let asks = &case.seen.loader;
             case.before_files()
                 && is_deaf_rom(case)
-                && !case.facts.nobody_leases
+                && !case.facts.beside
                 && case.facts.other_dhcp.is_none()
+                && asks.offers >= 2
+                && is_plain(case)
+        },
+    },
+    Rule {
+        hint: Hint::RomBeside,
+        symptoms: &[6],
+        observed: "A Pi 2 or 3 repeats its question beside a router that gives the addresses.",
+        cause: "Its ROM can lock up where two servers answer; that router may also have no address for it.",
+        action: "Router confuses it: SD card with only bootcode.bin.",
+        applies: |case| {
+            let asks = &case.seen.loader;
+            case.before_files()
+                && is_deaf_rom(case)
+                && case.facts.beside
+                && !case.facts.nobody_leases
                 && asks.offers >= 2
                 && is_plain(case)
         },
@@ -219,8 +237,8 @@ pub static RULES: &[Rule] = &[
         hint: Hint::AsksNoFile,
         symptoms: &[13],
         observed: "It took its address from us and then asked us for no file.",
-        cause: "Its EEPROM names another TFTP server (TFTP_IP), or it cannot reach ours.",
-        action: "Is TFTP_IP set in its EEPROM? See README, step 0.",
+        cause: "Its EEPROM names another TFTP server (TFTP_IP) or has no network boot, or a firewall here drops its requests.",
+        action: "It asks no file: set its EEPROM, README step 0.",
         applies: |case| {
             let asks = &case.seen.loader;
             case.before_files()
@@ -233,13 +251,13 @@ pub static RULES: &[Rule] = &[
     },
     Rule {
         hint: Hint::SecondStageUnheard,
-        symptoms: &[15],
-        observed: "It has bootcode.bin, which asks for an address again and again and for no file.",
-        cause: "The second stage does not hear our answers.",
+        symptoms: &[14, 15],
+        observed: "It has bootcode.bin, which asks for an address and for no file.",
+        cause: "The second stage does not hear our answers, or sends its requests to a wrong address.",
         action: "Its 2nd stage hears nothing: switch it off and on.",
         applies: |case| {
             case.at(Reached::FirstStage)
-                && case.seen.second.discovers >= 2
+                && (case.seen.second.discovers >= 2 || case.silent && case.seen.second.discovers > 0)
                 && case.seen.second.elsewhere == 0
                 && !case.seen.files.any(|file| !file.is_first_stage())
         },

@@ -38,7 +38,7 @@ pub enum Reached {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Dialogue {
     pub discovers: u32,
-    /// When the first and the last DISCOVER came.
+    /// When the first question of any kind and the last DISCOVER came.
     pub first: Duration,
     pub last: Duration,
     pub requests: u32,
@@ -93,6 +93,8 @@ pub struct Attempt {
     pub calls: Calls,
     /// A kernel or an initramfs asked for an address, which no system on a card of its own does.
     pub kernel_asked: bool,
+    /// It was up from here, and switched off, before this.
+    pub was_up: bool,
 }
 
 impl Attempt {
@@ -110,6 +112,7 @@ impl Attempt {
             files: Files::default(),
             calls: Calls::default(),
             kernel_asked: false,
+            was_up: false,
         }
     }
 
@@ -149,11 +152,11 @@ impl Attempt {
             self.calls.dhcp_at = now;
         }
         let dialogue = self.dialogue(loader);
+        if dialogue.discovers + dialogue.requests == 0 {
+            dialogue.first = now;
+        }
         match request.kind {
             Kind::Discover => {
-                if dialogue.discovers == 0 {
-                    dialogue.first = now;
-                }
                 dialogue.last = now;
                 count(&mut dialogue.discovers);
             }
@@ -194,7 +197,7 @@ impl Attempt {
     pub fn tftp(&mut self, now: Duration, event: &tftp::Event) {
         use tftp::Event;
         let (path, became) = match event {
-            Event::Started { path, .. } => (path, Became::Found),
+            Event::Started { path, size, .. } => (path, Became::Found { size: *size }),
             Event::Finished { path, .. } => (path, Became::Sent),
             Event::Aborted { path, bytes, .. } => (path, Became::Aborted { at: *bytes }),
             // Perhaps only the last ACK was lost.
@@ -205,9 +208,16 @@ impl Attempt {
             Event::Failed { path, .. } => (path, Became::Failed),
             Event::Missing { path, .. } => (path, Became::Missing),
             Event::Repeated { path, .. } => (path, Became::Repeated),
-            Event::Progress { .. } | Event::Refused { .. } | Event::CommandLineShortened { .. } => return,
+            Event::Progress { bytes, .. } => {
+                self.files.progress(*bytes);
+                self.heard = now;
+                return;
+            }
+            Event::Refused { .. } | Event::CommandLineShortened { .. } => return,
         };
-        self.files.note(path, became);
+        if !self.files.note(path, became) {
+            return;
+        }
         let heard = self.heard;
         let Some(file) = self.files.last() else { return };
         let reached = match (file.is_first_stage(), became) {

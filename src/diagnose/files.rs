@@ -23,6 +23,11 @@ pub struct File {
     pub name: String,
     /// Requests that found it.
     pub found: u32,
+    /// Transfers of it that have not ended.
+    open: u32,
+    /// Of the last one: what the board has, and its size.
+    progress: u64,
+    size: Option<u64>,
     pub sent: u32,
     pub missing: u32,
     /// Ended by the board: its size probe, as a rule.
@@ -48,7 +53,7 @@ pub struct Files {
 /// What became of a request, as TFTP tells it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Became {
-    Found,
+    Found { size: Option<u64> },
     Sent,
     Missing,
     Aborted { at: u64 },
@@ -58,11 +63,18 @@ pub enum Became {
 }
 
 impl Files {
-    pub fn note(&mut self, path: &str, became: Became) {
+    /// False where it tells nothing of this boot: the server gives a transfer up after ten
+    /// seconds, and meanwhile the board may have begun anew.
+    pub fn note(&mut self, path: &str, became: Became) -> bool {
         let name = name_of(path);
-        let index = match self.list.iter().position(|file| file.name == name) {
+        let known = self.list.iter().position(|file| file.name == name);
+        let given_up = matches!(became, Became::Aborted { .. } | Became::Stopped(_));
+        if given_up && known.is_none_or(|index| self.list[index].open == 0) {
+            return false;
+        }
+        let index = match known {
             Some(index) => index,
-            None if self.list.len() >= MAX_FILES => return,
+            None if self.list.len() >= MAX_FILES => return true,
             None => {
                 self.list.push(File { name: name.to_owned(), ..File::default() });
                 self.list.len() - 1
@@ -72,24 +84,58 @@ impl Files {
         let file = &mut self.list[index];
         let count = |counter: &mut u32| *counter = counter.saturating_add(1);
         match became {
-            Became::Found => count(&mut file.found),
+            Became::Found { size } => {
+                count(&mut file.found);
+                count(&mut file.open);
+                (file.progress, file.size) = (0, size);
+            }
             Became::Sent => {
                 count(&mut file.sent);
+                file.open = file.open.saturating_sub(1);
                 // It has it now.
                 file.stop = None;
             }
             Became::Missing => count(&mut file.missing),
             Became::Aborted { at } => {
                 count(&mut file.aborted);
+                file.open = file.open.saturating_sub(1);
                 file.aborted_at = file.aborted_at.max(at);
             }
             Became::Stopped(stop) => {
                 count(&mut file.stops);
+                file.open = file.open.saturating_sub(1);
                 file.stop = Some(stop);
             }
-            Became::Failed => count(&mut file.failed),
+            Became::Failed => {
+                count(&mut file.failed);
+                file.open = file.open.saturating_sub(1);
+            }
             Became::Repeated => count(&mut file.repeated),
         }
+        true
+    }
+
+    /// Of the file under way the board has so much.
+    pub fn progress(&mut self, bytes: u64) {
+        if let Some(file) = self.last.and_then(|last| self.list.get_mut(last)).filter(|file| file.open > 0) {
+            file.progress = bytes;
+        }
+    }
+
+    /// The board began anew: what it was loading broke off, before the server gave that up.
+    pub fn cut(&mut self) {
+        let Some(file) = self.last.and_then(|last| self.list.get_mut(last)) else { return };
+        if file.open > 0 && file.progress > 0 && file.stop.is_none() {
+            let size = file.size.unwrap_or(u64::MAX);
+            file.stops = file.stops.saturating_add(1);
+            file.stop = Some(Stop { at: file.progress, size, ahead: false });
+        }
+    }
+
+    /// The file in which it broke off, and at which byte.
+    pub fn broken(&self) -> Option<(&str, u64)> {
+        let file = self.last().filter(|file| file.broke_off())?;
+        Some((&file.name, file.stop?.at))
     }
 
     pub fn is_empty(&self) -> bool {
@@ -204,10 +250,27 @@ mod tests {
     #[test]
     fn a_file_that_came_at_the_second_try_did_not_break_off() {
         let mut files = Files::default();
-        files.note("kernel8.img", Became::Found);
+        files.note("kernel8.img", Became::Found { size: Some(9) });
         files.note("kernel8.img", Became::Stopped(Stop { at: 5, size: 9, ahead: false }));
         assert!(files.last().unwrap().broke_off());
+        files.note("kernel8.img", Became::Found { size: Some(9) });
         files.note("kernel8.img", Became::Sent);
         assert!(!files.last().unwrap().broke_off() && files.was_sent("kernel8.img"));
+    }
+    #[test]
+    fn what_was_under_way_when_the_board_began_anew_broke_off_there() {
+        let mut files = Files::default();
+        files.note("kernel8.img", Became::Found { size: Some(9) });
+        files.progress(5);
+        files.cut();
+        assert_eq!(files.broken(), Some(("kernel8.img", 5)));
+        let mut files = Files::default();
+        files.note("kernel8.img", Became::Found { size: Some(9) });
+        files.cut();
+        assert_eq!(files.broken(), None, "nothing of it is known to have come");
+        // The server gives the transfer of the boot before up.
+        let mut files = Files::default();
+        assert!(!files.note("kernel8.img", Became::Stopped(Stop { at: 5, size: 9, ahead: false })));
+        assert!(files.is_empty() && files.last().is_none());
     }
 }

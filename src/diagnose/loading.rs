@@ -3,12 +3,17 @@
 //! Pure. A file that the image lacks is normal for most names (each model probes
 //! for dozens); what counts is which kind is lacking altogether.
 
+use std::time::Duration;
+
 use super::evidence::Reached;
 use super::files::File;
 use super::rules::{Case, Rule};
 use super::{Files, Hint};
 use crate::client::Model;
 use crate::dhcp::Asker;
+
+/// An EEPROM waits 30 s for a file (TFTP_FILE_TIMEOUT) before it begins anew: who does so sooner was reset.
+const GIVES_UP: Duration = Duration::from_secs(25);
 
 /// Block sizes of the Pi's loaders: ROM, `start4.elf`, EEPROM since 2022-10.
 const BLOCK_SIZES: [u64; 3] = [512, 1024, 1468];
@@ -30,7 +35,8 @@ fn unreadable(case: &Case) -> bool {
 fn unheard(case: &Case) -> bool {
     let files = &case.seen.files;
     let deaf = |file: &File| file.repeated >= 3 || file.stop.is_some_and(|stop| stop.at == 0);
-    let heard = |file: &File| file.sent > 0 || file.aborted > 0 || file.stop.is_some_and(|stop| stop.at > 0);
+    // Who asks for another name has heard that there is none of the first.
+    let heard = |file: &File| file.sent + file.aborted + file.missing > 0 || file.stop.is_some_and(|stop| stop.at > 0);
     case.loads() && !unreadable(case) && files.any(deaf) && !files.any(heard)
 }
 
@@ -51,6 +57,20 @@ fn rolled_over(file: &File) -> bool {
     edge(stop) || (file.sent == 0 && edge(file.aborted_at))
 }
 
+/// It ended inside a file, with nothing that tells more of that file.
+fn broke(case: &Case) -> bool {
+    broken(case).is_some_and(|file| !twice(file)) && !too_large(case)
+}
+
+/// The same in boot after boot, at another place each time.
+fn breaks(case: &Case) -> bool {
+    case.loops && broke(case) && case.same_place < 2
+}
+
+fn was_reset(case: &Case) -> bool {
+    is_eeprom(case) && case.gap < GIVES_UP
+}
+
 /// The last thing that it ended itself was ended at that edge.
 fn too_large(case: &Case) -> bool {
     case.loads() && case.seen.files.last().is_some_and(rolled_over) && !unreadable(case)
@@ -59,6 +79,11 @@ fn too_large(case: &Case) -> bool {
 fn signed(case: &Case) -> bool {
     let image = case.seen.files.get("boot.img");
     case.loads() && image.is_some_and(|image| image.aborted >= 2 && image.sent == 0 && !rolled_over(image))
+}
+
+/// It stopped in the last file, which tells more than what others lack.
+fn stopped(case: &Case) -> bool {
+    broken(case).is_some() || too_large(case) || unreadable(case)
 }
 
 /// Of what a model cannot begin without, nothing is there.
@@ -72,12 +97,16 @@ fn lacks_all(case: &Case) -> bool {
                 || (files.is_missing("start.elf") && !files.any(|file| file.is_firmware() && file.found > 0))
         }
     };
-    case.loads() && first && !unreadable(case)
+    case.loads() && first && !stopped(case) && !case.at(Reached::Kernel)
 }
 
 /// Descriptions of boards were asked for, and none is there.
 fn no_device_tree(case: &Case) -> bool {
-    case.loads() && case.ended() && !lacks_all(case) && case.seen.files.all_missing(File::is_device_tree)
+    case.loads()
+        && case.ended()
+        && !lacks_all(case)
+        && !stopped(case)
+        && case.seen.files.all_missing(File::is_device_tree)
 }
 
 fn no_kernel(files: &Files) -> bool {
@@ -133,22 +162,41 @@ pub static RULES: &[Rule] = &[
         hint: Hint::Pi5Hung,
         symptoms: &[27],
         observed: "A Pi 5 fell silent inside a file and did not ask for it again.",
-        cause: "Its loader does not try again after a timeout.",
-        action: "It hung on a slow file: switch it off and on.",
-        applies: |case| {
-            is_pi5(case) && case.silent && broken(case).is_some_and(|file| !twice(file)) && !too_large(case)
-        },
+        cause: "Its loader does not try again after a timeout; or it was switched off.",
+        action: "Silent in a file: if it is on, switch it off and on.",
+        applies: |case| is_pi5(case) && case.silent && broke(case),
+    },
+    Rule {
+        hint: Hint::SilentInFile,
+        symptoms: &[16],
+        observed: "It fell silent inside a file and did not begin anew.",
+        cause: "It was switched off or lost its power, its cable is out, or its loader hangs.",
+        action: "Silent in a file: is it on, its cable in? Restart it.",
+        applies: |case| !is_pi5(case) && case.silent && broke(case),
+    },
+    Rule {
+        hint: Hint::SamePlace,
+        symptoms: &[],
+        observed: "Boot after boot it stops at the same byte of the same file.",
+        cause: "Its loader cannot take more of that file, or the stick gives those bytes too late.",
+        action: "Same place each time: newer EEPROM? Other stick?",
+        applies: |case| case.loops && broke(case) && case.same_place >= 2,
+    },
+    Rule {
+        hint: Hint::PowerLost,
+        symptoms: &[],
+        observed: "Boot after boot it begins anew inside a file, sooner than its loader gives one up.",
+        cause: "Its power is cut: a weak supply or a loose plug, if it was no hand.",
+        action: "Lost power in a file: other supply? Or off by hand?",
+        applies: |case| breaks(case) && was_reset(case),
     },
     Rule {
         hint: Hint::BrokeOff,
         symptoms: &[16],
-        observed: "It fell silent inside a file.",
-        cause: "The link was lost, or the board lost its power.",
-        action: "Broke off in a file: other cable, other power supply.",
-        applies: |case| {
-            let hung = is_pi5(case) && case.silent;
-            !hung && broken(case).is_some_and(|file| !twice(file)) && !too_large(case)
-        },
+        observed: "Boot after boot it breaks off inside a file and begins anew.",
+        cause: "Packets are lost for as long as its loader waits, or its power is cut.",
+        action: "Files break off: other cable or power supply.",
+        applies: |case| breaks(case) && !was_reset(case),
     },
     Rule {
         hint: Hint::SignedBoot,
@@ -189,7 +237,12 @@ pub static RULES: &[Rule] = &[
         cause: "The image has no kernel for this board, or config.txt names one that is not there.",
         action: "No kernel for this Pi in the image: use another image.",
         applies: |case| {
-            case.loads() && case.ended() && no_kernel(&case.seen.files) && !no_device_tree(case) && !lacks_all(case)
+            case.loads()
+                && case.ended()
+                && no_kernel(&case.seen.files)
+                && !no_device_tree(case)
+                && !lacks_all(case)
+                && !stopped(case)
         },
     },
     Rule {
@@ -202,7 +255,8 @@ pub static RULES: &[Rule] = &[
             case.at(Reached::Kernel)
                 && case.ended()
                 && wrong_kernel(&case.seen.files)
-                && broken(case).is_none()
+                && !case.called()
+                && !stopped(case)
                 && !no_device_tree(case)
         },
     },
@@ -212,7 +266,9 @@ pub static RULES: &[Rule] = &[
         observed: "It has its firmware and asked for nothing after it.",
         cause: "Start and fixup files that do not fit each other, or too little voltage.",
         action: "Its firmware stops: good power supply? Newer image?",
-        applies: |case| case.loads() && case.ended() && firmware_only(&case.seen.files) && !lacks_all(case),
+        applies: |case| {
+            case.loads() && case.ended() && firmware_only(&case.seen.files) && !lacks_all(case) && !stopped(case)
+        },
     },
     Rule {
         hint: Hint::KernelSilent,
@@ -224,9 +280,8 @@ pub static RULES: &[Rule] = &[
             case.at(Reached::Kernel)
                 && case.ended()
                 && !wrong_kernel(&case.seen.files)
-                && broken(case).is_none()
-                && !unreadable(case)
-                && !too_large(case)
+                && !case.called()
+                && !stopped(case)
                 && !no_device_tree(case)
         },
     },

@@ -31,7 +31,7 @@ fn refused_for(case: &Case, wanted: &[Refusal]) -> bool {
 /// Nothing wrong was said: it is only too quiet.
 fn no_word(case: &Case) -> bool {
     let calls = &case.seen.calls;
-    mounts(case) && !version_differs(calls) && calls.refused.is_none()
+    mounts(case) && !version_differs(calls) && calls.refused.is_none() && case.seen.system.declines < 2
 }
 
 /// A system that has an address, and nothing of what a boot from here shows before.
@@ -39,7 +39,9 @@ pub(super) fn starts_itself(seen: &Attempt) -> bool {
     let (asks, calls) = (&seen.system, &seen.calls);
     let loaded = seen.loader.discovers + seen.second.discovers > 0 || !seen.files.is_empty();
     let used = calls.ports_asked + calls.refusals > 0 || calls.traffic_at.is_some();
-    seen.reached == Reached::System && asks.discovers > 0 && asks.requests > 0 && !seen.kernel_asked && !loaded && !used
+    // A client that was switched off has nothing to renew.
+    let asked = asks.requests > 0 && (asks.discovers > 0 || seen.was_up);
+    seen.reached == Reached::System && asked && !seen.kernel_asked && !loaded && !used
 }
 
 fn runs(case: &Case) -> bool {
@@ -96,7 +98,7 @@ pub static RULES: &[Rule] = &[
         symptoms: &[34],
         observed: "It asks for its root, which is not mounted here now.",
         cause: "The stick was pulled or fails.",
-        action: "Its root is away: put the stick in, then restart it.",
+        action: "Its files are away: put the stick in, then restart it.",
         applies: |case| refused_for(case, &[Refusal::NotMounted, Refusal::Unreadable]),
     },
     Rule {
@@ -117,10 +119,10 @@ pub static RULES: &[Rule] = &[
             let asks = &case.seen.system;
             no_word(case)
                 && !case.facts.beside
+                && case.seen.calls.ports_asked == 0
                 && asks.offers >= 2
                 && asks.acks == 0
                 && asks.elsewhere == 0
-                && asks.declines < 2
         },
     },
     Rule {

@@ -26,6 +26,8 @@ const LOOPS: u32 = 3;
 const FORGOTTEN: Duration = Duration::from_secs(900);
 /// A system that ran for so long did not end by a fault of its start.
 const RAN: Duration = Duration::from_secs(300);
+/// A system that is back without its root may be one whose cable was out, with nothing to read for a while.
+const WITHOUT_ROOT: Duration = Duration::from_secs(300);
 /// The ROM's DISCOVERs before it gives up.
 const ROM_DISCOVERS: u32 = 5;
 
@@ -58,12 +60,22 @@ pub struct Watch {
     seen: Attempt,
     /// Boots since it was last up, this one included.
     boots: u32,
+    /// Where the last boot broke off.
+    broke: Option<Break>,
     verdict: Option<Verdict>,
+}
+
+/// Boots in a row that ended at the same byte of the same file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Break {
+    file: String,
+    at: u64,
+    times: u32,
 }
 
 impl Watch {
     pub fn new(now: Duration) -> Self {
-        Self { seen: Attempt::new(now), boots: 1, verdict: None }
+        Self { seen: Attempt::new(now), boots: 1, broke: None, verdict: None }
     }
 
     /// What this boot has shown so far.
@@ -110,7 +122,8 @@ impl Watch {
     }
 
     fn begin(&mut self, now: Duration, facts: &Facts) -> Option<Hint> {
-        let before = std::mem::replace(&mut self.seen, Attempt::new(now));
+        let mut before = std::mem::replace(&mut self.seen, Attempt::new(now));
+        before.files.cut();
         let another_story = before.reached == Reached::Up
             || before.ran() >= RAN
             || starting::starts_itself(&before)
@@ -119,11 +132,34 @@ impl Watch {
         if another_story {
             self.verdict = None;
         }
+        let same_place = self.broke_off(&before);
         if self.boots < LOOPS {
             return None;
         }
-        let hint = rules::judge(&Case { seen: &before, facts, silent: false, loops: true });
+        let gap = now.saturating_sub(before.heard);
+        let hint = rules::judge(&Case { loops: true, gap, same_place, ..Case::new(&before, facts) });
+        // A hand at the switch looks the same, and may be there twice.
+        if matches!(hint, Hint::PowerLost | Hint::BrokeOff) && self.boots == LOOPS {
+            return None;
+        }
         self.decide(now, hint, before.reached, false)
+    }
+
+    /// Where that boot broke off, and how many in a row did so there.
+    fn broke_off(&mut self, before: &Attempt) -> u32 {
+        let last = self.broke.take();
+        self.broke = before.files.broken().map(|(file, at)| {
+            let same = last.filter(|last| last.file == file && last.at == at);
+            Break { file: file.to_owned(), at, times: same.map_or(0, |last| last.times).saturating_add(1) }
+        });
+        self.broke.as_ref().map_or(0, |broke| broke.times)
+    }
+
+    /// Nobody answers for its address any more: whatever is heard next is another story.
+    pub fn gone(&mut self, now: Duration) {
+        let was_up = self.seen.reached == Reached::Up;
+        self.seen = Attempt { was_up, ..Attempt::new(now) };
+        (self.boots, self.broke, self.verdict) = (1, None, None);
     }
 
     pub fn went_elsewhere(&mut self, loader: bool, server: Ipv4Addr) {
@@ -162,8 +198,7 @@ impl Watch {
         // How it came there is of no more use.
         self.seen = Attempt::new(now);
         self.seen.up(now);
-        self.boots = 1;
-        self.verdict = None;
+        (self.boots, self.broke, self.verdict) = (1, None, None);
     }
 
     /// It came further than where it was stuck, or spoke again.
@@ -179,7 +214,7 @@ impl Watch {
 
     /// Its stage has been silent for too long: why, and whether that is news.
     pub fn silent(&mut self, now: Duration, facts: &Facts) -> (Hint, bool) {
-        let hint = rules::judge(&Case { seen: &self.seen, facts, silent: true, loops: false });
+        let hint = rules::judge(&Case { silent: true, ..Case::new(&self.seen, facts) });
         let news = self.decide(now, hint, self.seen.reached, true).is_some();
         (hint, news)
     }
@@ -194,7 +229,7 @@ impl Watch {
         if now < since + NO_PROGRESS || (facts.store_open && !facts.has_root) {
             return None;
         }
-        let hint = rules::judge(&Case { seen: &self.seen, facts, silent: false, loops: false });
+        let hint = rules::judge(&Case::new(&self.seen, facts));
         if hint == Hint::Unknown && now < since + SURELY_STUCK {
             return None;
         }
@@ -220,7 +255,10 @@ impl Watch {
                 let deaf = seen.files.any(|file| file.repeated >= QUESTIONS);
                 (deaf && !seen.files.any(|file| file.sent > 0)).then_some(seen.began)
             }
-            Reached::System if starting::starts_itself(seen) => Some(seen.system.first),
+            Reached::System if starting::starts_itself(seen) => {
+                let wait = if seen.was_up { WITHOUT_ROOT.saturating_sub(NO_PROGRESS) } else { Duration::ZERO };
+                Some(seen.system.first + wait)
+            }
             Reached::Kernel | Reached::System => {
                 let wrong = calls.refusals + calls.asked_nfs2 + calls.asked_nfs4 >= QUESTIONS;
                 if wrong { Some(seen.began) } else { repeats(&seen.system) }

@@ -12,10 +12,11 @@
 //! ```
 //!
 //! Pure: `gestures`, `keys`, `pages`, `screens` with `screen` and `words`, `draw`
-//! (`low` for 32 rows) with `frame`, `blocks`, `presence`, `retry`, and `led` but for its two files. I/O: `gpio`,
+//! (`low` for 32 rows) with `frame`, `blocks`, `presence`, `retry`, and `led` but for its two files. I/O: `gpio` with `chip`,
 //! `oled` with `sh1106`, `terminal`, and the threads and locks in `threads`.
 
 pub mod blocks;
+mod chip;
 pub mod draw;
 pub mod frame;
 pub mod gestures;
@@ -72,6 +73,8 @@ pub enum Wish {
     Reset(Role),
     /// New clients get this one.
     ImageDefault(ImageId),
+    /// The window for several new Pis, where the overview asks a held ENROLL something else.
+    EnrolMany,
     /// What the black box holds, as files on the stick.
     Report,
     /// A fake Pi boots from the image for new clients.
@@ -90,6 +93,7 @@ impl fmt::Display for Wish {
             Self::Swap(role) => write!(f, "another board for {role}"),
             Self::Reset(role) => write!(f, "reset {role}"),
             Self::ImageDefault(image) => write!(f, "{image} for new clients"),
+            Self::EnrolMany => f.write_str("several new Pis"),
             Self::Report => f.write_str("save a report"),
             Self::SelfTest => f.write_str("self-test"),
             Self::WriteCard(name) => write!(f, "a recovery card on {name}"),

@@ -1,6 +1,6 @@
 //! One screen as typed parts: what is said, before any pixel of it.
 //!
-//! Pure. `screens.rs` fills it, `draw.rs` draws it, and `text` tells it to a
+//! Pure. `screens` fills it, `draw.rs` draws it, and `text` tells it to a
 //! program or a log.
 
 use super::words;

@@ -267,7 +267,8 @@ pub(super) fn watch_buttons(core: &Core, config: &config::Panel) {
         }
     };
     let (enroll, next) = (config.enroll_gpio, config.next_gpio);
-    core.tell(Event::Hardware(format!("buttons: ENROLL on GPIO {enroll}, NEXT on GPIO {next}")));
+    let by = buttons.chip().map(|chip| format!(", by {}", chip.display())).unwrap_or_default();
+    core.tell(Event::Hardware(format!("buttons: ENROLL on GPIO {enroll}, NEXT on GPIO {next}{by}")));
     let mut gestures = if config.buttons == 1 { Gestures::of_one_button() } else { Gestures::default() };
     let mut drawn = None;
     while !core.closing() {

@@ -9,6 +9,7 @@
 //! | `judge` | whether a file is for this board, and newer | yes |
 //! | `card` | the slots, a slot written anew, the switch | on the disk it is given |
 //! | `trial` | what the firmware told of this start; asking it to try the other slot | I/O |
+//! | `fdt` | where the firmware's mailbox is, by the device tree | yes |
 //! | `selftest` | whether this system serves | I/O |
 //! | `shell` | the thread of `serve` that does all this | I/O |
 //! | `command` | `rootstock update`: make, show and verify files | I/O |
@@ -26,6 +27,7 @@ pub mod autoboot;
 pub mod card;
 pub mod command;
 pub mod container;
+pub mod fdt;
 pub mod judge;
 pub mod keys;
 pub mod selftest;

@@ -6,17 +6,19 @@
 //! tryboot` sends it itself, through `/dev/mem`, when everything else has ended; the
 //! words are given to reboot(2) all the same.
 //!
-//! The message lies in ordinary memory that the GPU can reach: below 1 GiB. That a
+//! The message lies in ordinary memory that the GPU can reach (`fdt` says which). That a
 //! real Pi takes it was never seen; one that does not starts the old slot again.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read};
 use std::path::Path;
 
-use super::Slot;
+use super::{Slot, fdt};
 
 /// Where the firmware leaves what it did ("Device trees", `/chosen/bootloader`).
 const BOOTLOADER: &str = "/proc/device-tree/chosen/bootloader";
+/// The whole device tree as the firmware gave it, with where its mailbox is.
+const TREE: &str = "/sys/firmware/fdt";
 const COMPATIBLE: &str = "/proc/device-tree/compatible";
 /// Longest of both that is read.
 const MAX_PROPERTY_BYTES: usize = 1024;
@@ -87,21 +89,14 @@ fn accepted(code: u32, tag_code: u32) -> Result<(), TrialError> {
     }
 }
 
-/// Where the peripherals lie for the ARM: the second number of `/soc`'s `ranges`, or the third where addresses have
-/// two cells and the second is zero (Pi 4).
-fn peripherals(ranges: &[u8]) -> Option<u64> {
-    let cell = |at: usize| Some(u32::from_be_bytes(ranges.get(at..at + 4)?.try_into().ok()?));
-    let found = cell(4).filter(|&base| base != 0).or_else(|| cell(8))?;
-    // A Pi 3 and a Pi 4 as every kernel has them; a Pi 5's mailbox is elsewhere.
-    matches!(found, 0x3f00_0000 | 0xfe00_0000).then_some(u64::from(found))
-}
-
 /// Sets the flag. The restart that follows tries the other slot.
 pub fn ask() -> Result<(), TrialError> {
-    let ranges = fs::read("/proc/device-tree/soc/ranges").map_err(|_| TrialError::NoMailbox)?;
-    let base = peripherals(&ranges).ok_or(TrialError::NoMailbox)?;
+    let mut tree = Vec::new();
+    let read = File::open(TREE).and_then(|file| file.take(fdt::MAX_BYTES as u64).read_to_end(&mut tree));
+    read.map_err(|_| TrialError::NoMailbox)?;
+    let place = fdt::mailbox(&tree).ok_or(TrialError::NoMailbox)?;
     let memory = File::options().read(true).write(true).open("/dev/mem").map_err(TrialError::Memory)?;
-    mailbox::property(&memory, base, &request())
+    mailbox::property(&memory, place, &request())
 }
 
 #[cfg(target_arch = "aarch64")]
@@ -112,18 +107,16 @@ mod mailbox {
     use std::ptr::NonNull;
     use std::time::{Duration, Instant};
 
+    use super::super::fdt::Mailbox;
     use super::{TrialError, accepted};
 
     const PAGE_BYTES: usize = 4096;
-    /// Mailboxes in the peripherals, in their page; registers of mailbox 1, which the ARM writes.
-    const PAGE_AT: u64 = 0xb000;
-    const WRITE: usize = 0x8a0;
-    const STATUS: usize = 0x8b8;
+    /// Registers of mailbox 1, which the ARM writes, and of both.
+    const WRITE: usize = 0x20;
+    const STATUS: usize = 0x38;
+    const ALL_BYTES: usize = 0x40;
     const FULL: u32 = 1 << 31;
     const PROPERTY_CHANNEL: u32 = 8;
-    /// The GPU's uncached view of the first GiB.
-    const BUS_ALIAS: u32 = 0xc000_0000;
-    const LOW_BYTES: u64 = 1 << 30;
     /// Memory is taken in such pieces until a page of it lies low; user memory comes from the top.
     const PIECE_BYTES: usize = 64 << 20;
     const MAX_PIECES: usize = 256;
@@ -138,8 +131,8 @@ mod mailbox {
         if place == libc::MAP_FAILED { None } else { NonNull::new(place.cast()) }
     }
 
-    /// A page of ours that lies below 1 GiB, and where.
-    fn low_page() -> Option<(NonNull<u32>, u32)> {
+    /// A page of ours that the GPU can see, and what it calls it.
+    fn low_page(seen: &Mailbox) -> Option<(NonNull<u32>, u32)> {
         let pagemap = File::open("/proc/self/pagemap").ok()?;
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_POPULATE | libc::MAP_LOCKED;
         for _ in 0..MAX_PIECES {
@@ -153,8 +146,11 @@ mod mailbox {
                 // Bits 0 to 54 are the page frame, bit 63 says that it is there (pagemap.rst).
                 let entry = u64::from_le_bytes(entry);
                 let physical = (entry & ((1 << 55) - 1)) * PAGE_BYTES as u64;
-                if entry >> 63 == 1 && physical != 0 && physical < LOW_BYTES {
-                    return Some((place.cast(), u32::try_from(physical).ok()?));
+                if entry >> 63 == 1
+                    && physical != 0
+                    && let Some(bus) = seen.bus_address(physical, PAGE_BYTES as u64)
+                {
+                    return Some((place.cast(), bus));
                 }
             }
         }
@@ -167,10 +163,17 @@ mod mailbox {
         unsafe { core::arch::asm!("dc civac, {0}", "dsb sy", in(reg) place.as_ptr()) };
     }
 
-    pub fn property(memory: &File, base: u64, request: &[u32; 7]) -> Result<(), TrialError> {
+    pub fn property(memory: &File, place: Mailbox, request: &[u32; 7]) -> Result<(), TrialError> {
         let fault = || TrialError::Memory(std::io::Error::last_os_error());
-        let registers = map(PAGE_BYTES, libc::MAP_SHARED, memory.as_raw_fd(), base + PAGE_AT).ok_or_else(fault)?;
-        let (page, physical) = low_page().ok_or(TrialError::NoLowMemory)?;
+        let inside = usize::try_from(place.registers % PAGE_BYTES as u64).unwrap_or(PAGE_BYTES);
+        if inside % 4 != 0 || inside + ALL_BYTES > PAGE_BYTES {
+            return Err(TrialError::NoMailbox);
+        }
+        let at = place.registers - inside as u64;
+        let registers = map(PAGE_BYTES, libc::MAP_SHARED, memory.as_raw_fd(), at).ok_or_else(fault)?;
+        // SAFETY: inside the page that is mapped, with all behind it.
+        let registers = unsafe { registers.add(inside) };
+        let (page, bus) = low_page(&place).ok_or(TrialError::NoLowMemory)?;
         // SAFETY: both registers are aligned and inside the page that is mapped.
         let (write, status) = unsafe { (registers.add(WRITE).cast::<u32>(), registers.add(STATUS).cast::<u32>()) };
         // SAFETY: `page` is 4096 bytes that only we write; `code` and `tag_code` are inside it, and what the GPU writes
@@ -190,7 +193,7 @@ mod mailbox {
                     return Err(TrialError::Silent);
                 }
             }
-            write.write_volatile(BUS_ALIAS | physical | PROPERTY_CHANNEL);
+            write.write_volatile(bus | PROPERTY_CHANNEL);
         }
         loop {
             clean(page);
@@ -208,9 +211,10 @@ mod mailbox {
 mod mailbox {
     use std::fs::File;
 
+    use super::super::fdt::Mailbox;
     use super::TrialError;
 
-    pub fn property(_: &File, _: u64, _: &[u32; 7]) -> Result<(), TrialError> {
+    pub fn property(_: &File, _: Mailbox, _: &[u32; 7]) -> Result<(), TrialError> {
         Err(TrialError::NoMailbox)
     }
 }
@@ -232,15 +236,6 @@ mod tests {
         check(&[0, 0, 0, 1], &[0, 0, 0, 1], None, false);
         check(&[], &[], None, false);
         check(&[3], &[1], None, false);
-    }
-
-    #[test]
-    fn the_mailbox_is_found_on_boards_that_have_it_there() {
-        let cells = |cells: &[u32]| cells.iter().flat_map(|cell| cell.to_be_bytes()).collect::<Vec<u8>>();
-        assert_eq!(peripherals(&cells(&[0x7e00_0000, 0x3f00_0000, 0x0100_0000])), Some(0x3f00_0000));
-        assert_eq!(peripherals(&cells(&[0x7e00_0000, 0, 0xfe00_0000, 0x0180_0000])), Some(0xfe00_0000));
-        assert_eq!(peripherals(&cells(&[0, 0x10, 0, 0x8000_0000])), None, "a Pi 5");
-        assert_eq!(peripherals(&[]), None);
     }
 
     #[test]

@@ -44,7 +44,52 @@ fn main() -> ExitCode {
 }
 
 fn board() -> Result<usize, String> {
-    let mut pi = Pi3::start()?;
+    Ok(whole_evening()? + without_the_registers()? + the_pi_5s_kernel()?)
+}
+
+/// Nothing emulates a Pi 5. Its image's kernel and system take an emulated Pi 3's device tree, and its buttons.
+fn the_pi_5s_kernel() -> Result<usize, String> {
+    let folder = folder("board-pi5")?;
+    let mut boot = sd_image::boot(&sd_image::path_of("pi5")?, &folder)?;
+    boot.words = boot.words.replace("console=ttyAMA10", "console=ttyS1").replace("iomem=relaxed", "");
+    let dtb = sd_image::copy_file(&sd_image::path()?, Board::Pi3.tree(), &folder)?;
+    emulated_pi::seed(&dtb)?;
+    let qtest = folder.join("qtest.sock");
+    let mut machine = Machine::start("pi5", &mut Board::Pi3.start(&boot, &dtb, "", &qtest), &folder)?;
+    let mut pins = Pins::connect(&qtest, Board::Pi3)?;
+    machine.wait_for("buttons: ENROLL on GPIO 17, NEXT on GPIO 27, by /dev/gpiochip", 0, LIMIT)?;
+    println!("ok the Pi 5's kernel and image start on a Raspberry Pi's tree, with the buttons by its GPIO device");
+    thread::sleep(Duration::from_secs(1));
+    pins.level(NEXT, false)?;
+    machine.wait_exit(LIMIT)?;
+    println!("ok a held NEXT switches it off");
+    Ok(2)
+}
+
+fn folder(name: &str) -> Result<PathBuf, String> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target").join(name);
+    let _ = fs::remove_dir_all(&folder);
+    fs::create_dir_all(&folder).map_err(|e| format!("{}: {e}", folder.display()))?;
+    Ok(folder)
+}
+
+/// A kernel that lets nobody map the pins' registers, as a Pi 5's is: the buttons go by its GPIO character device.
+fn without_the_registers() -> Result<usize, String> {
+    let mut pi = Pi3::start("board-chip", |words| words.replace("iomem=relaxed", ""))?;
+    pi.machine.wait_for("buttons: ENROLL on GPIO 17, NEXT on GPIO 27, by /dev/gpiochip", 0, LIMIT)?;
+    println!("ok without the pins' registers the buttons go by the kernel's GPIO device");
+    pi.machine.wait_for("asks for a held ENROLL", 0, LIMIT)?;
+    pi.press(ENROLL, Duration::from_millis(4500))?;
+    pi.machine.wait_for("a store is made", 0, LIMIT)?;
+    println!("ok a held ENROLL is one there too");
+    pi.pins.level(NEXT, false)?;
+    pi.machine.wait_exit(LIMIT)?;
+    println!("ok and a held NEXT");
+    Ok(3)
+}
+
+fn whole_evening() -> Result<usize, String> {
+    let mut pi = Pi3::start("board", str::to_owned)?;
     let mut passed = 0;
     let mut ok = |what: &str| {
         println!("ok {what}");
@@ -130,12 +175,11 @@ struct Pi3 {
 }
 
 impl Pi3 {
-    fn start() -> Result<Self, String> {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/board");
-        let _ = fs::remove_dir_all(&folder);
-        fs::create_dir_all(&folder).map_err(|e| format!("{}: {e}", folder.display()))?;
+    fn start(name: &str, words: impl Fn(&str) -> String) -> Result<Self, String> {
+        let folder = folder(name)?;
         let image = sd_image::path()?;
-        let boot = sd_image::boot(&image, &folder)?;
+        let mut boot = sd_image::boot(&image, &folder)?;
+        boot.words = words(&boot.words);
         let dtb = sd_image::copy_file(&image, Board::Pi3.tree(), &folder)?;
         emulated_pi::seed(&dtb)?;
         let stick = folder.join("stick.img");

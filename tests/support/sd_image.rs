@@ -6,10 +6,22 @@ use std::path::{Path, PathBuf};
 
 use super::command::run;
 
+/// The folders of `board/` that each make an image.
+pub const FAMILIES: [&str; 2] = ["pi3-4", "pi5"];
+
 /// The image that `just image` made.
 pub fn path() -> Result<PathBuf, String> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/image/rootstock.img");
-    if path.exists() { Ok(path) } else { Err(format!("{} is not there: run `just image`", path.display())) }
+    path_of(FAMILIES[0])
+}
+
+/// The image that `just image FAMILY` made.
+pub fn path_of(family: &str) -> Result<PathBuf, String> {
+    let name = match family {
+        "pi3-4" => "image/rootstock.img".to_owned(),
+        _ => format!("image-{family}/rootstock-{family}.img"),
+    };
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("target").join(name);
+    if path.exists() { Ok(path) } else { Err(format!("{} is not there: run `just image {family}`", path.display())) }
 }
 
 /// Where the partitions begin, as `board/image` lays them out; `tests/sd_image_foreign.rs` asks sfdisk.

@@ -34,10 +34,10 @@
 //! by the median, beside `-T2` 0.89 and 1.11; beside plain writes 0.72 and
 //! 1.35, and for the `.img` 1.07 and 1.46. So neither the bound of 1.2 nor a
 //! gain by io_uring is proven; that needs an idle machine, and a real stick.
-//! These figures are from before reading ahead had a thread of its own, and
-//! `.gz`, `.zst` and tarballs have none yet. Their decoders alone, the same
-//! day, 852 MiB unpacked, best of two: zlib-rs 0.82 s (`gzip -dc` 3.9 s), ruzstd
-//! 1.29 s (`zstd -dc` 0.46 s).
+//! Again 2026-11-30, reading ahead on a thread of its own, under a load of 10: 18.1 s for the `.xz`, `xz -dc -T1 > file;
+//! sync` 16.2; each round's ratio 0.98, 1.12 and 1.30, that of CPU 1.13, 1.16 and 1.22 (8.7 s to 7.3). The other figures
+//! are from before that, and `.gz`, `.zst` and tarballs have none yet. Their decoders alone, 2026-11-22, 852 MiB
+//! unpacked, best of two: zlib-rs 0.82 s (`gzip -dc` 3.9 s), ruzstd 1.29 s (`zstd -dc` 0.46 s).
 
 mod ahead;
 mod boot_files;

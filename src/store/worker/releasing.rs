@@ -36,6 +36,7 @@ impl Worker {
         }
         let Some(store) = self.store.take() else { return };
         tracing::info!(name = store.name, "the stick is let go of");
+        self.left_memory.extend(store.inside_spare());
         if let Some(importing) = &self.importing {
             importing.stop.store(true, Ordering::Relaxed);
         }

@@ -118,7 +118,10 @@ impl Store {
 impl Worker {
     /// Once a second: whether the stick still takes what clients write.
     pub(super) fn look_for_writes(&mut self) {
-        if !self.store.as_mut().is_some_and(Store::look_for_writes) {
+        // Memory does not stop.
+        let in_folder = self.options.folder.is_some();
+        let may_stop = |store: &mut Store| (store.is_on_stick || in_folder) && store.look_for_writes();
+        if !self.store.as_mut().is_some_and(may_stop) {
             return;
         }
         // Pulled, perhaps.
