@@ -50,7 +50,11 @@ fn a_stick_from_the_shop_serves_after_one_press_and_fsck_finds_nothing() {
         let mut pi = Appliance::start(&folder, &[Stick::writable(&stick), Stick::writable(&loops)]);
         pi.machine.wait_for(": 1 images, 0 clients", 0, LIMIT).unwrap();
         pi.machine.wait_for("is not used: partitions ", 0, LIMIT).unwrap();
-        assert_eq!(pi.power_off().matches("is not used: ").count(), 1, "said once");
+        let log = pi.power_off();
+        // The kernel gives a disk a new number when its medium may have changed, which a new stick says of itself (diskseq).
+        let plugged = log.matches("stick plugged in disk=\"sdb\"").count();
+        let told = log.matches("is not used: ").count();
+        assert!(told <= plugged, "said {told} times, and plugged in {plugged} times");
         assert_eq!(check(kind, &stick), free_after);
 
         // Its lock is on: the store in the file system is read, and clients would live in memory.
