@@ -33,7 +33,8 @@ pub fn build(folder: &Path) -> Result<Guest, String> {
     )?;
     let program = top.join("target/cross/aarch64-unknown-linux-gnu/release/nfs-judge");
 
-    let fetched = run(script("fetch").to_str().unwrap_or_default(), &[])?;
+    let lock = top.join("board/pi3-4/packages.lock");
+    let fetched = run(script("fetch").to_str().unwrap_or_default(), &[lock.as_os_str()])?;
     // Lines such as `linux-image-arm64@ linux-image-6.1.0-1-arm64 VERSION FILE`.
     let line = fetched.lines().find(|line| line.starts_with("linux-image")).ok_or("board/fetch names no kernel")?;
     let words: Vec<&str> = line.split_whitespace().collect();
