@@ -57,6 +57,10 @@ fn a_stick_from_the_shop_serves_after_one_press_and_fsck_finds_nothing() {
         assert!(told <= plugged, "said {told} times, and plugged in {plugged} times");
         assert_eq!(check(kind, &stick), free_after);
 
+        if kind == "fat" {
+            // The lock is tried on one of them: from the store's file on, both are read alike.
+            continue;
+        }
         // Its lock is on: the store in the file system is read, and clients would live in memory.
         let before = run("sha256sum", &[stick.to_str().unwrap()]);
         let mut pi = Appliance::start(&folder, &[Stick { file: &stick, is_locked: true }]);
