@@ -49,6 +49,10 @@ hil-card *WORDS: image
     board/cross --package tests/hil
     tests/hil/card "$@"
 
+# Count the instructions that the panel takes at rest in an emulated Pi 3: some minutes
+panel-cost: (deps "build" "image" "qemu") image
+    tests/run panel-cost
+
 # Fuzz one target of tests/fuzz/corpus, or all of them, each for SECONDS
 fuzz TARGET="all" SECONDS="60":
     tests/fuzz/run {{TARGET}} {{SECONDS}}

@@ -6,6 +6,7 @@ mod display;
 mod gpio;
 mod jumpers;
 mod nfs;
+mod rest;
 mod second_pi;
 mod services;
 mod stick;
@@ -83,6 +84,12 @@ pub const ALL: &[Case] = &[
         Board("with a memory chip in its place"),
         display::answers,
         "The display of the settings acknowledges its whole set-up.",
+    ),
+    case(
+        "panel_at_rest_costs_little",
+        Board("on another processor"),
+        rest::costs_little,
+        "Buttons, display and lamp take less than one per cent of a core while nothing goes on.",
     ),
     case(
         "wired_port_is_the_boards",
