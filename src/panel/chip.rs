@@ -17,8 +17,8 @@ const CONSUMER: &[u8] = b"rootstock";
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("no /dev/gpiochip* is the header's")]
-    NoChip,
+    #[error("no /dev/gpiochip* is the header's (seen: {seen:?})")]
+    NoChip { seen: Vec<String> },
     #[error("cannot use GPIO {} and {} of {}: {source}", .pins[0], .pins[1], .path.display())]
     Lines { path: PathBuf, pins: [u8; 2], source: io::Error },
 }
@@ -33,7 +33,7 @@ pub struct Lines {
 impl Lines {
     /// Takes both pins of the header, by their BCM numbers.
     pub fn open(pins: [u8; 2]) -> Result<Self, Error> {
-        let (chip, path) = header().ok_or(Error::NoChip)?;
+        let Header { chip, path, .. } = header()?;
         match request(&chip, pins) {
             Ok(request) => Ok(Self { request, path }),
             Err(source) => Err(Error::Lines { path, pins, source }),
@@ -56,20 +56,44 @@ impl Lines {
     }
 }
 
-/// The first chip whose driver is the header's.
-fn header() -> Option<(File, PathBuf)> {
-    (0..MAX_CHIPS).find_map(|number| {
-        let path = PathBuf::from(format!("/dev/gpiochip{number}"));
-        let chip = File::open(&path).ok()?;
-        let mut info = ChipInfo { name: [0; 32], label: [0; 32], lines: 0 };
-        // SAFETY: the request writes one gpiochip_info, whose layout and size this has.
-        let told = unsafe { libc::ioctl(chip.as_raw_fd(), GET_CHIPINFO, &raw mut info) } == 0;
-        (told && is_header(&info.label)).then_some((chip, path))
-    })
+/// The chip of the 40-pin header.
+#[derive(Debug)]
+pub struct Header {
+    pub chip: File,
+    pub path: PathBuf,
+    /// Its driver, such as `pinctrl-bcm2835`.
+    pub label: String,
+    pub lines: u32,
 }
 
-fn is_header(label: &[u8; 32]) -> bool {
-    HEADERS.iter().any(|known| label.starts_with(known.as_bytes()))
+/// The first chip whose driver is the header's; else the labels of those that were seen.
+pub fn header() -> Result<Header, Error> {
+    let mut seen = Vec::new();
+    for number in 0..MAX_CHIPS {
+        let path = PathBuf::from(format!("/dev/gpiochip{number}"));
+        let Ok(chip) = File::open(&path) else { continue };
+        let mut info = ChipInfo { name: [0; 32], label: [0; 32], lines: 0 };
+        // SAFETY: the request writes one gpiochip_info, whose layout and size this has.
+        if unsafe { libc::ioctl(chip.as_raw_fd(), GET_CHIPINFO, &raw mut info) } != 0 {
+            continue;
+        }
+        let label = text(&info.label);
+        if is_header(&label) {
+            return Ok(Header { chip, path, label, lines: info.lines });
+        }
+        seen.push(label);
+    }
+    Err(Error::NoChip { seen })
+}
+
+/// What the kernel's C string holds.
+pub fn text(bytes: &[u8]) -> String {
+    let end = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());
+    String::from_utf8_lossy(&bytes[..end]).into_owned()
+}
+
+fn is_header(label: &str) -> bool {
+    HEADERS.iter().any(|known| label.starts_with(known))
 }
 
 fn request(chip: &File, pins: [u8; 2]) -> io::Result<OwnedFd> {
@@ -167,7 +191,7 @@ mod tests {
         let check = |label: &str, expected| {
             let mut bytes = [0; 32];
             bytes[..label.len()].copy_from_slice(label.as_bytes());
-            assert_eq!(is_header(&bytes), expected, "{label}");
+            assert_eq!(is_header(&text(&bytes)), expected, "{label}");
         };
         check("pinctrl-bcm2835", true);
         check("pinctrl-bcm2711", true);

@@ -51,7 +51,7 @@ impl GpioButtons {
     fn by_the_chip(config: &config::Panel, source: rppal::gpio::Error) -> Result<Self, Error> {
         match Lines::open([config.enroll_gpio, config.next_gpio]) {
             Ok(lines) => Ok(Self::Chip(lines)),
-            Err(chip::Error::NoChip) => Err(Error::Open { source }),
+            Err(chip::Error::NoChip { .. }) => Err(Error::Open { source }),
             Err(error) => Err(error.into()),
         }
     }

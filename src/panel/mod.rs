@@ -16,7 +16,7 @@
 //! `oled` with `sh1106`, `terminal`, and the threads and locks in `threads`.
 
 pub mod blocks;
-mod chip;
+pub mod chip;
 pub mod draw;
 pub mod frame;
 pub mod gestures;

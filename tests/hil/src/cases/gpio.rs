@@ -1,12 +1,13 @@
 //! The pins: the kernel's chip, who holds them, their pulls, and a finger.
 //!
-//! I/O. Chip and lines by the character device's ioctls, since rppal asks
-//! neither; everything else by the panel's own code and rppal.
+//! I/O. Who holds a line by the character device's ioctl, since nobody else asks
+//! that; everything else by the panel's own code and rppal.
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
+use rootstock::panel::chip::{self, Header, text};
 use rootstock::panel::gpio::{Buttons, GpioButtons};
 use rootstock::panel::{Button, Gesture};
 use rppal::gpio::{Bias, Gpio};
@@ -18,14 +19,7 @@ use crate::verdict::{Outcome, Trouble, failed, not_proven};
 /// Free on every board with 40 pins, and not among the jumpers'.
 const PULLED: [u8; 3] = [22, 23, 24];
 
-/// include/uapi/linux/gpio.h: `struct gpiochip_info`, `struct gpio_v2_line_info`.
-#[repr(C)]
-struct ChipInfo {
-    name: [u8; 32],
-    label: [u8; 32],
-    lines: u32,
-}
-
+/// include/uapi/linux/gpio.h: `struct gpio_v2_line_info`.
 #[repr(C)]
 struct LineInfo {
     name: [u8; 32],
@@ -37,25 +31,23 @@ struct LineInfo {
     padding: [u32; 4],
 }
 
-/// `_IOR(0xB4, 1, 68)` and `_IOWR(0xB4, 5, 256)`.
-const GET_CHIPINFO: libc::Ioctl = 0x8044_b401_u32 as libc::Ioctl;
+/// `_IOWR(0xB4, 5, 256)`.
 const GET_LINEINFO: libc::Ioctl = 0xc100_b405_u32 as libc::Ioctl;
 const FLAG_USED: u64 = 1;
 
-const _: () = assert!(size_of::<ChipInfo>() == 68 && size_of::<LineInfo>() == 256);
+const _: () = assert!(size_of::<LineInfo>() == 256);
 
 pub fn chip(_: &Bench) -> Outcome {
-    let (file, label, lines) = open()?;
-    drop(file);
+    let Header { label, lines, .. } = header()?;
     if lines >= 28 { Ok(format!("{label}, {lines} lines")) } else { failed(format!("{label} has {lines} lines")) }
 }
 
 pub fn free(bench: &Bench) -> Outcome {
-    let (file, ..) = open()?;
+    let Header { chip, .. } = header()?;
     let panel = &bench.config.panel;
     let held: Vec<String> = [panel.enroll_gpio, panel.next_gpio]
         .into_iter()
-        .filter_map(|pin| match line(&file, pin) {
+        .filter_map(|pin| match line(&chip, pin) {
             Ok(info) if info.flags & FLAG_USED != 0 => Some(format!("GPIO {pin} by {:?}", text(&info.consumer))),
             Ok(_) => None,
             Err(error) => Some(format!("GPIO {pin}: {error}")),
@@ -113,29 +105,14 @@ pub fn buttons(bench: &Bench) -> Result<GpioButtons, Trouble> {
 
 /// The pins by their registers. A Pi 5's can be mapped only where Raspberry Pi's own kernel runs.
 pub fn gpio() -> Result<Gpio, Trouble> {
-    Gpio::new().or_else(|error| match open() {
-        Ok((_, label, _)) if label.starts_with("pinctrl-rp1") => not_proven(format!("no pins to map: {error}")),
+    Gpio::new().or_else(|error| match header() {
+        Ok(Header { label, .. }) if label.starts_with("pinctrl-rp1") => not_proven(format!("no pins to map: {error}")),
         _ => failed(format!("rppal: {error}")),
     })
 }
 
-/// The header's chip: the first whose driver is a Pi's.
-fn open() -> Result<(File, String, u32), Trouble> {
-    let mut seen = Vec::new();
-    for number in 0..16 {
-        let Ok(file) = File::open(format!("/dev/gpiochip{number}")) else { continue };
-        let mut info = ChipInfo { name: [0; 32], label: [0; 32], lines: 0 };
-        // SAFETY: the request writes one gpiochip_info, whose layout and size this has.
-        if unsafe { libc::ioctl(file.as_raw_fd(), GET_CHIPINFO, &raw mut info) } != 0 {
-            continue;
-        }
-        let label = text(&info.label);
-        if label.starts_with("pinctrl-bcm2") || label.starts_with("pinctrl-rp1") {
-            return Ok((file, label, info.lines));
-        }
-        seen.push(label);
-    }
-    failed(format!("no /dev/gpiochip* is a Pi's (seen: {seen:?})"))
+fn header() -> Result<Header, Trouble> {
+    chip::header().or_else(|error| failed(error.to_string()))
 }
 
 fn line(file: &File, offset: u8) -> std::io::Result<LineInfo> {
@@ -147,9 +124,4 @@ fn line(file: &File, offset: u8) -> std::io::Result<LineInfo> {
         0 => Ok(info),
         _ => Err(std::io::Error::last_os_error()),
     }
-}
-
-fn text(bytes: &[u8]) -> String {
-    let end = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());
-    String::from_utf8_lossy(&bytes[..end]).into_owned()
 }
