@@ -40,8 +40,9 @@
 //!   0.75 to 0.94 of the CPU for a MB, at 1.2 to 2.5 times the rate, and within a tenth to a third of the CPU of a server that
 //!   receives, writes and nothing else (the floor of `just bench`: 0.86 ms, ours 0.89 on an overlay and 1.12 on ext4, a busy machine).
 //! - **A small file made, written, committed and removed** costs three commits of the journal; nfs-ganesha, which answers CREATE and
-//!   REMOVE from memory, makes one: 1.6 to 1.8 times as many files a second on a disk, as many in memory. With a directory that the
-//!   kernel keeps durable for it (`chattr +D`) it makes a sixth of ours on a disk, a third in memory, at 2.5 times the CPU (2026-11-29).
+//!   REMOVE from memory, makes one: as many files a second as ours on ext4, at 1.2 to 1.4 times the CPU. With a directory that the
+//!   kernel keeps durable for it (`chattr +D`) it makes a quarter of ours on a disk, a third in memory, at twice the CPU or more
+//!   (2026-11-30, one run; on 2026-11-29, on a loaded machine, 1.8 times ours on a disk, as many in memory).
 //! - **Cookies of our own**: see `listing`.
 //! - **Metadata is durable before the reply**: see `procedures`.
 //!
