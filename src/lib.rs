@@ -46,6 +46,7 @@
 //! | [`hostile`] | all that takes bytes from outside, by name, for the fuzzer | yes |
 //! | [`health`] | the board's heat and supply | I/O |
 //! | [`memory`] | what the allocator gives back to the kernel | I/O |
+//! | [`ext4`] | whether a file system still takes changes | I/O |
 //! | [`log`] | one line an event, with the time since the machine's start | I/O |
 //!
 //! Pure means: no sockets, files, clocks, threads or environment; time and
@@ -72,6 +73,7 @@ pub mod diagnose;
 pub mod directory;
 pub mod eeprom;
 pub mod enrol;
+pub mod ext4;
 pub mod health;
 pub mod hostile;
 pub mod init;

@@ -23,6 +23,7 @@ use super::file::{Budget, FileCache};
 use super::kernel_log::KernelLog;
 use super::listing::Listings;
 use crate::directory::{Directory, Export, Served};
+use crate::ext4;
 use crate::quota::Account;
 
 /// Locks that order changes of one tree's files among themselves.
@@ -32,9 +33,6 @@ const STRIPES: usize = 64;
 /// JUKEBOX: a pulled stick shows itself by I/O errors before the store hears
 /// of it and unmounts. A bad block is told to the client when this has passed.
 const GRACE: Duration = Duration::from_secs(10);
-
-/// An attribute that no file has.
-const PROBE: &str = "trusted.rootstock.probe";
 
 /// What tells one mount from the next at the same place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -138,7 +136,7 @@ impl OpenExport {
     pub fn takes_changes(&self, now: Instant) -> bool {
         let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(since) = *trouble else { return true };
-        let sound = self.journal_runs();
+        let sound = ext4::journal_runs(&self.root);
         if sound && now.saturating_duration_since(since) > 6 * GRACE {
             *trouble = None;
         }
@@ -159,17 +157,12 @@ impl OpenExport {
         if news.is_some_and(|news| self.sound.load(Ordering::SeqCst) == news) {
             return Ok(());
         }
-        if !self.journal_runs() {
+        if !ext4::journal_runs(&self.root) {
             return Err(Errno::ROFS);
         }
         // The news is older than the look: what was said in between is news to the next call.
         news.iter().for_each(|news| self.sound.store(*news, Ordering::SeqCst));
         Ok(())
-    }
-
-    /// To take away an attribute that is not there begins a step of the journal, and changes nothing: 3 to 6 µs.
-    fn journal_runs(&self) -> bool {
-        is_sound(rustix::fs::fremovexattr(&self.root, PROBE))
     }
 
     /// Answers JUKEBOX for an I/O error while it may be a pulled stick.
@@ -186,11 +179,6 @@ impl OpenExport {
         }
         status(errno)
     }
-}
-
-/// What the answer to [`PROBE`]'s removal says. A file system without such attributes has no journal of ext4's.
-fn is_sound(removed: Result<(), Errno>) -> bool {
-    !matches!(removed, Err(Errno::ROFS | Errno::IO | Errno::NXIO | Errno::NODEV | Errno::SHUTDOWN))
 }
 
 fn stripe(file: impl Hash) -> usize {
@@ -355,17 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn behind_an_error_changes_are_taken_only_by_a_tree_whose_journal_runs() {
-        for (errno, sound) in [
-            (Errno::NODATA, true),
-            (Errno::OPNOTSUPP, true),
-            (Errno::PERM, true),
-            (Errno::ROFS, false),
-            (Errno::IO, false),
-            (Errno::NODEV, false),
-        ] {
-            assert_eq!(is_sound(Err(errno)), sound, "{errno:?}");
-        }
+    fn behind_an_error_a_tree_is_looked_at_until_that_is_long_ago() {
         let exports = Exports::new(1, Budget::new(1 << 30, 1024));
         let open = exports.get(&export(Path::new("/proc"))).unwrap();
         let (start, later) = (Instant::now(), Instant::now() + 7 * GRACE);

@@ -12,7 +12,7 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::store::sound;
+use crate::ext4;
 
 /// `FIFREEZE` and `FITHAW` of linux/fs.h: `_IOWR('X', 119 and 120, int)`.
 const FIFREEZE: u32 = 0xc004_5877;
@@ -51,7 +51,7 @@ impl Frozen {
         let mut frozen = Self { began: Instant::now(), end: Some(end), watch: Some(watch), stands_still: false };
         match ready.recv() {
             Ok(Ok(())) => Ok(frozen),
-            Ok(Err(_)) if sound::refuses_writes(folder) => {
+            Ok(Err(_)) if !ext4::journal_runs_at(folder) => {
                 frozen.stands_still = true;
                 Ok(frozen)
             }

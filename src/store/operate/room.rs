@@ -9,9 +9,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::execute::ExecuteError;
-
-/// Left to the clients, as an import does.
-const RESERVE_BYTES: u64 = 64 << 20;
+use crate::store::import::RESERVE_BYTES;
 
 /// What trees will take as copies.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -56,7 +54,7 @@ impl Need {
         self.bytes = self.bytes.saturating_add(found.blocks().saturating_mul(512));
     }
 
-    /// Whether the store has room for it, and for its clients besides.
+    /// Whether the store has room for it, and for what an import leaves to the clients besides.
     pub fn check(self, store: &Path) -> Result<(), ExecuteError> {
         let vfs = rustix::fs::statvfs(store)
             .map_err(|errno| ExecuteError::Read { path: store.to_owned(), source: errno.into() })?;
