@@ -173,7 +173,7 @@ fn the_reserve_is_the_appliances() {
     std::fs::write(bench.upper().join("appliance"), vec![1; 4 << 20]).unwrap();
     a.remove(&root, "full").unwrap();
     rustix::fs::syncfs(std::fs::File::open(bench.upper()).unwrap()).unwrap();
-    assert!(matches!(b.write(&small, 1 << 20, &[3; 64 << 10], stable_how::FILE_SYNC), Nfs3Result::Ok(_)));
+    b.write(&small, 1 << 20, &[3; 64 << 10], stable_how::FILE_SYNC).unwrap();
 }
 
 /// What makes room gives it back once, whichever way it goes.
