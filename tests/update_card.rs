@@ -303,7 +303,12 @@ fn a_file_is_made_signed_shown_verified_and_refused_when_tampered_with() {
     let mut fat = Cursor::new(vec![0; 4 << 20]);
     fatfs::format_volume(&mut fat, fatfs::FormatVolumeOptions::new()).unwrap();
     let slot = fatfs::FileSystem::new(&mut fat, fatfs::FsOptions::new()).unwrap();
-    for (name, text) in [("version.txt", "0.3.1\n"), ("boards.txt", "raspberrypi,4-model-b\n"), ("config.txt", "x\n")] {
+    for (name, text) in [
+        ("version.txt", "0.3.1\n"),
+        ("boards.txt", "raspberrypi,4-model-b\n"),
+        ("family.txt", "pi3-4\n"),
+        ("config.txt", "x\n"),
+    ] {
         slot.root_dir().create_file(name).unwrap().write_all(text.as_bytes()).unwrap();
     }
     drop(slot);
@@ -312,16 +317,16 @@ fn a_file_is_made_signed_shown_verified_and_refused_when_tampered_with() {
         assert!(run("ssh-keygen", &["-q", "-t", "ed25519", "-N", "", "-f", name], None).0);
     }
     let (made, told) = rootstock(&["update", "make", "--slot", "slot.img", "--key", "key"]);
-    assert!(made && told.contains("rootstock-0.3.1.update"), "{told}");
-    let (_, shown) = rootstock(&["update", "show", "rootstock-0.3.1.update"]);
+    assert!(made && told.contains("rootstock-0.3.1-pi3-4.update"), "{told}");
+    let (_, shown) = rootstock(&["update", "show", "rootstock-0.3.1-pi3-4.update"]);
     for line in ["version  0.3.1", "boards   raspberrypi,4-model-b", "config.txt", "BEGIN SSH SIGNATURE"] {
         assert!(shown.contains(line), "{shown}");
     }
     let verify = |file: &str, key: &str| rootstock(&["update", "verify", file, "--key", key]);
-    assert!(verify("rootstock-0.3.1.update", "key.pub").1.contains("good, version 0.3.1"));
+    assert!(verify("rootstock-0.3.1-pi3-4.update", "key.pub").1.contains("good, version 0.3.1"));
 
     // A foreign program judges the signature.
-    let good = fs::read(path("rootstock-0.3.1.update")).unwrap();
+    let good = fs::read(path("rootstock-0.3.1-pi3-4.update")).unwrap();
     let word = |at: usize| u32::from_le_bytes(good[at..at + 4].try_into().unwrap()) as usize;
     let (manifest, signature) = (&good[16..16 + word(8)], &good[16 + word(8)..16 + word(8) + word(12)]);
     fs::write(path("signature"), signature).unwrap();
@@ -352,5 +357,5 @@ fn a_file_is_made_signed_shown_verified_and_refused_when_tampered_with() {
     assert!(
         rootstock(&["update", "make", "--slot", "slot.img", "--key", "key.pub"]).1.contains("no OpenSSH private key")
     );
-    assert!(!Path::new(&path("rootstock-0.3.1.update.tmp")).exists());
+    assert!(!Path::new(&path("rootstock-0.3.1-pi3-4.update.tmp")).exists());
 }

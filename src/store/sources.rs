@@ -92,7 +92,7 @@ pub fn images(folder: &Path) -> io::Result<Images> {
     Ok(Images { taken, left_out, unread, unseen: entries.next().is_some() })
 }
 
-/// Update files at the top level, by name: `rootstock-VERSION.update`.
+/// Update files at the top level, by name: `rootstock-VERSION-FAMILY.update`, or any that begins and ends so.
 pub fn updates(folder: &Path) -> Vec<PathBuf> {
     let is_update = |entry: &fs::DirEntry| {
         let name = entry.file_name();

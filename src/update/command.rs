@@ -20,6 +20,9 @@ use crate::store::manifest::hex;
 /// In the slot: what `board/image` says of it.
 pub const VERSION_FILE: &str = "version.txt";
 pub const BOARDS_FILE: &str = "boards.txt";
+/// The boards that the slot's image is for, as a name's part: `pi3-4`. Slots before 0.2 have none.
+pub const FAMILY_FILE: &str = "family.txt";
+const MAX_FAMILY_BYTES: usize = 32;
 const MAX_TEXT_BYTES: u64 = 4096;
 const PIECE_BYTES: usize = 1 << 20;
 /// Folders in folders; the image has one level.
@@ -29,7 +32,7 @@ const MAX_LISTED: usize = 1000;
 /// Update files for appliances: make and sign one, look at one
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
-    /// Make rootstock-VERSION.update from the slot image that board/image made
+    /// Make rootstock-VERSION-FAMILY.update from the slot image that board/image made
     Make {
         /// The file system of a slot
         #[arg(long, default_value = "target/image/slot.img")]
@@ -145,12 +148,12 @@ fn make(slot: &Path, key: &Path, folder: &Path) -> Result<PathBuf, Error> {
     let reading = |error| Error::Read(slot.to_owned(), error);
     let file = File::open(slot).map_err(reading)?;
     let length = file.metadata().map_err(reading)?.len();
-    let text = |name| -> Result<String, Error> {
+    let optional = |name| -> Result<Option<String>, Error> {
         let found = fat::read_file(&file, Extent { start: 0, length }, name, MAX_TEXT_BYTES);
         let found = found.map_err(|error| Error::Slot(slot.to_owned(), error))?;
-        let found = found.ok_or_else(|| Error::Missing(slot.to_owned(), name))?;
-        Ok(String::from_utf8_lossy(&found.bytes).into_owned())
+        Ok(found.map(|found| String::from_utf8_lossy(&found.bytes).into_owned()))
     };
+    let text = |name| optional(name)?.ok_or_else(|| Error::Missing(slot.to_owned(), name));
     let (used, sha256) = measure(&file, length).map_err(reading)?;
     let manifest = Manifest {
         version: text(VERSION_FILE)?.trim().to_owned(),
@@ -159,7 +162,8 @@ fn make(slot: &Path, key: &Path, folder: &Path) -> Result<PathBuf, Error> {
         sha256,
         files: list(&file).map_err(reading)?,
     };
-    let path = folder.join(format!("rootstock-{}.update", manifest.version));
+    let family = optional(FAMILY_FILE)?.unwrap_or_default();
+    let path = folder.join(file_name(&manifest.version, family.trim()));
     let head = super::container::encode(&manifest, &private).map_err(|error| Error::Container(path.clone(), error))?;
     let temporary = path.with_extension("update.tmp");
     let write = || {
@@ -176,6 +180,15 @@ fn make(slot: &Path, key: &Path, folder: &Path) -> Result<PathBuf, Error> {
         Error::Write(path.clone(), error)
     })?;
     Ok(path)
+}
+
+/// With the family in it, so that the files for all boards can lie in one folder and on one stick.
+fn file_name(version: &str, family: &str) -> String {
+    let is_plain = family.len() <= MAX_FAMILY_BYTES && family.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    match family.is_empty() || !is_plain {
+        true => format!("rootstock-{version}.update"),
+        false => format!("rootstock-{version}-{family}.update"),
+    }
 }
 
 /// Bytes up to the last that is not zero, and their hash.

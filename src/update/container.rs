@@ -1,4 +1,5 @@
-//! The update file `rootstock-VERSION.update`: what it is, and how it is read. Pure.
+//! The update file `rootstock-VERSION-FAMILY.update`: what it is, and how it is read. Pure.
+//! (Its name is for people; before 0.2 it had no family in it.)
 //!
 //! In this order, numbers little-endian:
 //!
@@ -97,6 +98,16 @@ pub enum ContainerError {
     Manifest(String),
     #[error(transparent)]
     Key(#[from] KeyErrorShown),
+}
+
+impl ContainerError {
+    /// What a person does about it.
+    pub fn action(&self) -> &'static str {
+        match self {
+            Self::Key(_) => "Trust its key, or delete it",
+            _ => "Copy it anew, or delete it",
+        }
+    }
 }
 
 /// A key's error in the words of a refused update.

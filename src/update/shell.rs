@@ -14,7 +14,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use super::card::{self, Layout};
 use super::command::{head, payload};
 use super::container::{ContainerError, Header, Manifest, Version};
-use super::judge::{Here, Step, judge};
+use super::judge::{Here, Refusal, Step, judge};
 use super::keys::{self, KEY_FILE};
 use super::trial::{KEPT_FILE, Told, compatible};
 use super::{Slot, selftest};
@@ -122,6 +122,33 @@ pub fn version() -> String {
     image_version().unwrap_or_else(|| env!("CARGO_PKG_VERSION").to_owned())
 }
 
+/// Why a file is not offered, and what a person does about it.
+struct Refused {
+    message: String,
+    action: &'static str,
+    /// It is good, and another Pi's.
+    foreign: bool,
+}
+
+impl From<String> for Refused {
+    fn from(message: String) -> Self {
+        Self { message, action: "Copy it anew, or delete it", foreign: false }
+    }
+}
+
+impl From<ContainerError> for Refused {
+    fn from(error: ContainerError) -> Self {
+        Self { message: error.to_string(), action: error.action(), foreign: false }
+    }
+}
+
+impl From<Refusal> for Refused {
+    fn from(refusal: Refusal) -> Self {
+        let foreign = matches!(refusal, Refusal::WrongBoard { .. });
+        Self { message: refusal.to_string(), action: refusal.action(), foreign }
+    }
+}
+
 struct Shell {
     options: Options,
     sink: Sink,
@@ -192,6 +219,7 @@ impl Shell {
     /// While a system is on trial nothing is offered.
     fn look(&mut self) {
         let mut best: Option<(PathBuf, Manifest, Step)> = None;
+        let mut refused = Vec::new();
         for path in self.files.iter().filter(|_| !self.on_trial) {
             match self.judge(path) {
                 Ok(None) => {}
@@ -201,12 +229,13 @@ impl Shell {
                         best = Some((path.clone(), manifest, step));
                     }
                 }
-                Err(message) => {
-                    let file = name(path);
-                    let action = "Copy it anew, or delete it".to_owned();
-                    (self.sink)(Event::Refused { message: format!("{file}: {message}"), file, action });
-                }
+                Err(why) => refused.push((name(path), why)),
             }
+        }
+        // A stick may carry the files for all of a person's appliances: what is another's is no news beside our own.
+        for (file, why) in refused.into_iter().filter(|(_, why)| !why.foreign || best.is_none()) {
+            let (message, action) = (format!("{file}: {}", why.message), why.action.to_owned());
+            (self.sink)(Event::Refused { message, file, action });
         }
         self.offered = best.as_ref().map(|(path, ..)| path.clone());
         (self.sink)(match best {
@@ -228,11 +257,10 @@ impl Shell {
     }
 
     /// `None`: it is what runs.
-    fn judge(&self, path: &Path) -> Result<Option<(Manifest, Step)>, String> {
+    fn judge(&self, path: &Path) -> Result<Option<(Manifest, Step)>, Refused> {
         let head = head(path).map_err(|error| chain(&error))?;
-        let wrong = |error: ContainerError| error.to_string();
-        let header = Header::parse(&head).map_err(wrong)?;
-        let manifest = header.verify(&self.keys()?).map_err(wrong)?;
+        let header = Header::parse(&head)?;
+        let manifest = header.verify(&self.keys()?)?;
         let here = Here {
             version: self.version.parse().map_err(|_| "this system has no version".to_owned())?,
             compatible: compatible(),
@@ -245,11 +273,11 @@ impl Shell {
         };
         match judge(&here, &manifest, slot_bytes) {
             None => Ok(None),
-            Some(Err(refusal)) => Err(refusal.to_string()),
+            Some(Err(refusal)) => Err(refusal.into()),
             // Its length tells a cut file before anybody presses.
             Some(Ok(step)) => match payload(path, &header, manifest.slot_bytes) {
                 Ok(_) => Ok(Some((manifest, step))),
-                Err(error) => Err(chain(&error)),
+                Err(error) => Err(chain(&error).into()),
             },
         }
     }
@@ -267,7 +295,9 @@ impl Shell {
 
     /// Reads the file twice: whole, to its hash, before the first byte is written; then into the slot.
     fn try_install(&self, path: &Path) -> Result<String, String> {
-        let Some((manifest, _)) = self.judge(path)? else { return Err("this version runs already".to_owned()) };
+        let Some((manifest, _)) = self.judge(path).map_err(|why| why.message)? else {
+            return Err("this version runs already".to_owned());
+        };
         let running = self.running.ok_or("the running slot is unknown")?;
         let (bytes, sha256) = (manifest.slot_bytes, &manifest.sha256);
         let head = head(path).map_err(|error| chain(&error))?;

@@ -31,7 +31,7 @@ pub fn put_setting(card: &Path, from: &Path, name: &str) -> Result<(), String> {
     tool("mcopy", &["-o", "-i", &at, text(from)?, &format!("::{name}")]).map(drop)
 }
 
-/// Makes `rootstock-VERSION.update` in `folder` with the program `rootstock`.
+/// Makes an update file in `folder` with the program `rootstock`.
 pub fn make(rootstock: &str, image: &Path, folder: &Path, wanted: &Wanted<'_>) -> Result<PathBuf, String> {
     let at = |name: &str| folder.join(name);
     let failed = |error: std::io::Error| format!("{}: {error}", folder.display());
@@ -60,7 +60,8 @@ pub fn make(rootstock: &str, image: &Path, folder: &Path, wanted: &Wanted<'_>) -
     let _ = fs::remove_dir_all(&out);
     fs::create_dir_all(&out).map_err(failed)?;
     tool(rootstock, &["update", "make", "--slot", text(&slot)?, "--key", text(wanted.key)?, "--out", text(&out)?])?;
-    Ok(out.join(format!("rootstock-{}.update", wanted.version)))
+    let made = fs::read_dir(&out).map_err(failed)?.flatten().map(|entry| entry.path()).next();
+    made.ok_or_else(|| format!("no update was made in {}", out.display()))
 }
 
 pub fn tool(program: &str, arguments: &[&str]) -> Result<String, String> {

@@ -57,16 +57,17 @@ fn updates() -> Result<usize, String> {
     let running = |slot, version: &str| format!("version=\"{version}\" slot=Some({slot}) trial=");
     let first = running("A", &lab.version);
 
-    // A bad file says why, and nothing is offered.
+    // A bad file says why, one for other boards too, and nothing is offered.
     let mut appliance = lab.start(false, "stranger.img")?;
     appliance.wait(&first)?;
     appliance.wait("rootstock-0.9.0.update: signed by an unknown key")?;
+    appliance.wait("rootstock-0.9.0-other.update: it is for Pi 5, and this is a linux,dummy-virt")?;
     let card = lab.card_hash()?;
     drop(appliance);
     if card != lab.card_hash()? {
         return Err("the card was written to without an update".to_owned());
     }
-    ok("a file of another signer is told by name, and the card is not written");
+    ok("a file of another signer, and one for other boards, is told by name, and the card is not written");
 
     // Power that goes while the slot is written.
     let cuts = std::env::var("ROOTSTOCK_CUTS").ok().and_then(|cuts| cuts.parse().ok()).unwrap_or(3u64);
@@ -94,7 +95,12 @@ fn updates() -> Result<usize, String> {
     appliance.hold_enroll()?;
     appliance.wait("update 0.9.0 is written and checked")?;
     appliance.machine.wait_exit(LIMIT)?;
-    ok("an update is read whole, written, read back, and asks the machine to restart");
+    if appliance.machine.console.text().contains("-other.update") {
+        return Err("another Pi's update beside our own is told of".to_owned());
+    }
+    ok(
+        "an update is read whole, written, read back, and asks the machine to restart; another Pi's beside it is no news",
+    );
     let mut appliance = lab.start(true, "good.img")?;
     appliance.wait("this system is on trial")?;
     appliance.wait(&running("B", "0.9.0"))?;
@@ -224,17 +230,29 @@ impl Lab {
         lab.device_tree()?;
         lab.stick("none.img", &[])?;
         stick::make(&lab.at(BLANK), 2048 * MIB, 64 * MIB, &[])?;
-        for (stick, key, version, broken) in [
-            ("stranger.img", "stranger", "0.9.0", false),
-            ("good.img", "key", "0.9.0", false),
-            ("broken.img", "key", "0.9.1", true),
-            ("older.img", "key", "0.0.1", false),
+        let make = |key: &str, version: &str, board: &str, broken| {
+            let wanted = Wanted { key: &lab.at(key), version, board, broken };
+            update_file::make(env!("CARGO_BIN_EXE_rootstock"), &image, &lab.folder, &wanted)
+        };
+        // A good one for another Pi.
+        let foreign = lab.at("foreign.update");
+        fs::rename(make("key", "0.9.0", "raspberrypi,5-model-b", false)?, &foreign).map_err(|e| e.to_string())?;
+        let ours = |version: &str| format!("rootstock-{version}-{family}.update");
+        for (stick, key, version, broken, name) in [
+            // Without a family in its name, as before 0.2.
+            ("stranger.img", "stranger", "0.9.0", false, "rootstock-0.9.0.update".to_owned()),
+            ("good.img", "key", "0.9.0", false, ours("0.9.0")),
+            ("broken.img", "key", "0.9.1", true, ours("0.9.1")),
+            ("older.img", "key", "0.0.1", false, "rootstock-0.0.1.update".to_owned()),
         ] {
-            let key = lab.at(key);
-            let wanted = Wanted { key: &key, version, board: "linux,dummy-virt", broken };
-            let update = update_file::make(env!("CARGO_BIN_EXE_rootstock"), &image, &lab.folder, &wanted)?;
-            let name = format!("rootstock-{version}.update");
-            lab.stick(stick, &[Content { to: &name, from: &update }])?;
+            let update = make(key, version, "linux,dummy-virt", broken)?;
+            if !update.ends_with(ours(version)) {
+                return Err(format!("an update is called {}", update.display()));
+            }
+            let beside = Content { to: "rootstock-0.9.0-other.update", from: &foreign };
+            let beside = (version == "0.9.0").then_some(beside);
+            let content: Vec<_> = [Content { to: &name, from: &update }].into_iter().chain(beside).collect();
+            lab.stick(stick, &content)?;
         }
         Ok(lab)
     }
