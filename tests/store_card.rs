@@ -44,12 +44,16 @@ fn start(bench: &Bench, disks: &[&LoopDisk]) -> Running {
     running
 }
 
+/// The last word about a card that nobody asked for yet, such as one before the store was made, or the next.
 fn card(running: &mut Running) -> CardEvent {
-    running.wait("Card", |event| match event {
+    let word = |event: &Event| match event {
         Event::Card(CardEvent::Progress { .. }) => None,
         Event::Card(card) => Some(card.clone()),
         _ => None,
-    })
+    };
+    let card = running.seen.iter().rev().find_map(word).unwrap_or_else(|| running.wait("Card", word));
+    running.seen.retain(|event| !matches!(event, Event::Card(_)));
+    card
 }
 
 /// Whether a card is offered at all, after the store's own look at everything.
@@ -190,6 +194,32 @@ fn a_disk_that_brings_the_files_itself_becomes_the_card_and_is_not_read_as_what_
     running.stop();
     let fat = format!("{}@@1M", spare.file.display());
     assert!(run("mdir", &["-b", "-i", &fat]).contains("recovery.bin"));
+}
+
+#[test]
+fn whoever_has_no_store_yet_gets_a_card_too_and_never_of_the_only_disk() {
+    let bench = Bench::new();
+    let (stick, spare) = (stick(&bench, Some(&official())), disk(&bench.path("spare"), 64 * MIB, ""));
+    let options = |disks: &[&LoopDisk]| Options {
+        extra_devices: disks.iter().map(|disk| disk.name()).collect(),
+        minimum_store_bytes: 128 * MIB,
+        ..bench.options()
+    };
+    let mut running = Running::start(options(&[&stick]));
+    running.wait("NeedsConfirmation", |event| matches!(event, Event::NeedsConfirmation { .. }).then_some(()));
+    running.send(Command::WriteCard);
+    assert!(!offered(&mut running), "it brought the files");
+    running.stop();
+    let mut running = Running::start(options(&[&stick, &spare]));
+    let CardEvent::Offered { name, .. } = card(&mut running) else { panic!("{:?}", running.seen) };
+    assert!(name.contains(&spare.name()), "{name}");
+    running.send(Command::WriteCard);
+    assert!(matches!(card(&mut running), CardEvent::Written { .. }));
+    // The store's question is still about the stick.
+    running.send(Command::Prepare);
+    running.opened();
+    running.stop();
+    assert!(run("mdir", &["-b", "-i", &format!("{}@@1M", spare.file.display())]).contains("recovery.bin"));
 }
 
 #[test]

@@ -29,10 +29,8 @@ impl Control {
                 }
                 match &self.stick {
                     // A file can be deleted again; a partition is there for good.
-                    Stick::NeedsConfirmation { name, place, .. } if held || *place == NewPlace::File => {
-                        actions.push(Action::Log(format!("confirmed: a store is made on {name}")));
-                        self.stick = Stick::Preparing;
-                        actions.push(Action::Store(store::Command::Prepare));
+                    Stick::NeedsConfirmation { place, .. } if held || *place == NewPlace::File => {
+                        self.confirm_store(actions);
                     }
                     _ if held && self.backup_is_offered(now) => {
                         actions.push(Action::Log("confirmed: the second stick becomes a copy".to_owned()));
@@ -56,6 +54,18 @@ impl Control {
         }
     }
 
+    /// The stick gets its store, if it is still one that asks.
+    fn confirm_store(&mut self, actions: &mut Vec<Action>) {
+        let Stick::NeedsConfirmation { name, .. } = &self.stick else { return };
+        // The update's file may lie on that very stick.
+        if self.updating.is_at_work() {
+            return actions.push(Action::Log("not now: an update is being written".to_owned()));
+        }
+        actions.push(Action::Log(format!("confirmed: a store is made on {name}")));
+        self.stick = Stick::Preparing;
+        actions.push(Action::Store(store::Command::Prepare));
+    }
+
     /// What a person chose on a page.
     fn wish(&mut self, now: Duration, wish: Wish, actions: &mut Vec<Action>) {
         actions.push(Action::Log(format!("panel: {wish}")));
@@ -66,6 +76,7 @@ impl Control {
             Wish::Report => Request::Report,
             Wish::SelfTest => Request::SelfTest { target: None },
             Wish::WriteCard(name) => return self.confirm_card(now, &name, actions),
+            Wish::MakeStore => return self.confirm_store(actions),
             Wish::EnrolMany => return self.press(now, true, actions),
             Wish::Release if !self.store_open => return,
             Wish::Release => return actions.push(Action::Store(store::Command::Release)),

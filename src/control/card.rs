@@ -1,13 +1,13 @@
 //! A recovery card for other Pis' EEPROMs: offered by the store, confirmed by ENROLL held on its page.
 //!
-//! Pure. A disk that could become a backup as well is asked about as that first,
+//! Pure. It needs no store: whoever begins with step 0 has none yet. A disk that could become a backup as well is asked about as that first,
 //! since nothing is lost by it; the card's page is then a NEXT away.
 
 use std::time::Duration;
 
 use super::problems::Topic;
 use super::{Action, Control};
-use crate::status::{self, Backup, CardStep};
+use crate::status::{self, Backup, CardStep, Stick};
 use crate::store::{self, CardEvent};
 
 /// So long the overview tells of it by itself. The page stays.
@@ -55,12 +55,19 @@ impl Control {
 
     /// ENROLL was held on the page of the disk with this name.
     pub(super) fn confirm_card(&mut self, now: Duration, seen: &str, actions: &mut Vec<Action>) {
+        let settled = self.disks_are_settled();
         let Some(Spare { since, name, step }) = &mut self.card else { return };
-        if name.as_str() != seen || !matches!(step, CardStep::Offered { .. }) || !self.store_open {
+        if name.as_str() != seen || !matches!(step, CardStep::Offered { .. }) || !settled {
             return;
         }
         (*since, *step) = (now, CardStep::Writing { per_mille: 0 });
         actions.push(Action::Store(store::Command::WriteCard));
+    }
+
+    /// Nothing is being made of a disk, nor was a stick let go of.
+    fn disks_are_settled(&self) -> bool {
+        let alone = matches!(self.stick, Stick::Absent | Stick::NeedsConfirmation { .. } | Stick::Unusable { .. });
+        self.store_open || alone
     }
 
     /// What faces show of it.
@@ -68,7 +75,7 @@ impl Control {
         let Spare { since, name, step } = self.card.as_ref()?;
         let is_new = now < *since + SHOWN;
         let shown = match step {
-            CardStep::Offered { .. } if !self.store_open => return None,
+            CardStep::Offered { .. } if !self.disks_are_settled() => return None,
             CardStep::Offered { .. } => is_new && !matches!(self.shown_backup(now), Some(Backup::Offered { .. })),
             CardStep::Writing { .. } => true,
             CardStep::Written => is_new,

@@ -55,6 +55,11 @@ impl Updating {
         }
     }
 
+    /// Whether the other slot is being written, by a file that lies on the stick, or waits to be tried.
+    pub(super) fn is_at_work(&self) -> bool {
+        matches!(self.work, Work::Writing(_) | Work::Restarting)
+    }
+
     /// When something is due although nothing happened.
     pub(super) fn poll_timeout(&self) -> Option<Duration> {
         self.trial.as_ref().filter(|_| self.work == Work::None).map(|(_, at)| *at)
@@ -114,7 +119,7 @@ impl Control {
     /// The update files that lie on sticks have changed.
     pub(super) fn update_files(&mut self, files: Vec<std::path::PathBuf>, actions: &mut Vec<Action>) {
         self.problems.clear_updates();
-        if !matches!(self.updating.work, Work::Writing(_) | Work::Restarting) {
+        if !self.updating.is_at_work() {
             actions.push(Action::Update(Command::Look(files)));
         }
     }
@@ -231,6 +236,26 @@ mod tests {
         tell(&mut control, 3, Event::Failed { message: "x".to_owned(), action: "y".to_owned() });
         assert_eq!(control.status(SECOND * 3).problems.len(), 1);
         assert_eq!(press(&mut control, 4, HELD), ["Prepare"]);
+    }
+
+    #[test]
+    fn the_page_of_a_new_stick_makes_its_store_beside_an_update_but_not_while_that_is_written() {
+        let make = |control: &mut Control| {
+            commands(&control.handle(SECOND * 2, ControlEvent::Panel(Panel::Wished(Wish::MakeStore))))
+        };
+        let new = |place| {
+            let mut control = control();
+            control.stick = Stick::NeedsConfirmation { name: String::new(), free_bytes: 1, place };
+            tell(&mut control, 1, offer(Step::Newer));
+            control
+        };
+        for place in [NewPlace::Partition, NewPlace::File, NewPlace::Copy] {
+            assert_eq!(make(&mut new(place)), ["Prepare"]);
+            let mut writing = new(place);
+            assert_eq!(press(&mut writing, 1, HELD), ["Install"]);
+            assert_eq!(make(&mut writing), [""; 0], "the file is read from that stick");
+            assert_eq!(press(&mut writing, 2, Gesture::Short(Button::Enroll)), [""; 0]);
+        }
     }
 
     #[test]

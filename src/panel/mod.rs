@@ -73,6 +73,8 @@ pub enum Wish {
     Reset(Role),
     /// New clients get this one.
     ImageDefault(ImageId),
+    /// The stick gets its store, where its question is seen: on the overview a held ENROLL may be an update's.
+    MakeStore,
     /// The window for several new Pis, where the overview asks a held ENROLL something else.
     EnrolMany,
     /// What the black box holds, as files on the stick.
@@ -93,6 +95,7 @@ impl fmt::Display for Wish {
             Self::Swap(role) => write!(f, "another board for {role}"),
             Self::Reset(role) => write!(f, "reset {role}"),
             Self::ImageDefault(image) => write!(f, "{image} for new clients"),
+            Self::MakeStore => f.write_str("a store on the stick"),
             Self::EnrolMany => f.write_str("several new Pis"),
             Self::Report => f.write_str("save a report"),
             Self::SelfTest => f.write_str("self-test"),

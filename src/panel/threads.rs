@@ -211,8 +211,8 @@ pub(super) fn compose(core: &Core, outlets: &[Arc<Outlet>], config: &config::Pan
             }
             match turner.press(now, gesture, &status) {
                 Meaning::Plain => core.tell(Event::Pressed(gesture)),
-                // Nobody has seen which disk would be written over.
-                Meaning::Wish(Wish::WriteCard(_)) if blind => core.tell(Event::Pressed(gesture)),
+                // Nobody has seen which disk would be written over, nor which question it is.
+                Meaning::Wish(Wish::WriteCard(_) | Wish::MakeStore) if blind => core.tell(Event::Pressed(gesture)),
                 Meaning::Wish(wish) => core.tell(Event::Wished(wish)),
                 Meaning::Turn => {}
             }

@@ -51,6 +51,21 @@ fn a_disk_that_could_be_a_backup_is_asked_about_as_that_and_has_the_cards_page_t
 }
 
 #[test]
+fn a_card_is_made_before_there_is_a_store_and_not_while_one_is_being_made() {
+    let mut bench = Bench::new();
+    let name = "Stick".to_owned();
+    let place = status::NewPlace::File;
+    bench.event(Event::Store(store::Event::NeedsConfirmation { name: name.clone(), free_bytes: 1 << 33, place }));
+    assert!(card_offered(&mut bench).shown);
+    let wish = || panel::Event::Wished(panel::Wish::WriteCard("Reader".to_owned()));
+    bench.event(Event::Store(store::Event::Preparing { name: name.clone() }));
+    assert_eq!(bench.control.status(bench.now).card, None);
+    assert!(!writes_card(&mut bench, wish()), "the stick is being written");
+    bench.event(Event::Store(store::Event::NeedsConfirmation { name, free_bytes: 1 << 33, place }));
+    assert!(writes_card(&mut bench, wish()));
+}
+
+#[test]
 fn a_card_that_failed_says_what_to_do_until_it_is_pulled() {
     let mut bench = Bench::with_store(vec![]);
     card_offered(&mut bench);

@@ -73,7 +73,7 @@ pub fn views(status: &Status) -> Vec<View> {
         return vec![rest];
     }
     let mut views: Vec<View> = status.notice.iter().cloned().map(View::Notice).collect();
-    // Before the stick's own question, for a held ENROLL means the update.
+    // Before the stick's own question: they take turns, and a held ENROLL means what is seen.
     views.extend(status.update.is_some().then_some(View::Update));
     if matches!(rest, View::ConfirmStick | View::UnusableStick) {
         views.push(rest.clone());
@@ -131,7 +131,9 @@ fn rest(status: &Status) -> View {
 /// The pages that NEXT turns through after the overview.
 fn pages(status: &Status) -> Vec<View> {
     let overview = views(status);
-    let summary = (overview != [View::Ready] && rest(status) == View::Ready).then_some(View::Ready);
+    // What the overview tells in turn with other things has a page where ENROLL is about it alone.
+    let rest = rest(status);
+    let summary = (matches!(rest, View::Ready | View::ConfirmStick) && overview != [rest.clone()]).then_some(rest);
     let clients = status.clients.iter().map(|client| View::Client(client.role.clone()));
     let images: Vec<View> = match status.images.as_slice() {
         [] | [_] => vec![View::Images],

@@ -17,6 +17,7 @@
 //! | one of several images | new Pis get it | the same |
 //! | ready | the overview's | opens the window for several, also while the overview asks about an update |
 //! | recovery card? | the overview's | writes it: all on that disk is lost |
+//! | new stick | the overview's | makes its store, also while the overview asks about an update or a card |
 //! | stick | the overview's | lets go of the stick |
 //! | about | self-test | saves a report |
 
@@ -67,7 +68,7 @@ impl Pages {
         let views = views(status);
         let shown = self.overview();
         // Nothing may take the place of the question that a person is saying yes to, and of that disk.
-        if held && self.turned.is_none() && asks_for_card(status, &shown) {
+        if held && self.turned.is_none() && asks_for_a_hold(status, &shown) {
             return;
         }
         let appeared = views.iter().position(|view| !self.views.contains(view));
@@ -112,6 +113,7 @@ impl Pages {
             (Gesture::Long(Button::Enroll), Some(View::AskSwap(role))) => (None, Meaning::Wish(Wish::Swap(role))),
             // Seen as its own page only while the overview is about something else, such as an update.
             (Gesture::Long(Button::Enroll), Some(View::Ready)) => (None, Meaning::Wish(Wish::EnrolMany)),
+            (Gesture::Long(Button::Enroll), Some(View::ConfirmStick)) => (None, Meaning::Wish(Wish::MakeStore)),
             (_, Some(View::Image(image))) => (None, Meaning::Wish(Wish::ImageDefault(image))),
             (Gesture::Short(Button::Enroll), Some(View::About)) => (None, Meaning::Wish(Wish::SelfTest)),
             (Gesture::Long(Button::Enroll), Some(View::About)) => (None, Meaning::Wish(Wish::Report)),
@@ -124,8 +126,10 @@ impl Pages {
                     false => (Some(View::Card(name)), Meaning::Turn),
                 }
             }
-            (Gesture::Long(Button::Enroll), None) if asks_for_card(status, &self.overview()) => match self.overview() {
+            (Gesture::Long(Button::Enroll), None) if asks_for_a_hold(status, &self.overview()) => match self.overview()
+            {
                 View::Card(name) => (None, Meaning::Wish(Wish::WriteCard(name))),
+                View::ConfirmStick => (None, Meaning::Wish(Wish::MakeStore)),
                 _ => (None, Meaning::Plain),
             },
             _ if matches!(status.stick, Stick::Released { .. }) => (None, Meaning::Wish(Wish::Resume)),
@@ -172,6 +176,16 @@ fn asks_for_card(status: &Status, view: &View) -> bool {
     matches!((view, offered), (View::Card(name), Some(card)) if *name == card.name)
 }
 
+/// Whether the view asks for a hold, which is then about it and nothing else.
+fn asks_for_a_hold(status: &Status, view: &View) -> bool {
+    match view {
+        View::Card(_) => asks_for_card(status, view),
+        View::ConfirmStick => matches!(status.stick, Stick::NeedsConfirmation { .. }),
+        View::Update => matches!(status.update, Some(Update::Offered { .. })),
+        _ => false,
+    }
+}
+
 /// Of a hold in thousandths of `HOLD`, how far it is; none when it is over. Only a downgrade waits for a longer one.
 pub fn hold_shown(view: &View, status: &Status, hold: u16) -> Option<u16> {
     let older = matches!(status.update, Some(Update::Offered { older: true, .. }));
@@ -199,7 +213,7 @@ mod tests {
     use super::*;
     use crate::client::ImageId;
     use crate::diagnose::Hint;
-    use crate::status::Enrolment;
+    use crate::status::{Enrolment, NewPlace};
 
     const NEXT: Gesture = Gesture::Short(Button::Next);
 
@@ -398,6 +412,30 @@ mod tests {
         assert_eq!(pressed(&status, &[NEXT]).1, View::Ready);
         assert_eq!(pressed(&status, &[NEXT, hold]).0, Meaning::Wish(Wish::EnrolMany));
         assert_eq!(pressed(&status, &[NEXT, ENROLL]).0, Meaning::Plain);
+    }
+
+    #[test]
+    fn on_a_stick_without_a_store_a_hold_means_the_question_that_is_seen() {
+        let hold = Gesture::Long(Button::Enroll);
+        let update = Some(Update::Offered { version: "0.2.0".to_owned(), older: false, tried: false });
+        for place in [NewPlace::Partition, NewPlace::File, NewPlace::Copy] {
+            let stick = Stick::NeedsConfirmation { name: "Stick".to_owned(), free_bytes: 1 << 33, place };
+            let status = Status { stick, update: update.clone(), ..ready() };
+            let mut pages = Pages::default();
+            let mut held = |at: Duration| {
+                pages.update(at, &status, false);
+                // Both take turns, but not below a finger.
+                let seen = pages.current(at).0;
+                pages.update(at + SECOND * 60, &status, true);
+                assert_eq!(pages.current(at + SECOND * 60).0, seen);
+                (seen, pages.press(at + SECOND * 60, hold, &status))
+            };
+            assert_eq!(held(SECOND), (View::Update, Meaning::Plain));
+            assert_eq!(held(SECOND * 100), (View::ConfirmStick, Meaning::Wish(Wish::MakeStore)));
+            assert_eq!(pressed(&status, &[NEXT]).1, View::ConfirmStick, "without waiting for its turn");
+            assert_eq!(pressed(&status, &[NEXT, hold]).0, Meaning::Wish(Wish::MakeStore));
+            assert_eq!(pressed(&status, &[NEXT, ENROLL]).0, Meaning::Plain);
+        }
     }
 
     #[test]

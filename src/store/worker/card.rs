@@ -1,6 +1,6 @@
 //! A recovery card for the EEPROMs of clients-to-be: offered while a folder
 //! `eeprom` with the official files lies on a stick and exactly one USB disk beside
-//! the store's could be spared; written after a held ENROLL on the page that told
+//! it and the store's could be spared, with a store open or none yet; written after a held ENROLL on the page that told
 //! that disk's name and size.
 //!
 //! A disk that could be a backup as well is offered as both (`backup`): control
@@ -95,7 +95,6 @@ impl Worker {
 
     /// The disk to write and the folder with the files.
     fn find_card(&self) -> Option<(Disk, PathBuf)> {
-        self.store.as_ref()?;
         let folder = |stick: &Stick| {
             let mut folders = stick.sources.iter().map(|source| source.join(FOLDER));
             folders.find(|path| fs::symlink_metadata(path).is_ok_and(|found| found.is_dir()))
@@ -104,10 +103,16 @@ impl Worker {
         let spare = self.sticks.values().filter(|stick| self.is_spare(stick));
         let (bringing, others): (Vec<&Stick>, Vec<&Stick>) = spare.partition(|stick| folder(stick).is_some());
         let spare = match (others.as_slice(), bringing.as_slice()) {
-            ([spare], _) | ([], [spare]) => *spare,
+            ([spare], _) => *spare,
+            // Without a store that one is all that the person plugged in.
+            ([], [spare]) if self.store.is_some() => *spare,
             // With two, a person could mean the other.
             _ => return None,
         };
+        // The store's question is about that one, and no disk is asked about as both.
+        if self.store.is_none() && self.candidate.as_ref() == Some(&spare.disk.name) {
+            return None;
+        }
         let elsewhere = self.sticks.values().filter(|stick| stick.disk.name != spare.disk.name).find_map(folder);
         Some((spare.disk.clone(), elsewhere.or_else(|| folder(spare))?))
     }
@@ -168,6 +173,8 @@ impl Worker {
                 if let Some(card) = &mut self.card {
                     card.state = State::Writing { stop, thread };
                 }
+                // It may have been the one that a store would be made on.
+                self.say_what_is_missing();
             }
             Err(error) => self.not_written(format!("no thread: {error}"), false),
         }
