@@ -131,12 +131,36 @@ fn each_board_finds_all_that_it_needs_on_its_way() {
         for name in initramfs.map(|line| line.split(' ').next().unwrap()) {
             assert_eq!(image.file(&slot, name)[..4], [0x28, 0xb5, 0x2f, 0xfd], "{name} is zstd");
         }
+        assert_eq!(image.file(&slot, "family.txt"), format!("{family}\n").into_bytes());
         let boards_told = String::from_utf8(image.file(&slot, "boards.txt")).unwrap();
         assert!(
             boards_told.lines().all(|line| line.starts_with("raspberrypi,"))
                 && boards_told.lines().count() == boards(family).len()
         );
         assert!(image.file(&settings, "rootstock.toml").starts_with(b"# Rootstock's settings"));
+    }
+}
+
+#[test]
+fn pid_1_loads_by_name_whatever_of_our_list_the_kernel_has_and_nothing_else() {
+    for (family, image) in Image::each() {
+        let folder = tempfile::tempdir().unwrap();
+        let archive = folder.path().join("initramfs.img");
+        fs::write(&archive, image.file(&image.partition(2), "initramfs.img")).unwrap();
+        let unpack = "cd \"$(dirname \"$1\")\" && zstd -dcq \"$1\" | cpio -idm --quiet";
+        tool("sh", &["-c", &format!("{unpack} 'etc/*' 'lib/modules/*/modules.*'"), "sh", archive.to_str().unwrap()]);
+        let names = |path: &Path| -> Vec<String> {
+            let text = fs::read_to_string(path).unwrap();
+            let words = text.lines().map(|line| line.split(['#', ' ']).next().unwrap_or_default());
+            words.filter(|word| !word.is_empty()).map(|word| word.replace('-', "_")).collect()
+        };
+        let modules = fs::read_dir(folder.path().join("lib/modules")).unwrap().next().unwrap().unwrap().path();
+        let known = ["modules.dep", "modules.builtin"].map(|name| fs::read_to_string(modules.join(name)).unwrap());
+        let has = |name: &String| known.concat().replace('-', "_").contains(&format!("/{name}.ko"));
+        let overlay = board_folder().join("../rootfs-overlay/etc/rootstock/modules");
+        let wanted: Vec<String> = names(&overlay).into_iter().filter(has).collect();
+        assert!(wanted.len() > 5, "{family}: {wanted:?}");
+        assert_eq!(names(&folder.path().join("etc/rootstock/modules")), wanted, "{family}");
     }
 }
 

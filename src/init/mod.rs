@@ -4,8 +4,9 @@
 //! no udev. What boot does, in this order:
 //!
 //! 1. `plan::plan_boot` as data, carried out by `run`: /dev, console, /proc,
-//!    /sys, /run, /tmp, kernel settings, clock, hostname, `lo`, `/` read-only.
-//! 2. PID 1's loop (`pid1`) starts two helpers of this same binary and goes on:
+//!    /sys, /run; then, beside the helpers, /tmp, kernel settings, clock,
+//!    hostname, `lo`, `/` read-only.
+//! 2. PID 1 (`pid1`) starts two helpers of this same binary and goes on:
 //!    `plug` loads the modules that devices ask for, now and later; `bootconf`
 //!    copies `rootstock.toml` from the SD card to `/run/rootstock` and ends.
 //! 3. `serve --appliance` starts as soon as `bootconf` has ended, or without it

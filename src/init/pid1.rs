@@ -23,7 +23,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::log::{now, say};
-use super::plan::{BOOT_CONFIG_WAIT, ESSENTIAL_PAUSE, Ending, Machine, RUN_DIR, TRIAL_LIMIT, plan_boot};
+use super::plan::{
+    BOOT_CONFIG_WAIT, ESSENTIAL_PAUSE, Ending, Machine, RUN_DIR, TRIAL_LIMIT, around_helpers, plan_boot,
+};
 use super::power;
 use super::run::{self, System};
 use super::supervise::{Restart, Service};
@@ -49,12 +51,20 @@ pub fn run() -> ! {
     let machine = Machine::here();
     BEGAN.store(u64::try_from(now().as_millis()).unwrap_or_default(), Ordering::Relaxed);
     let signals = block_signals();
-    if let Err(error) = run::carry_out(&plan_boot(machine), &mut System) {
-        say!("init", "cannot start: {}; restart in {} s", super::chain(&error), ESSENTIAL_PAUSE.as_secs());
-        std::thread::sleep(ESSENTIAL_PAUSE);
-        power::end(machine, Ending::Reboot);
-    }
+    let plan = plan_boot(machine);
+    let (needed, beside) = around_helpers(&plan);
+    let must = |done: Result<(), run::Error>| {
+        if let Err(error) = done {
+            say!("init", "cannot start: {}; restart in {} s", super::chain(&error), ESSENTIAL_PAUSE.as_secs());
+            std::thread::sleep(ESSENTIAL_PAUSE);
+            power::end(machine, Ending::Reboot);
+        }
+    };
+    must(run::carry_out(needed, &mut System));
     let mut pid1 = Pid1::new(machine, signals);
+    pid1.start_helpers();
+    must(run::carry_out(beside, &mut System));
+    say!("init", "{} boot steps done", plan.len());
     loop {
         let asked = catch_unwind(AssertUnwindSafe(|| pid1.turn()));
         match asked {
@@ -194,25 +204,18 @@ impl Pid1 {
         if now >= self.serve_by {
             self.serve.release(now);
         }
-        let serve = self.serve_args();
-        let starts = [
-            (&mut self.plug, Start::helper("plug")),
-            (&mut self.bootconf, Start::helper("bootconf")),
-            (&mut self.serve, Start { args: serve, oom_score_adj: "-500" }),
-        ];
-        for (service, start) in starts {
-            if !service.is_due(now) {
-                continue;
-            }
-            match start.spawn(self.machine, &self.words) {
-                Ok(pid) => {
-                    service.started(now, pid);
-                    say!("init", "{} started as {pid}", service.name);
-                }
-                Err(error) => {
-                    let pause = service.start_failed(now);
-                    say!("init", "cannot start {}: {error}; again in {} ms", service.name, pause.as_millis());
-                }
+        self.start_helpers();
+        if self.serve.is_due(now) {
+            let start = Start { args: self.serve_args(), oom_score_adj: "-500" };
+            start_one(&mut self.serve, &start, self.machine, &self.words);
+        }
+    }
+
+    /// Those of them that are due.
+    fn start_helpers(&mut self) {
+        for service in [&mut self.plug, &mut self.bootconf] {
+            if service.is_due(now()) {
+                start_one(service, &Start::helper(service.name), self.machine, &self.words);
             }
         }
     }
@@ -293,6 +296,20 @@ impl Pid1 {
             }
         }
         asked
+    }
+}
+
+fn start_one(service: &mut Service, start: &Start, machine: Machine, words: &Words) {
+    let now = now();
+    match start.spawn(machine, words) {
+        Ok(pid) => {
+            service.started(now, pid);
+            say!("init", "{} started as {pid}", service.name);
+        }
+        Err(error) => {
+            let pause = service.start_failed(now);
+            say!("init", "cannot start {}: {error}; again in {} ms", service.name, pause.as_millis());
+        }
     }
 }
 

@@ -91,6 +91,11 @@ pub fn plan_boot(machine: Machine) -> Vec<Step> {
         (api("proc", "/proc", ""), Essential, "the kernel's words, the mounts and our own program"),
         (api("sysfs", "/sys", ""), Essential, "the devices and what module each asks for"),
         (api("tmpfs", "/run", "mode=0755,size=32m,nr_inodes=8192"), Essential, "state that a reboot may forget"),
+        (
+            Modprobe,
+            Optional,
+            "the kernel itself asks for code pages, checksums and file systems that no device announces",
+        ),
         (MakeDir(RUN_DIR), Essential, "what PID 1 tells serve"),
         (api("tmpfs", "/tmp", "mode=1777,size=32m,nr_inodes=8192"), Optional, "scratch of mke2fs and e2fsck"),
         (Sysctl { path: "kernel/panic", value: "10" }, Optional, "a panicked kernel restarts, also without panic=10"),
@@ -104,11 +109,6 @@ pub fn plan_boot(machine: Machine) -> Vec<Step> {
             Sysctl { path: "/sys/module/block/parameters/events_dfl_poll_msecs", value: "2000" },
             Optional,
             "an SD card put into a USB reader is noticed only where the reader is asked now and then, and there is no udev",
-        ),
-        (
-            Modprobe,
-            Optional,
-            "the kernel itself asks for code pages, checksums and file systems that no device announces",
         ),
         (CtrlAltDel, Optional, "a keyboard restarts the appliance in order"),
         (Clock, Optional, "a Pi has no clock of its own; new files and keys must not be from 1970"),
@@ -129,6 +129,13 @@ pub fn plan_boot(machine: Machine) -> Vec<Step> {
         .filter(|(act, ..)| machine == Machine::Board || in_container(act))
         .map(|(act, need, why)| Step { act, need, why })
         .collect()
+}
+
+/// What the helpers need, up to the last essential step, and what is done beside them: behind a Pi 3's USB it takes two
+/// seconds until the network card is found, and that begins with them.
+pub fn around_helpers(plan: &[Step]) -> (&[Step], &[Step]) {
+    let needed = plan.iter().rposition(|step| step.need == Need::Essential).map_or(0, |last| last + 1);
+    plan.split_at(needed)
 }
 
 /// How long PID 1 shows a failed essential step before it reboots.
@@ -247,6 +254,17 @@ mod tests {
             })
             .collect();
         assert_eq!(essential, ["/dev", "/proc", "/sys", "/run", RUN_DIR]);
+    }
+
+    #[test]
+    fn the_helpers_have_all_mounts_a_console_and_the_kernels_module_loader() {
+        let plan = plan_boot(Machine::Board);
+        let (before, beside) = around_helpers(&plan);
+        for act in [Act::Console, Act::Modprobe, Act::MakeDir(RUN_DIR)] {
+            assert!(before.iter().any(|step| step.act == act), "{act:?}");
+        }
+        assert!(beside.iter().all(|step| step.need == Need::Optional) && !beside.is_empty());
+        assert_eq!(around_helpers(&[]), (&[][..], &[][..]));
     }
 
     #[test]

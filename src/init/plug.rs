@@ -25,6 +25,8 @@ const MAX_DEPTH: usize = 32;
 const MAX_DEVICES: usize = 20_000;
 /// Where the kernel shows its devices.
 const DEVICES: &str = "/sys/devices";
+/// And, by bus, those that a driver could be for.
+const BUSES: &str = "/sys/bus";
 /// Room for events while a module is loading, so that none is lost.
 const SOCKET_BYTES: libc::c_int = 4 << 20;
 
@@ -62,7 +64,7 @@ pub fn run() -> Result<std::convert::Infallible, Error> {
     let settling = loader.clone();
     std::thread::spawn(move || settling.settle());
     let mut queue = Queue::default();
-    queue.add_all(&loader);
+    queue.add_all(&loader, on_buses(Path::new(BUSES)));
     // A hub takes a second and more to say what hangs behind it, and on a Pi 3 that is the network card: it is asked
     // first, beside the card, and what it is likely to name is there by then. File systems are no device's, and come
     // last of that. What both threads want, the kernel loads once.
@@ -85,6 +87,9 @@ pub fn run() -> Result<std::convert::Infallible, Error> {
         loaded += others;
         loader.know(&beside);
     }
+    // What is on no bus, such as an input's class, waits for nothing and nobody for it.
+    queue.add_all(&loader, modaliases(Path::new(DEVICES)));
+    loaded += queue.load(&mut loader, &socket, usize::MAX)?;
     say!("plug", "coldplug done, {loaded} modules loaded");
     loop {
         queue.wait(&loader, &socket)?;
@@ -98,8 +103,9 @@ pub fn run() -> Result<std::convert::Infallible, Error> {
 
 /// The modules that devices ask for and that are still to be loaded, the urgent ones first.
 ///
-/// `/sys/devices` is walked once: from then on the kernel tells of each new device. (A walk costs a quarter of a
-/// second in an emulated machine, and a bus driver brings devices whose drivers bring devices.)
+/// `/sys/bus` is read once: from then on the kernel tells of each new device, and a bus driver brings devices whose
+/// drivers bring devices. (A walk over all of `/sys/devices` costs a quarter of a second and more in an emulated
+/// machine, most of it for folders that are no devices: it comes when the card and the network have their drivers.)
 #[derive(Debug, Default)]
 struct Queue {
     /// By rank and name, with the device that asked first.
@@ -114,8 +120,8 @@ impl Queue {
     }
 
     /// What all devices of this moment ask for.
-    fn add_all(&mut self, loader: &Loader) {
-        for alias in modaliases(Path::new(DEVICES)) {
+    fn add_all(&mut self, loader: &Loader, aliases: Vec<String>) {
+        for alias in aliases {
             self.add(loader, &alias, DEVICES);
         }
     }
@@ -166,7 +172,7 @@ impl Queue {
         })?;
         if received == Received::Lost {
             say!("plug", "device events were lost, so all devices are looked at again");
-            self.add_all(loader);
+            self.add_all(loader, modaliases(Path::new(DEVICES)));
         }
         Ok(received != Received::Nothing)
     }
@@ -188,6 +194,21 @@ fn rank(path: &Path) -> usize {
     let mut parts = path.components().map(|part| part.as_os_str());
     let class = parts.by_ref().skip_while(|part| *part != "drivers").nth(1);
     RANKS.iter().position(|known| class.is_some_and(|class| class == *known)).unwrap_or(RANKS.len())
+}
+
+/// What every device on a bus says it is, each once.
+fn on_buses(dir: &Path) -> Vec<String> {
+    let buses = fs::read_dir(dir).into_iter().flatten().flatten();
+    let devices = buses.flat_map(|bus| fs::read_dir(bus.path().join("devices")).into_iter().flatten().flatten());
+    let aliases =
+        devices.take(MAX_DEVICES).filter_map(|device| fs::read_to_string(device.path().join("modalias")).ok());
+    sorted(aliases.map(|alias| alias.trim().to_owned()).filter(|alias| !alias.is_empty()).collect())
+}
+
+fn sorted(mut aliases: Vec<String>) -> Vec<String> {
+    aliases.sort();
+    aliases.dedup();
+    aliases
 }
 
 /// What every device below `dir` says it is, each once.
@@ -212,9 +233,7 @@ fn modaliases(dir: &Path) -> Vec<String> {
             }
         }
     }
-    found.sort();
-    found.dedup();
-    found
+    sorted(found)
 }
 
 fn listen() -> io::Result<OwnedFd> {
@@ -308,6 +327,20 @@ mod tests {
         std::os::unix::fs::symlink(sys.path(), sys.path().join("platform/subsystem")).unwrap();
         device(&"deep/".repeat(MAX_DEPTH + 1), "usb:deep");
         assert_eq!(modaliases(sys.path()), ["of:NusbT(null)Cbrcm,bcm2835-usb", "usb:v0424"]);
+        // The same by bus, where each device is a link.
+        for (bus, name, to) in [
+            ("platform", "3f980000.usb", "platform/soc/3f980000.usb"),
+            ("platform", "empty", "platform/empty"),
+            ("usb", "1-1:1.0", "platform/soc/3f980000.usb/usb1/1-1/1-1:1.0"),
+            ("usb", "1-2:1.0", "platform/soc/3f980000.usb/usb1/1-2/1-2:1.0"),
+            ("usb", "gone", "nowhere"),
+        ] {
+            let devices = sys.path().join("bus").join(bus).join("devices");
+            fs::create_dir_all(&devices).unwrap();
+            std::os::unix::fs::symlink(sys.path().join(to), devices.join(name)).unwrap();
+        }
+        fs::create_dir_all(sys.path().join("bus/empty")).unwrap();
+        assert_eq!(on_buses(&sys.path().join("bus")), ["of:NusbT(null)Cbrcm,bcm2835-usb", "usb:v0424"]);
     }
 
     #[test]

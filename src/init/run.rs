@@ -65,7 +65,6 @@ pub fn carry_out(plan: &[Step], hands: &mut dyn Hands) -> Result<(), Error> {
             (Err(error), Need::Essential) => return Err(error),
         }
     }
-    say!("init", "{} boot steps done", plan.len());
     Ok(())
 }
 
