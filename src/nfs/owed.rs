@@ -1,8 +1,8 @@
 //! Changes of names that are made, and not on the stick yet. I/O: the fsync that they wait for.
 //!
 //! What came together on one connection is made one after the other by one thread, and then brought to the stick by one
-//! commit of the journal, and answered. A thread for each, as for a change that comes alone, cost twice the CPU:
-//! eight threads were woken, waited for each other's lock on the directory, and each asked for a commit.
+//! commit of the journal, and answered. With a thread for each they were woken for it, waited for each other's lock on the
+//! directory, and each asked for a commit.
 //!
 //! ext4's journal commits in order, so what brings the last change of a tree to the stick brings
 //! all before it (`procedures`, "By which file").

@@ -29,7 +29,7 @@ use rustix::net::{
     sendto, socket_with,
 };
 
-use super::connection::{Connection, Input, Record, SCRATCH};
+use super::connection::{Connection, Input, Pace, Record, SCRATCH};
 use super::export::Exports;
 use super::file::Budget;
 use super::journal::{Journal, milliseconds_since_boot};
@@ -395,28 +395,32 @@ impl Shared {
                 Record::Scratch(range) => &buffers.scratch[range.clone()],
                 Record::Owned(bytes) => &bytes[..],
             };
-            // A change that came alone has no others to share a commit with.
-            let last = interest == EventFlags::IN || served == MAX_BATCH;
-            let haste = service::haste(bytes);
-            let shared = haste == Haste::Commit && !(last && changes.is_empty()) && connection.pace.is_calm();
-            let quick = (shared && !last) || (haste == Haste::Quick && connection.pace.is_calm());
+            let (pace, is_change) = match service::haste(bytes) {
+                Haste::Quick => (Some(&connection.questions), false),
+                // Others that come while it is made share its commit.
+                Haste::Commit => (Some(&connection.changes), true),
+                Haste::Slow => (None, false),
+            };
+            let quick = pace.is_some_and(Pace::is_calm);
             if !quick {
                 // The next thread may read on while this one works.
                 connection.send(&mut buffers.reply, None);
                 connection.end(interest);
             }
             let start = Instant::now();
-            let ledger = shared.then_some(&buffers.ledger);
+            let ledger = (quick && is_change).then_some(&buffers.ledger);
             let answered = self.call(connection, bytes, &mut buffers.reply, &buffers.outlet, ledger);
             let body = buffers.outlet.take();
             match answered {
                 Some(change) => changes.extend(change),
                 None => return self.forget(connection.id),
             }
-            if shared || haste == Haste::Quick {
-                connection.pace.took(start.elapsed());
+            // What a change takes that waits for its own commit says nothing.
+            if let Some(pace) = pace.filter(|_| quick || !is_change) {
+                pace.took(start.elapsed());
             }
             // Also where the last of what came is done: the client may wait for it before it sends more.
+            let last = interest == EventFlags::IN || served == MAX_BATCH;
             if !quick || last || body.is_some() || buffers.reply.len() >= SCRATCH {
                 connection.send(&mut buffers.reply, body);
             }
