@@ -136,7 +136,9 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             // Before any thread starts, since threads inherit what is blocked.
             let signals = Signals::block().context("cannot take signals")?;
             serve.check()?;
-            let end = appliance::run(serve.options(), |inbox| signals.forward(move || inbox.stop()))?;
+            let end = appliance::run(serve.options(), |inbox| signals.forward(move || inbox.stop()));
+            log::flush();
+            let end = end?;
             Ok(match end {
                 End::Stopped => ExitCode::SUCCESS,
                 End::PowerOff => ExitCode::from(POWER_OFF),
