@@ -110,6 +110,21 @@ fn an_interface_that_comes_late_goes_and_comes_again_is_used() {
 }
 
 #[test]
+fn an_interface_that_is_not_there_is_missed_by_name_beside_those_that_are() {
+    let wire = Wire::plugged();
+    let net = Net::start(&wire, Some("eth7"), None);
+    net.wait_for(&Event::Failed(format!("no network interface eth7, but {SERVER}")));
+    wire.server_ip("link del s0");
+    net.wait_for(&Event::Failed("no network interface eth7, and no other".to_owned()));
+    wire.plug();
+    wire.server_ip("link set s0 name eth7");
+    net.wait_for(&Event::Address(SUBNET));
+    wire.server_ip("link del eth7");
+    net.wait_for(&Event::Lost);
+    net.wait_for(&Event::Failed("no network interface eth7, and no other".to_owned()));
+}
+
+#[test]
 fn an_address_that_somebody_removes_is_set_again() {
     let (wire, net) = set_up();
     for _ in 0..2 {

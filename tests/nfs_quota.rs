@@ -11,7 +11,7 @@ mod random;
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nfs_lab::*;
 use nfs3_client::nfs3_types::nfs3::*;
@@ -21,15 +21,21 @@ use rootstock::quota::{Account, Amount, Figures, Space, reserve_bytes};
 const MIB: u64 = 1 << 20;
 const BIG: usize = 3_000_000;
 
+/// One test at a time: a child that another one starts has the server's files open too, between its fork and its exec, and
+/// what is removed gives its room back only when nobody has it open.
+static ALONE: Mutex<()> = Mutex::new(());
+
 struct Bench {
     lab: Lab,
     a: Arc<Account>,
     b: Arc<Account>,
+    _alone: MutexGuard<'static, ()>,
 }
 
 impl Bench {
     /// Two clients, the first with a quota; the image has one large file.
     fn new(quota: Option<u64>) -> Self {
+        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let mut lab = Lab::new();
         lab.server = None;
         lab.unmount();
@@ -49,7 +55,7 @@ impl Bench {
         }
         lab.directory.set(directory);
         lab.start();
-        let bench = Self { lab, a, b };
+        let bench = Self { lab, a, b, _alone: alone };
         bench.a.measured(Amount::bytes(bench.du("a") as i64), bench.a.grown());
         bench.b.measured(Amount::bytes(bench.du("b") as i64), bench.b.grown());
         bench

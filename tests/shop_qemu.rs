@@ -15,7 +15,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use store_support::{LoopDisk, disk, pi_image, run};
+use store_support::{LoopDisk, disk, pi_image, run, unmount};
 use support::netns::Netns;
 use support::panel_tty::PanelTty;
 use support::qemu::{Machine, Start, virt};
@@ -127,7 +127,7 @@ fn with_exfat<T>(folder: &Path, partition: &str, work: impl FnOnce(&Path) -> T) 
     fs::create_dir_all(&point).unwrap();
     run("mount.exfat-fuse", &[partition, point.to_str().unwrap()]);
     let result = work(&point);
-    run("umount", &[point.to_str().unwrap()]);
+    unmount(&point);
     result
 }
 

@@ -59,7 +59,7 @@ fn a_copy_stands_in_for_a_lost_stick_and_takes_it_back_as_its_own_copy() {
     let bench = Bench::new();
     let first = store_stick(&bench, "one");
     pi_image(&mounted(&bench, &first, "mounted"), "a.img");
-    run("umount", &[bench.path("mounted").to_str().unwrap()]);
+    unmount(&bench.path("mounted"));
     let second = disk(&bench.path("two"), 400 * MIB, "");
 
     let mut running = Running::start(bench.with_sticks(&[&first, &second]));
@@ -210,13 +210,13 @@ fn a_copy_is_one_moments_while_a_client_writes_and_none_before_it_is_complete() 
     over.store(true, Ordering::Relaxed);
     assert!(writer.join().unwrap() > before, "writes go on afterwards");
     for point in [&from, &to] {
-        run("umount", &[point.to_str().unwrap()]);
+        unmount(&point);
     }
 
     // A copy that was cut short is told, and never served.
     let to = mounted(&bench, &two, "to");
     Mark { of: "a".into(), taken: None }.write(&to).unwrap();
-    run("umount", &[to.to_str().unwrap()]);
+    unmount(&to);
     let mut running = Running::start(bench.with_sticks(&[&two]));
     let said = running.wait("StickUnusable", |event| match event {
         Event::StickUnusable { message, .. } => Some(message.clone()),
@@ -246,7 +246,7 @@ fn a_command_copies_the_store_at_a_pc_and_only_over_its_own_copy() {
         fs::create_dir_all(point.join(folder)).unwrap();
     }
     fs::write(point.join("clients/pi-1/upper/kept"), vec![7; 3 << 20]).unwrap();
-    run("umount", &[point.to_str().unwrap()]);
+    unmount(&point);
     let second = disk(&bench.path("two"), 400 * MIB, "");
     let [from, to] = [&first, &second].map(|stick| stick.node.to_str().unwrap());
     let command = |from: &str, to: &str| rootstock(&["stick", "backup", "--store", from, "--to", to, "--yes"]);
@@ -275,7 +275,7 @@ fn a_command_copies_the_store_at_a_pc_and_only_over_its_own_copy() {
     let point = bench.path("mounted");
     run("mount", &["-o", "ro", &copy, point.to_str().unwrap()]);
     assert_eq!(fs::read(point.join("clients/pi-1/upper/kept")).unwrap(), vec![7; 3 << 20]);
-    run("umount", &[point.to_str().unwrap()]);
+    unmount(&point);
 
     // Nothing of anybody else's is written over.
     let third = store_stick(&bench, "three");
@@ -283,14 +283,14 @@ fn a_command_copies_the_store_at_a_pc_and_only_over_its_own_copy() {
     fs::write(point.join("store.toml"), "id = \"another\"\n").unwrap();
     fs::create_dir_all(point.join("clients")).unwrap();
     fs::create_dir_all(point.join("images")).unwrap();
-    run("umount", &[point.to_str().unwrap()]);
+    unmount(&point);
     refused(command(from, third.node.to_str().unwrap()), "holds another store");
     let small = disk(&bench.path("four"), 40 * MIB, "");
     refused(command(from, small.node.to_str().unwrap()), "has 39 MiB of unpartitioned space; 64 MiB are needed");
     assert!(fs::read(&small.file).unwrap().iter().all(|&byte| byte == 0));
     run("mount", &[third.node.to_str().unwrap(), point.to_str().unwrap()]);
     assert_eq!(fs::read_to_string(point.join("store.toml")).unwrap(), "id = \"another\"\n");
-    run("umount", &[point.to_str().unwrap()]);
+    unmount(&point);
 
     // And a server takes it for what it is.
     let mut running = Running::start(bench.with_sticks(&[&second]));

@@ -381,7 +381,7 @@ fn a_volume_is_sparse_grows_and_is_never_lost() {
     fs::create_dir(&loops).unwrap();
     run("mount", &["-o", "loop", served.to_str().unwrap(), loops.to_str().unwrap()]);
     fs::write(loops.join("kept"), "kept").unwrap();
-    run("umount", &[loops.to_str().unwrap()]);
+    unmount(&loops);
     running.renew(&open.client.role);
 
     let (running, _) = boot_with(&bench, running, sized(512));
@@ -392,7 +392,7 @@ fn a_volume_is_sparse_grows_and_is_never_lost() {
     assert!(told.contains("pi-1: its volume has 512M and stays so, though volume_size is 128M"), "{told}");
     run("mount", &["-o", "loop", served.to_str().unwrap(), loops.to_str().unwrap()]);
     assert_eq!(fs::read_to_string(loops.join("kept")).unwrap(), "kept");
-    run("umount", &[loops.to_str().unwrap()]);
+    unmount(&loops);
 
     let (mut running, without) = boot_with(&bench, running, open.client.clone());
     assert_eq!(without.volume, None);

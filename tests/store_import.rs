@@ -476,7 +476,7 @@ fn check_no_room_by(name: &str, plain_writes: bool) {
     fs::create_dir(&point).unwrap();
     run("mount", &[stick.node.to_str().unwrap(), point.to_str().unwrap()]);
     fs::copy(bench.path(name), point.join(name)).unwrap();
-    run("umount", &[point.to_str().unwrap()]);
+    unmount(&point);
 
     let mut running = Running::start(Options { extra_devices: vec![stick.name()], plain_writes, ..bench.options() });
     running.opened();

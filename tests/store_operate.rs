@@ -53,7 +53,7 @@ impl Shop {
 
     /// Another with the same content.
     fn copy(&self) -> Self {
-        run("umount", &[self.bench.store().to_str().unwrap()]);
+        unmount(&self.bench.store());
         let copy = Self::of(Bench::new(), &self.bench.path("disk"), &self.image, &self.other);
         run("mount", &["-o", "loop", self.bench.path("disk").to_str().unwrap(), self.bench.store().to_str().unwrap()]);
         copy
@@ -77,7 +77,7 @@ impl Shop {
         for name in ["a.img", "b.img"] {
             fs::remove_file(bench.store().join(name)).unwrap();
         }
-        run("umount", &[bench.store().to_str().unwrap()]);
+        unmount(&bench.store());
         (disk, image, other)
     }
 
@@ -109,7 +109,7 @@ impl Shop {
         let mounts = fs::read_to_string("/proc/thread-self/mounts").unwrap();
         let points: Vec<&str> = mounts.lines().filter_map(|line| line.split(' ').nth(1)).collect();
         for point in points.iter().rev().filter(|point| Path::new(point).starts_with(&below)) {
-            run("umount", &[point]);
+            unmount(point);
         }
     }
 
@@ -456,7 +456,7 @@ fn a_promoted_root_is_an_image_without_a_name() {
     };
     mount(&live);
     assert!(root.join("after").exists());
-    run("umount", &[root.to_str().unwrap()]);
+    unmount(&root);
     mount(&image);
     assert!(!root.join("after").exists());
     assert_eq!((read(&root, "etc/machine-id"), read(&root, "etc/hostname")), (String::new(), "raspberrypi\n".into()));
@@ -477,7 +477,7 @@ fn a_promoted_root_is_an_image_without_a_name() {
     let sparse = fs::metadata(root.join("sparse")).unwrap();
     assert!(sparse.blocks() < 100 && sparse.len() == 64 * MIB);
     assert_eq!(fs::metadata(root.join("new")).unwrap().ino(), fs::metadata(root.join("newer")).unwrap().ino());
-    run("umount", &[root.to_str().unwrap()]);
+    unmount(&root);
 
     // A new client of it is somebody of its own.
     shop.perform(&Operation::ImageDefault { image: Some(image.clone()) });

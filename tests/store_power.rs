@@ -81,7 +81,7 @@ impl Stick {
         for line in mounts.lines().rev() {
             let point = line.split(' ').nth(1).unwrap();
             if Path::new(point).starts_with(&own) {
-                run("umount", &[point]);
+                unmount(point);
             }
         }
     }
@@ -131,7 +131,7 @@ impl Stick {
         fs::create_dir_all(&point).unwrap();
         run("mount", &["-o", "loop", path, point.to_str().unwrap()]);
         let found = describe(&point, &self.bench.path("cut-run"), &when);
-        run("umount", &[point.to_str().unwrap()]);
+        unmount(&point);
         fs::remove_file(&file).unwrap();
         found
     }

@@ -14,7 +14,6 @@ use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::Command as Process;
-use std::time::Duration;
 
 use rootstock::status::NewPlace;
 use rootstock::store::operate::{Operation, Outcome};
@@ -122,15 +121,7 @@ impl Volume {
         fs::create_dir_all(&point).unwrap();
         run("mount.exfat-fuse", &[&device.0, point.to_str().unwrap()]);
         let result = work(&point);
-        // A child of another test may hold a descriptor of ours between its fork and its exec.
-        let unmount = || Process::new("umount").arg(&point).output().unwrap().status.success();
-        assert!(
-            (0..100).any(|_| unmount() || {
-                std::thread::sleep(Duration::from_millis(20));
-                false
-            }),
-            "umount"
-        );
+        unmount(&point);
         result
     }
 
@@ -370,7 +361,7 @@ fn a_stick_from_the_shop_serves_after_one_press_and_again_after_a_restart() {
         fs::create_dir(&point).unwrap();
         run("mount", &[second.node.to_str().unwrap(), point.to_str().unwrap()]);
         pi_image(&point, "a.img");
-        run("umount", &[point.to_str().unwrap()]);
+        unmount(&point);
 
         let options = Options {
             extra_devices: vec![shop.name(), second.name()],
@@ -423,7 +414,7 @@ fn without_the_wish_to_write_clients_live_in_memory_and_the_stick_stays_as_it_is
     fs::create_dir(&point).unwrap();
     run("mount", &[shop.node.to_str().unwrap(), point.to_str().unwrap()]);
     pi_image(&point, "a.img");
-    run("umount", &[point.to_str().unwrap()]);
+    unmount(&point);
     let before = fs::read(&shop.file).unwrap();
     let options = |bytes| Options {
         extra_devices: vec![shop.name()],
@@ -482,7 +473,7 @@ fn without_the_wish_to_write_clients_live_in_memory_and_the_stick_stays_as_it_is
     // A packed image is unpacked into the memory.
     run("mount", &[shop.node.to_str().unwrap(), point.to_str().unwrap()]);
     run("gzip", &[point.join("a.img").to_str().unwrap()]);
-    run("umount", &[point.to_str().unwrap()]);
+    unmount(&point);
     let mut running = Running::start(options(128 * MIB));
     running.opened();
     let packed = running.imported().id;

@@ -194,7 +194,7 @@ fn images_and_the_profile_of_a_second_stick_go_to_the_store_of_the_first() {
     pi_image(&point, "a.img");
     fs::create_dir(point.join("profile")).unwrap();
     fs::write(point.join("profile/authorized_keys"), "ssh-ed25519 AAAA me\n").unwrap();
-    run("umount", &[point.to_str().unwrap()]);
+    unmount(&point);
 
     let mut running = Running::start(bench.with_sticks(&[&first, &second]));
     running.opened();

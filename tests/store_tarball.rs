@@ -108,7 +108,7 @@ fn with_root<T>(bench: &Bench, image: &ImageInfo, look: impl FnOnce(&Path) -> T)
     let file = bench.store().join("images").join(image.id.as_str()).join("root.ext4");
     run("mount", &["-o", "ro,loop", file.to_str().unwrap(), point.to_str().unwrap()]);
     let found = look(&point);
-    run("umount", &[point.to_str().unwrap()]);
+    unmount(&point);
     found
 }
 
@@ -354,7 +354,7 @@ fn a_tarball_that_does_not_fit_is_told_with_what_is_missing() {
         fs::create_dir(&point).unwrap();
         run("mount", &[stick.node.to_str().unwrap(), point.to_str().unwrap()]);
         fs::copy(bench.path(name), point.join(name)).unwrap();
-        run("umount", &[point.to_str().unwrap()]);
+        unmount(&point);
         let mut running = Running::start(Options { extra_devices: vec![stick.name()], ..bench.options() });
         running.opened();
         let message = running.import_failed();

@@ -245,5 +245,5 @@ fn flash_that_gives_up_loses_nothing_acknowledged_and_can_still_be_copied() {
     running.stop();
     run("e2fsck", &["-f", "-n", stick.node.to_str().unwrap()]);
     drop(stick);
-    run("umount", &[point.to_str().unwrap()]);
+    unmount(&point);
 }

@@ -295,7 +295,8 @@ fn check_events(told: &[Event], serial: u32) {
                 assert!(folder.is_none_or(|folder| folder == Serial(serial)));
             }
             Event::Finished { .. } | Event::Aborted { .. } => started -= 1,
-            Event::Missing { .. } => {}
+            // Of a transfer that takes half a second or more, on a busy machine.
+            Event::Missing { .. } | Event::Progress { .. } => {}
             other => panic!("{other:?}"),
         }
     }

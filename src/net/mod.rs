@@ -103,6 +103,8 @@ pub enum Error {
     Netlink { source: io::Error },
     #[error("the kernel's network events ended")]
     NetlinkEnded,
+    #[error("{}", absent(wanted.as_deref(), here))]
+    Absent { wanted: Option<String>, here: Vec<String> },
     #[error("cannot list {what}")]
     List { what: &'static str, source: rtnetlink::Error },
     #[error("cannot set {interface} up")]
@@ -117,6 +119,14 @@ pub enum Error {
     Neighbour { address: Ipv4Addr, source: rtnetlink::Error },
     #[error("cannot open an ARP socket on {interface}")]
     Arp { interface: String, source: io::Error },
+}
+
+fn absent(wanted: Option<&str>, here: &[String]) -> String {
+    match (wanted, here) {
+        (None, _) => "no wired network interface".to_owned(),
+        (Some(wanted), []) => format!("no network interface {wanted}, and no other"),
+        (Some(wanted), here) => format!("no network interface {wanted}, but {}", here.join(", ")),
+    }
 }
 
 /// The forward delay that a BPDU tells: for `hostile` alone.

@@ -6,7 +6,8 @@
 //! - `packet`: the datagrams of RFC 1350 and 2347; pure.
 //! - `transfer`: one transfer as a state machine; pure.
 //! - `tree`, `files`: opening a boot file, and the `Handler` that serves it.
-//! - `server`: sockets and the thread they live on.
+//! - `exchange`, `progress`: one request, served to its end; what it and the listener tell each other.
+//! - `server`: the thread, the socket of port 69, and who may have how many transfers.
 //!
 //! # Which engine, and why
 //!
@@ -30,9 +31,11 @@
 
 pub mod cmdline;
 pub mod config;
+mod exchange;
 pub mod files;
 pub mod packet;
 pub mod path;
+mod progress;
 mod server;
 pub mod transfer;
 mod tree;

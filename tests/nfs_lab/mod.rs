@@ -45,6 +45,18 @@ pub fn run(command: &str) {
     );
 }
 
+/// A child that another test starts has all that is open in this process open too, between its fork and its exec: what was
+/// closed here may be busy for a moment longer.
+fn unmount(folder: &Path, places: &str) {
+    run(&format!(
+        "cd {}; for place in {places}; do
+             for again in $(seq 100); do umount $place 2>/dev/null && continue 2; sleep 0.02; done
+             umount $place
+         done",
+        folder.display()
+    ));
+}
+
 thread_local! {
     static HAS_OWN_MOUNTS: Cell<bool> = const { Cell::new(false) };
 }
@@ -147,7 +159,7 @@ impl Lab {
 
     /// Takes them away, as when the stick is pulled.
     pub fn unmount(&self) {
-        run(&format!("cd {}; umount a a-boot b b-boot image", self.folder.display()));
+        unmount(&self.folder, "a a-boot b b-boot image");
     }
 
     /// The first client's tree, as the appliance mounts it from what a cut left of the disk.
@@ -161,7 +173,7 @@ impl Lab {
             folder.display()
         ));
         let found = look(&folder.join("merged"));
-        run(&format!("cd {}; umount merged upper", folder.display()));
+        unmount(&folder, "merged upper");
         found
     }
 

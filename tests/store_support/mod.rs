@@ -39,6 +39,23 @@ pub fn run(tool: &str, arguments: &[&str]) -> String {
     text
 }
 
+/// A child that another test starts has all that is open in this process open too, between its fork and its exec: what was
+/// closed here may be busy for a moment longer.
+pub fn unmount(point: &(impl AsRef<Path> + ?Sized)) {
+    let point = point.as_ref().to_str().expect("a path of UTF-8");
+    let try_once = || Process::new("umount").arg(point).output().is_ok_and(|output| output.status.success());
+    let done = (0..100).any(|_| {
+        let done = try_once();
+        if !done {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        done
+    });
+    if !done {
+        run("umount", &[point]);
+    }
+}
+
 /// A folder in a mount namespace of this test's thread: no mount of it is seen
 /// elsewhere, and none is left behind.
 pub struct Bench {
@@ -307,7 +324,7 @@ pub fn fill_stick(bench: &Bench, stick: &LoopDisk, more: impl FnOnce(&Path)) {
     run("mount", &[node, point.to_str().unwrap()]);
     pi_image(&point, "a.img");
     more(&point);
-    run("umount", &[point.to_str().unwrap()]);
+    unmount(&point);
 }
 
 /// A file as a disk.

@@ -44,6 +44,8 @@ const RESYNC: Duration = Duration::from_secs(5);
 const RETRY: Duration = Duration::from_secs(1);
 /// How long hardware may take to appear before an interface of software is taken.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How long one may be missed before that is told: a Pi 3's sits on USB, and the drivers come behind us.
+const MISSED: Duration = Duration::from_secs(10);
 /// RFC 5227 §1.1: ANNOUNCE_NUM and ANNOUNCE_INTERVAL.
 const ANNOUNCEMENTS: u8 = 2;
 const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(2);

@@ -27,7 +27,9 @@ impl Worker {
         let patience = PATIENCE.saturating_sub(self.now());
         let link = link.or_else(|| choose(&links, wanted.as_deref(), !patience.is_zero()));
         let Some((link, mac)) = link.and_then(|link| Some((link, link.mac?))) else {
-            return Ok((!patience.is_zero()).then_some(patience));
+            let still = [patience, MISSED.saturating_sub(self.now())].into_iter().find(|left| !left.is_zero());
+            let here = || links.iter().filter(|link| link.mac.is_some()).map(|link| link.name.clone()).collect();
+            return still.map(|left| Some(left.min(RESYNC))).ok_or_else(|| Error::Absent { wanted, here: here() });
         };
         self.take(link, mac)?;
         let again = self.mend(netlink, link).await?;
