@@ -159,12 +159,7 @@ pub fn start(level: Level) {
     if std::thread::Builder::new().name("log".to_owned()).spawn(move || own.work()).is_ok() {
         let _ = OUTBOX.set(outbox);
     }
-    tracing_subscriber::fmt()
-        .with_writer(|| Lane)
-        .with_max_level(level)
-        .with_timer(SinceBoot)
-        .with_ansi(false)
-        .init();
+    tracing_subscriber::fmt().with_writer(|| Lane).with_max_level(level).with_timer(SinceBoot).with_ansi(false).init();
     let print = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         tap::last_words(&panic.to_string());

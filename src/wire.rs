@@ -295,7 +295,13 @@ mod tests {
         use Serving::*;
         let name = "192.168.1.1 (AVM)";
         check(beside(), Beside, None, Light::Green, &format!("{name} gives the addresses, this Pi the boot"));
-        check(beside(), Beside, Some(subnet(1, 24)), Light::Green, &format!("{name} gives the addresses, this Pi the boot"));
+        check(
+            beside(),
+            Beside,
+            Some(subnet(1, 24)),
+            Light::Green,
+            &format!("{name} gives the addresses, this Pi the boot"),
+        );
         let elsewhere = format!("{name} leases another network than our address's");
         check(beside(), Beside, Some(subnet(77, 24)), Light::Red, &elsewhere);
         check(beside(), BesideWithoutAddress, None, Light::Red, &format!("{name} gives us no address"));

@@ -134,7 +134,10 @@ fn a_press_acts_within_100_ms_while_clients_load_the_server() {
         bare[PRESSES - 1]
     );
     for at in [PRESSES / 2, MOST] {
-        assert!(waited[at] + button < Duration::from_millis(100) + bare[at], "of {PRESSES}, {at}: {waited:?}, bare {bare:?}");
+        assert!(
+            waited[at] + button < Duration::from_millis(100) + bare[at],
+            "of {PRESSES}, {at}: {waited:?}, bare {bare:?}"
+        );
     }
 }
 
@@ -160,7 +163,9 @@ impl Chain {
         mode.make_raw();
         rustix::termios::tcsetattr(&terminal, rustix::termios::OptionalActions::Now, &mode).unwrap();
         let (to, mut from) = mpsc::channel();
-        std::thread::spawn(move || while terminal.read(&mut [0]).is_ok_and(|count| count > 0) && to.send(()).is_ok() {});
+        std::thread::spawn(
+            move || while terminal.read(&mut [0]).is_ok_and(|count| count > 0) && to.send(()).is_ok() {},
+        );
         for _ in 0..2 {
             let (to, next) = mpsc::channel();
             let before = std::mem::replace(&mut from, next);

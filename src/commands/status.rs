@@ -62,6 +62,14 @@ pub fn clients(status: &Status) -> Vec<Vec<String>> {
     rows
 }
 
+/// The same for a narrow terminal.
+pub fn clients_in_short(status: &Status) -> Vec<Vec<String>> {
+    let mut rows = vec![row(["CLIENT", "STAGE", "FOR", ""])];
+    let short = |client: &ClientStatus| row([client.role.as_str(), stage(client), &since(client), &detail(client)]);
+    rows.extend(status.clients.iter().map(short));
+    rows
+}
+
 /// `7 of 24 up`, and what else is worth counting.
 pub fn counts(status: &Status) -> String {
     let count = |wanted: fn(&Stage) -> bool| status.clients.iter().filter(|client| wanted(&client.stage)).count();
@@ -116,7 +124,9 @@ fn detail(client: &ClientStatus) -> String {
     match &client.stage {
         Stage::Loading { bytes: loaded, bytes_per_second, file, .. } => {
             let part = client.stage.per_mille().map(|part| format!("{} %, ", part / 10)).unwrap_or_default();
-            format!("{file}: {part}{}, {}/s", bytes(*loaded), bytes(*bytes_per_second))
+            // The average of the first moment is not known yet.
+            let rate = if *bytes_per_second == 0 { String::new() } else { format!(", {}/s", bytes(*bytes_per_second)) };
+            format!("{file}: {part}{}{rate}", bytes(*loaded))
         }
         Stage::Up { after: Some(after) } | Stage::Running { after: Some(after) } => {
             format!("started in {}", duration(*after))

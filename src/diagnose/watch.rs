@@ -263,7 +263,11 @@ impl Watch {
             }
             Reached::System if starting::starts_itself(seen) => {
                 // Where the stage says so, that wait is over.
-                let wait = if seen.was_up && !seen.restarted { WITHOUT_ROOT.saturating_sub(NO_PROGRESS) } else { Duration::ZERO };
+                let wait = if seen.was_up && !seen.restarted {
+                    WITHOUT_ROOT.saturating_sub(NO_PROGRESS)
+                } else {
+                    Duration::ZERO
+                };
                 Some(seen.system.first + wait)
             }
             Reached::Kernel | Reached::System => {

@@ -105,14 +105,7 @@ fn bootcode_asking_again_is_the_same_boot() {
 fn a_reboot_starts_over() {
     use Sign::*;
     let boot = check(
-        [
-            (1, BootloaderAsks),
-            (2, file("a")),
-            (3, FileSent { bytes: 9 }),
-            (5, Up),
-            (100, BootloaderAsks),
-            (110, Up),
-        ],
+        [(1, BootloaderAsks), (2, file("a")), (3, FileSent { bytes: 9 }), (5, Up), (100, BootloaderAsks), (110, Up)],
         Stage::Up { after: Some(at(10)) },
     );
     assert_eq!(boot.loaded(), 0);

@@ -44,7 +44,15 @@ impl Script {
 
     pub(in crate::control) fn unplugged(mac: MacAddr) -> Self {
         let control = Control::new(Config::default(), &[]);
-        Self { control, now: Duration::from_secs(100), mac, log: Vec::new(), done: Vec::new(), deaf: false, answers: false }
+        Self {
+            control,
+            now: Duration::from_secs(100),
+            mac,
+            log: Vec::new(),
+            done: Vec::new(),
+            deaf: false,
+            answers: false,
+        }
     }
 
     pub(in crate::control) fn plug(&mut self) -> &mut Self {
