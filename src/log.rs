@@ -151,7 +151,7 @@ impl Write for Lane {
     }
 }
 
-/// Starts logging; call once, first of all.
+/// Starts logging, with a thread; call once, before anything is logged and after signals are blocked.
 pub fn start(level: Level) {
     let outbox = Arc::new(Outbox::new(rustix::stdio::stderr()));
     let own = outbox.clone();
