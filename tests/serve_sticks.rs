@@ -32,6 +32,12 @@ fn stick(lab: &Lab, name: &str) -> LoopDisk {
     stick
 }
 
+/// A port into which a stick will be put.
+fn later(lab: &Lab, port: u32) -> LoopDisk {
+    let node = PathBuf::from(format!("/dev/loop{}", 1000 * (port + 1) + std::process::id()));
+    LoopDisk { node, file: lab.stick(&format!("port-{port}")) }
+}
+
 fn with_mounted<T>(lab: &Lab, device: &str, work: impl FnOnce(PathBuf) -> T) -> T {
     let point = lab.stick("mounted");
     fs::create_dir_all(&point).unwrap();
@@ -47,7 +53,7 @@ fn serve(lab: &mut Lab, sticks: &[&LoopDisk]) {
     lab.start();
     lab.logged("imported", 0);
     // With a second one the panel asks about that.
-    if let [_] = sticks {
+    if sticks.iter().filter(|stick| stick.file.exists()).count() == 1 {
         lab.screen("Ready");
     }
 }
@@ -75,6 +81,15 @@ async fn write(client: &mut Mounted, file: &nfs_fh3, data: &[u8]) -> Result<(), 
     match client.write(&args).await.unwrap() {
         Nfs3Result::Ok(_) => Ok(()),
         Nfs3Result::Err((status, _)) => Err(status),
+    }
+}
+
+async fn lookup(client: &mut Mounted, name: &str) -> Option<nfs_fh3> {
+    let what = diropargs3 { dir: client.root_nfs_fh3(), name: filename3(Opaque::borrowed(name.as_bytes())) };
+    match client.lookup(&LOOKUP3args { what }).await.unwrap() {
+        Nfs3Result::Ok(found) => Some(found.object),
+        Nfs3Result::Err((nfsstat3::NFS3ERR_NOENT, _)) => None,
+        Nfs3Result::Err((status, _)) => panic!("{status:?}"),
     }
 }
 
@@ -139,20 +154,25 @@ fn a_command_beside_the_server_copies_its_stick_as_of_one_moment_while_a_client_
 }
 
 #[test]
-fn when_the_stick_stops_taking_writes_clients_read_on_and_are_refused_and_who_boots_lives_in_memory() {
+fn when_the_stick_stops_taking_writes_clients_read_on_and_who_boots_lives_in_memory_until_it_is_put_in_unlocked() {
     let mut lab = Lab::new();
     let only = stick(&lab, "one");
-    serve(&mut lab, &[&only]);
+    // The same, put in again into other ports.
+    let [locked, again] = [1, 2].map(|port| later(&lab, port));
+    serve(&mut lab, &[&only, &locked, &again]);
     let refused = backup(&lab);
     let words = "there is no second stick that could become a copy";
     assert!(!refused.status.success() && said(&refused).contains(words), "{}", said(&refused));
 
     let (runs, _) = lab.enrolled(Board::Pi4B, 1);
     let (boots, address) = lab.enrolled(Board::Pi5, 2);
-    runs.net(async || {
+    let store = lab.run_folder().join("store");
+    let handle = runs.net(async || {
         let mut client = mount("/clients/pi-1/root").await.unwrap();
         let file = create(&mut client, "kept").await;
         write(&mut client, &file, b"kept").await.unwrap();
+        // Who the clients are is in its place, and not only in the journal: the kernel sees to that in half a minute.
+        run("sync", &["-f", store.to_str().unwrap()]);
         // ext4's own test of errors=remount-ro.
         fs::write(format!("/sys/fs/ext4/{}/trigger_fs_error", only.name()), "1").unwrap();
         let started = Instant::now();
@@ -167,14 +187,14 @@ fn when_the_stick_stops_taking_writes_clients_read_on_and_are_refused_and_who_bo
             assert!(started.elapsed() < PATIENCE, "never refused");
         }
         println!("refused after {:?}", started.elapsed());
+        file
     });
     lab.logged("takes no writes any more", 0);
     lab.told("takes no writes any more");
     // The handle of before goes on being good, and the refusal stays.
     runs.net(async || {
         let mut client = mount("/clients/pi-1/root").await.unwrap();
-        let what = diropargs3 { dir: client.root_nfs_fh3(), name: filename3(Opaque::borrowed(b"kept")) };
-        let file = client.lookup(&LOOKUP3args { what }).await.unwrap().unwrap().object;
+        let file = lookup(&mut client, "kept").await.unwrap();
         assert_eq!(read(&mut client, &file).await, b"kept");
         assert!(matches!(write(&mut client, &file, b"lost").await, Err(nfsstat3::NFS3ERR_ROFS)));
     });
@@ -188,18 +208,81 @@ fn when_the_stick_stops_taking_writes_clients_read_on_and_are_refused_and_who_bo
         write(&mut client, &file, b"x").await.unwrap();
     });
     lab.enrolled(Board::Pi3B, 3);
-    assert!(lab.end_by(Signal::TERM).success());
 
-    // The check at the next start mends what ext4 stopped for.
+    // Pulled, and put in again with its lock still on: what is on it serves, and stays as it is.
+    for port in [&locked, &again] {
+        run("cp", &[only.file.to_str().unwrap(), port.file.to_str().unwrap()]);
+    }
     let mark = lab.log().len();
-    lab.start();
+    only.pull();
+    lab.logged("was pulled", mark);
+    run("losetup", &["-r", locked.node.to_str().unwrap(), locked.file.to_str().unwrap()]);
+    let unclean = "is write-protected, and what was written to it last is not seen. Clients live in";
+    lab.logged(&format!("{} {unclean}", locked.name()), mark);
+    lab.logged("1 images, 2 clients", mark);
+    lab.told(&format!("Nothing is kept: {}", locked.name()));
+    boots.netns.ip("address flush dev eth0");
+    assert_eq!(lab.boots(&boots).address, address);
+    boots.netns.ip(&format!("address add {address}/24 dev eth0"));
+    boots.net(async || {
+        let mut client = mount("/clients/pi-2/root").await.unwrap();
+        assert!(lookup(&mut client, "of this boot").await.is_none(), "a former boot's");
+        let file = create(&mut client, "of this boot").await;
+        write(&mut client, &file, b"x").await.unwrap();
+    });
+    run("cmp", &[locked.file.to_str().unwrap(), again.file.to_str().unwrap()]);
+
+    // Unlocked and put in again: the check mends what ext4 stopped for, and who ran goes on by the handle of before.
+    let mark = lab.log().len();
+    locked.pull();
+    lab.logged("was pulled", mark);
+    run("losetup", &[again.node.to_str().unwrap(), again.file.to_str().unwrap()]);
     lab.logged("1 images, 2 clients", mark);
     let kept = runs.net(async || {
         let mut client = mount("/clients/pi-1/root").await.unwrap();
-        let what = diropargs3 { dir: client.root_nfs_fh3(), name: filename3(Opaque::borrowed(b"kept")) };
-        let file = client.lookup(&LOOKUP3args { what }).await.unwrap().unwrap().object;
-        write(&mut client, &file, b"KE").await.unwrap();
-        read(&mut client, &file).await
+        // The kernel waits and asks again while the store is being opened.
+        let began = Instant::now();
+        while let Err(status) = write(&mut client, &handle, b"KE").await {
+            assert!(status as u32 == nfsstat3::NFS3ERR_JUKEBOX as u32 && began.elapsed() < PATIENCE, "{status:?}");
+        }
+        read(&mut client, &handle).await
     });
     assert_eq!(kept, b"KEpt");
+    boots.net(async || {
+        let mut client = mount("/clients/pi-2/root").await.unwrap();
+        assert!(lookup(&mut client, "of this boot").await.is_none(), "it lived in memory");
+    });
+}
+
+#[test]
+fn of_two_sticks_with_a_store_the_panel_says_which_serves_until_the_other_is_pulled() {
+    let mut lab = Lab::new();
+    let sticks = ["one", "two"].map(|name| stick(&lab, name));
+    serve(&mut lab, &[&sticks[0], &sticks[1]]);
+    let (said, _) = lab.logged(" has a store too; ", 0);
+    let serves = |stick: &&LoopDisk| said.contains(&format!("; {} is used", stick.name()));
+    let used = sticks.iter().find(serves).expect("one is used");
+    let other = sticks.iter().find(|stick| !serves(stick)).expect("the other is not");
+    let words = format!("{} has a store too; {} is used. Pull the one that is not wanted", other.name(), used.name());
+    assert!(said.contains(&words), "{said}");
+    let problems = |lab: &Lab| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_rootstock"));
+        let status = command.args(["status", "--json", "--run"]).arg(lab.run_folder()).output().unwrap();
+        let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
+        status["problems"].to_string()
+    };
+    assert!(problems(&lab).contains("has a store too"), "{}", problems(&lab));
+    lab.told(&format!("{} has a store too", other.name()));
+
+    let (pi, _) = lab.enrolled(Board::Pi4B, 1);
+    other.pull();
+    eventually("the other is forgotten", || (!problems(&lab).contains("has a store too")).then_some(()));
+    pi.net(async || {
+        let mut client = mount("/clients/pi-1/root").await.unwrap();
+        let file = create(&mut client, "kept").await;
+        write(&mut client, &file, b"kept").await.unwrap();
+    });
+    assert!(lab.end_by(Signal::TERM).success());
+    let is_there = |device: &str| with_mounted(&lab, device, |point| point.join("clients/pi-1/upper/kept").exists());
+    assert!(is_there(used.node.to_str().unwrap()));
 }

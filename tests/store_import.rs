@@ -68,7 +68,7 @@ fn pack_by(command: &str, from: &Path, to: &Path) {
 }
 
 /// Every way to pack a card's image, and its ending.
-const PACKERS: [(&str, &str); 12] = [
+const PACKERS: [(&str, &str); 14] = [
     ("img.gz", "gzip -c IN > OUT"),
     // Two members, as `cat a.gz b.gz`, and a tape's padding.
     ("img.gz", "(head -c 5000000 IN | gzip -c; tail -c +5000001 IN | gzip -c; head -c 512 /dev/zero) > OUT"),
@@ -81,6 +81,14 @@ const PACKERS: [(&str, &str); 12] = [
     ("zip", "zip -q -j OUT IN"),
     ("zip", "zip -q -0 -j OUT IN"),
     ("zip", "echo text > IN.txt; zip -q -fz -j OUT IN.txt IN"),
+    // Windows does so with what is larger than 2 GiB.
+    ("zip", "7zz a -tzip -mm=Deflate64 -bso0 -bsp0 OUT IN"),
+    // A folder around it, and what macOS puts beside each file.
+    (
+        "zip",
+        "mkdir -p OUT.d/made OUT.d/__MACOSX/made; cp IN OUT.d/made/made.img; echo > OUT.d/made/.DS_Store; \
+         echo > OUT.d/made/._made.img; echo > OUT.d/__MACOSX/made/._made.img; (cd OUT.d; zip -q -r OUT .); rm -r OUT.d",
+    ),
     ("img.xz", "xz -c -1 IN > OUT"),
     // Two streams, with padding between and behind them, of which one has many blocks.
     (
@@ -283,7 +291,20 @@ fn a_zip_of_several_images_or_none_is_refused_by_name() {
     refusals.add("zip", two, "holds 2 images, and one is wanted: made.img, 00.zip-1.img", |_, _| {});
     refusals.add("zip", "echo > OUT.txt; zip -q -j OUT OUT.txt; rm OUT.txt", "holds no .img", |_, _| {});
     refusals.add("zip", "zip -q -j -P secret OUT IN", "made.img in the zip is encrypted", |_, _| {});
-    refusals.add("zip", "zip -q -j -Z bzip2 OUT IN", "packed by method 12", |_, _| {});
+    refusals.add(
+        "zip",
+        "zip -q -j -Z bzip2 OUT IN",
+        "packed by bzip2 (method 12), and only deflated and stored files are read",
+        |_, _| {},
+    );
+    refusals.add("zip", "7zz a -tzip -mm=LZMA -bso0 -bsp0 OUT IN", "packed by LZMA (method 14)", |_, _| {});
+    refusals.add(
+        "zip",
+        "7zz a -tzip -mem=AES256 -psecret -bso0 -bsp0 OUT IN",
+        "made.img in the zip is encrypted",
+        |_, _| {},
+    );
+    refusals.add("zip", "zip -q -s 64k -j OUT IN", "is one part of several", |_, _| {});
     refusals.add("zip", "cp IN OUT", "no directory at its end", |_, _| {});
     refusals.add("img.gz", "cp IN OUT", "damaged at about byte", |_, _| {});
     refusals.add("img.zst", "cp IN OUT", "damaged at about byte", |_, _| {});

@@ -425,8 +425,8 @@ fn without_the_wish_to_write_clients_live_in_memory_and_the_stick_stays_as_it_is
     };
     let mut running = Running::start(options(128 * MIB));
     running.opened();
-    let told = running.wait("Problem", |event| match event {
-        Event::Problem { message, .. } => Some(message.clone()),
+    let told = running.wait("NotKept", |event| match event {
+        Event::NotKept { message, .. } => Some(message.clone()),
         _ => None,
     });
     assert!(told.contains("Nothing is kept") && told.contains("128 MiB"), "{told}");

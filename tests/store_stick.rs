@@ -172,11 +172,11 @@ fn two_sticks_with_a_store_are_told_and_one_is_used() {
     }
     let mut running = Running::start(bench.with_sticks(&[&sticks[0], &sticks[1]]));
     running.opened();
-    let problem = running.wait("Problem", |event| match event {
-        Event::Problem { message, .. } => Some(message.clone()),
+    let said = running.wait("SecondUnused", |event| match event {
+        Event::SecondUnused { message, .. } => Some(message.clone()),
         _ => None,
     });
-    assert!(problem.contains("has a store too"), "{problem}");
+    assert!(said.contains("has a store too") && said.ends_with("is used"), "{said}");
     running.stop();
 }
 

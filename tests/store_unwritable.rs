@@ -24,7 +24,7 @@ fn options(bench: &Bench, sticks: &[&LoopDisk]) -> Options {
 
 fn problem(running: &mut Running, part: &str) -> String {
     running.wait(part, |event| match event {
-        Event::Problem { message, action } if message.contains(part) => Some(format!("{message} / {action}")),
+        Event::NotKept { message, action } if message.contains(part) => Some(format!("{message} / {action}")),
         _ => None,
     })
 }

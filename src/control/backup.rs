@@ -62,6 +62,10 @@ impl Control {
                 self.backup = None;
                 self.problems.set(Topic::Backup, format!("Backup: {message}"), action);
             }
+            Store::SecondUnused { message, action } => {
+                actions.push(log(format!("second stick: {message}. {action}")));
+                self.problems.set(Topic::Backup, message, action);
+            }
             Store::BackupGone => {
                 (self.backup, self.waiting.offered) = (None, false);
                 self.problems.clear(&Topic::Backup);
@@ -98,6 +102,7 @@ impl Control {
     /// The store is pulled: what the other sticks are to the next one is told anew.
     pub(super) fn backup_out_of_reach(&mut self, actions: &mut Vec<Action>) {
         self.waiting.offered = false;
+        self.problems.clear(&Topic::Backup);
         self.backup_over(&Reply::refused("the stick with the store was pulled"), actions);
     }
 

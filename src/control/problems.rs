@@ -20,6 +20,8 @@ pub enum Topic {
     Network,
     /// The traffic light is red.
     Wire,
+    /// What clients write is refused or not kept: what else the stick does must not hide it.
+    NotKept,
     Stick,
     /// The stick is full, or nearly.
     Room,
@@ -73,7 +75,8 @@ impl Problems {
 
     /// The store is read anew, or out of reach.
     pub fn clear_damaged(&mut self) {
-        self.0.retain(|(topic, _)| !matches!(topic, Topic::Damaged(_) | Topic::Room | Topic::Quota(_)));
+        self.0
+            .retain(|(topic, _)| !matches!(topic, Topic::NotKept | Topic::Damaged(_) | Topic::Room | Topic::Quota(_)));
     }
 
     /// Other update files lie there now.

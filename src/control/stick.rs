@@ -78,6 +78,7 @@ impl Control {
             | Store::BackupProgress { .. }
             | Store::BackedUp { .. }
             | Store::BackupFailed { .. }
+            | Store::SecondUnused { .. }
             | Store::BackupGone => self.second_stick(now, event, actions),
             Store::Closed { name } => {
                 self.backup = None;
@@ -198,6 +199,10 @@ impl Control {
                 actions.push(Action::Log(format!("stick: {message}. {action}")));
                 self.problems.set(Topic::Stick, message, action);
                 return;
+            }
+            Store::NotKept { message, action } => {
+                actions.push(Action::Log(format!("stick: {message}. {action}")));
+                self.problems.set(Topic::NotKept, message, action);
             }
         }
         if matches!(self.stick, Stick::Absent | Stick::Reading | Stick::NeedsConfirmation { .. }) {

@@ -336,6 +336,16 @@ pub enum Event {
         message: String,
         action: String,
     },
+    /// Of a stick beside the open store's: why it is of no use.
+    SecondUnused {
+        message: String,
+        action: String,
+    },
+    /// What clients write is refused, or lives in memory only. So as long as this store is open, whatever else is said.
+    NotKept {
+        message: String,
+        action: String,
+    },
     /// A look at an image is done: what is damaged in it, and files that lie there.
     Scrubbed {
         image: ImageId,

@@ -5,13 +5,13 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use super::borrow;
-use super::identify::STORE_LABEL;
+use super::identify::{self, STORE_LABEL};
 use super::mounts::{self, MountError, Window};
 use super::shop::Span;
 use super::tools::{self, ToolError};
@@ -91,6 +91,18 @@ impl Place {
             }
             Self::Folder(folder) => Ok(mounts::bind(folder, point)?),
         }
+    }
+
+    /// Whether the store's journal holds what is not in its place yet, since it was pulled or lost its power.
+    pub fn is_unclean(&self) -> bool {
+        let (device, at) = match self {
+            Self::Partition(device) => (device, 0),
+            Self::Run { partition, span } => (partition, span.at),
+            Self::Memory { .. } | Self::Folder(_) => return false,
+        };
+        let mut head = vec![0; identify::HEAD_BYTES];
+        let read = File::open(device).and_then(|file| file.read_exact_at(&mut head, at));
+        read.is_ok() && identify::ext4(&head).is_some_and(|ext4| ext4.needs_recovery)
     }
 
     /// Mounts a store on a stick for reading. Nothing is checked or replayed, since that writes.

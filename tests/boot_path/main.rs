@@ -250,7 +250,10 @@ fn some_event(rng: &mut Random) -> Option<Event> {
         10 => Event::Store(store::Event::ClientReady(world::open(some_client(rng)))),
         11 => Event::Store(store::Event::ClientFailed { role, message: text(), action: text() }),
         12 => Event::Store(store::Event::Up { role }),
-        13 => Event::Store(store::Event::Problem { message: text(), action: text() }),
+        13 => match rng.per_mille(500) {
+            true => Event::Store(store::Event::Problem { message: text(), action: text() }),
+            false => Event::Store(store::Event::NotKept { message: text(), action: text() }),
+        },
         14 => Event::Store(store::Event::StickAbsent),
         15 => Event::Panel(panel::Event::Pressed(if rng.per_mille(500) { SHORT } else { LONG })),
         17 => {

@@ -31,7 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub fn run(tool: &str, arguments: &[&str]) -> String {
     let output = Process::new(tool).args(arguments).output().unwrap_or_else(|error| {
         panic!(
-            "{tool}: {error}; apt-get install -y e2fsprogs fdisk mtools dosfstools xz-utils gzip zstd zip python3 mount"
+            "{tool}: {error}; apt-get install -y e2fsprogs fdisk mtools dosfstools xz-utils gzip zstd zip 7zip python3 mount"
         )
     });
     let text = String::from_utf8_lossy(&output.stdout).into_owned();

@@ -68,6 +68,26 @@ fn each_broken_image_is_told_until_it_is_tried_again_or_its_stick_is_gone() {
 }
 
 #[test]
+fn that_nothing_is_kept_stays_told_first_whatever_else_the_stick_does_until_it_is_closed() {
+    let mut bench = Bench::with_store(Vec::new());
+    let told = |bench: &Bench| -> Vec<String> {
+        bench.control.status(bench.now).problems.into_iter().map(|problem| problem.message).collect()
+    };
+    let said = |message: &str| {
+        let (message, action) = (message.to_owned(), "Do it".to_owned());
+        Event::Store(store::Event::Problem { message, action })
+    };
+    let (message, action) = ("Stick takes no writes any more".to_owned(), "Check its lock".to_owned());
+    let not_kept = || Event::Store(store::Event::NotKept { message: message.clone(), action: action.clone() });
+    bench.event(not_kept()).event(said("sdb1 cannot be read")).event(said("No import")).event(failed("a.img"));
+    assert_eq!(told(&bench), [&message, "No import", "a.img: is cut short"]);
+    bench.event(not_kept());
+    assert_eq!(told(&bench), [&message, "No import", "a.img: is cut short"]);
+    bench.event(Event::Store(store::Event::Closed { name: "Stick".to_owned() }));
+    assert!(!told(&bench).contains(&message), "another stick may take writes");
+}
+
+#[test]
 fn a_second_stick_becomes_a_copy_by_a_held_press_while_it_is_offered() {
     let offered = |wait: u64, gesture| {
         let mut bench = Bench::with_store(vec![enrolled()]);

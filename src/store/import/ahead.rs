@@ -1,13 +1,17 @@
-//! Reads ahead on a thread of its own: the stick is read and hashed while the
-//! last bytes are decoded, and decoded while the last are written.
+//! Reads ahead on a thread of its own: the stick is read while the bytes before
+//! are hashed, those before are decoded, and those before are written.
 //!
-//! I/O by threads. At most `DEPTH` pieces are held besides the two in use.
+//! I/O by threads. At most `DEPTH` pieces wait between two of them.
 
+use std::fs::File;
 use std::io::{self, BufRead, Read};
+use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
+use std::thread::{Builder, JoinHandle};
+
+use super::hashing::{Hashing, HashingFile};
 
 /// Pieces that wait to be taken.
 const DEPTH: usize = 6;
@@ -61,10 +65,46 @@ impl<R: Read + Send + 'static> Ahead<R> {
     pub fn new(name: &str, source: R, piece_bytes: usize, position: Option<Arc<Position>>) -> io::Result<Self> {
         let (to, pieces) = sync_channel(DEPTH);
         let (spent, used) = channel();
-        let builder = std::thread::Builder::new().name(name.to_owned());
+        let builder = Builder::new().name(name.to_owned());
         let thread = builder.spawn(move || read_all(source, piece_bytes, &to, &used))?;
         Ok(Self { pieces, spent, current: Vec::new(), at: 0, position, thread: Some(thread) })
     }
+}
+
+impl Ahead<HashingFile> {
+    /// The same, hashed on a second thread: SHA-256 may take longer than all the rest.
+    pub fn hashed(source: HashingFile, piece_bytes: usize, position: Arc<Position>) -> io::Result<Self> {
+        let (file, hashing) = source.into_parts();
+        let (read_to, read) = sync_channel(DEPTH);
+        let (to, pieces) = sync_channel(DEPTH);
+        let (spent, used) = channel();
+        let builder = Builder::new().name("import-read".to_owned());
+        let reader = builder.spawn(move || read_all(file, piece_bytes, &read_to, &used))?;
+        let builder = Builder::new().name("import-hash".to_owned());
+        let thread = builder.spawn(move || hash_all(hashing, reader, read, &to))?;
+        Ok(Self { pieces, spent, current: Vec::new(), at: 0, position: Some(position), thread: Some(thread) })
+    }
+}
+
+/// Hashes what comes and passes it on; ends with the reader, whose file may have been read further than the hash is.
+fn hash_all(
+    mut hashing: Hashing,
+    reader: JoinHandle<File>,
+    read: Receiver<Piece>,
+    to: &SyncSender<Piece>,
+) -> HashingFile {
+    for piece in &read {
+        if let Ok(bytes) = &piece {
+            hashing.pass(bytes);
+        }
+        if to.send(piece).is_err() {
+            break;
+        }
+    }
+    // Without its receiver the reader ends.
+    drop(read);
+    let file = reader.join().unwrap_or_else(|panic| resume_unwind(panic));
+    HashingFile::from_parts(file, hashing)
 }
 
 impl<R> Ahead<R> {
@@ -167,6 +207,8 @@ impl<R> Read for Ahead<R> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use sha2::{Digest, Sha256};
+    use std::io::{Seek, SeekFrom, Write};
 
     /// Ends with an error after its bytes.
     struct Failing(io::Cursor<Vec<u8>>);
@@ -204,6 +246,23 @@ mod tests {
         assert!(ahead.read_to_end(&mut read).is_err());
         assert_eq!((read.len(), position.ended()), (5000, false));
         assert_eq!(position.take_failure().unwrap().raw_os_error(), Some(libc::EIO));
+    }
+
+    #[test]
+    fn the_hash_covers_the_file_however_much_of_it_was_taken() {
+        let data: Vec<u8> = (0..300_000u32).map(|n| ((n * 31) >> 3) as u8).collect();
+        for (skipped, taken) in [(0, 0), (0, 1), (0, 300_000), (70_000, 0), (70_000, 150_001), (300_000, 0)] {
+            let mut file = tempfile::tempfile().unwrap();
+            file.write_all(&data).unwrap();
+            let mut file = HashingFile::new(file).unwrap();
+            file.seek(SeekFrom::Start(skipped)).unwrap();
+            let mut ahead = Ahead::hashed(file, 4096, Arc::default()).unwrap();
+            let mut read = vec![0; taken];
+            ahead.read_exact(&mut read).unwrap();
+            assert!(read == data[skipped as usize..][..taken]);
+            let hash = ahead.into_inner().unwrap().finish().unwrap();
+            assert_eq!(hash, <[u8; 32]>::from(Sha256::digest(&data)), "skipped {skipped}, taken {taken}");
+        }
     }
 
     #[test]

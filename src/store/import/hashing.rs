@@ -14,12 +14,31 @@ use sha2::{Digest, Sha256};
 #[derive(Debug)]
 pub struct HashingFile {
     file: File,
+    hashing: Hashing,
+    /// How much is in the hash, for whoever shows progress.
+    pub progress: Arc<AtomicU64>,
+}
+
+/// The hash, and how far it and the reading are.
+#[derive(Debug, Default)]
+pub struct Hashing {
     position: u64,
     /// Everything before this is in the hash.
     hashed: u64,
     hash: Sha256,
-    /// The same figure, for whoever shows progress.
-    pub progress: Arc<AtomicU64>,
+}
+
+impl Hashing {
+    /// These bytes were read, from where the reading was.
+    pub fn pass(&mut self, bytes: &[u8]) {
+        let end = self.position + bytes.len() as u64;
+        if self.position <= self.hashed && end > self.hashed {
+            let new = (self.hashed - self.position) as usize; // less than there are bytes
+            self.hash.update(&bytes[new..]);
+            self.hashed = end;
+        }
+        self.position = end;
+    }
 }
 
 impl HashingFile {
@@ -27,7 +46,18 @@ impl HashingFile {
         file.seek(SeekFrom::Start(0))?;
         // Twice the read-ahead; only a hint, so a refusal is no error.
         let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::Sequential);
-        Ok(Self { file, position: 0, hashed: 0, hash: Sha256::new(), progress: Arc::default() })
+        Ok(Self { file, hashing: Hashing::default(), progress: Arc::default() })
+    }
+
+    /// The parts, for a thread that reads and another one that hashes.
+    pub fn into_parts(self) -> (File, Hashing) {
+        (self.file, self.hashing)
+    }
+
+    /// Of the parts, when the bytes that were hashed are those that were read first; it may have been read further.
+    pub fn from_parts(file: File, hashing: Hashing) -> Self {
+        let progress = Arc::new(AtomicU64::new(hashing.hashed));
+        Self { file, hashing, progress }
     }
 
     /// Reads what is left, so that the hash covers the whole file.
@@ -38,28 +68,22 @@ impl HashingFile {
 
     /// The same; `None` once it is to stop.
     pub fn finish_unless(mut self, stop: &AtomicBool) -> io::Result<Option<[u8; 32]>> {
-        self.seek(SeekFrom::Start(self.hashed))?;
+        self.seek(SeekFrom::Start(self.hashing.hashed))?;
         let mut buffer = vec![0; 128 << 10];
         while self.read(&mut buffer)? > 0 {
             if stop.load(Ordering::Relaxed) {
                 return Ok(None);
             }
         }
-        Ok(Some(self.hash.finalize().into()))
+        Ok(Some(self.hashing.hash.finalize().into()))
     }
 }
 
 impl Read for HashingFile {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let bytes = self.file.read(buffer)?;
-        let end = self.position + bytes as u64;
-        if self.position <= self.hashed && end > self.hashed {
-            let new = (self.hashed - self.position) as usize; // less than `bytes`
-            self.hash.update(&buffer[new..bytes]);
-            self.hashed = end;
-            self.progress.store(end, Ordering::Relaxed);
-        }
-        self.position = end;
+        self.hashing.pass(&buffer[..bytes]);
+        self.progress.store(self.hashing.hashed, Ordering::Relaxed);
         Ok(bytes)
     }
 }
@@ -69,10 +93,10 @@ impl Seek for HashingFile {
         let at = self.file.seek(to)?;
         // What lies between is hashed on the way: a decoder that skips the
         // index of one stream must not leave a hole in the hash.
-        if at > self.hashed {
-            self.file.seek(SeekFrom::Start(self.hashed))?;
-            self.position = self.hashed;
-            let mut left = at - self.hashed;
+        if at > self.hashing.hashed {
+            self.file.seek(SeekFrom::Start(self.hashing.hashed))?;
+            self.hashing.position = self.hashing.hashed;
+            let mut left = at - self.hashing.hashed;
             let mut buffer = [0; 4096];
             while left > 0 {
                 let part = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
@@ -83,7 +107,7 @@ impl Seek for HashingFile {
                 left -= bytes as u64;
             }
         }
-        self.position = self.file.seek(SeekFrom::Start(at))?;
+        self.hashing.position = self.file.seek(SeekFrom::Start(at))?;
         Ok(at)
     }
 }

@@ -1,9 +1,9 @@
 //! The packed file of an import: opened by its packing, hashed as it lies
 //! there, decoded as it comes.
 //!
-//! I/O. All but the parallel `.xz` go one way: a thread reads and hashes, and
-//! a decoder takes what it read. An error is told apart here: the stick's own,
-//! a cut, damage, or too little memory.
+//! I/O. All but the parallel `.xz` go one way: a thread reads, one hashes, and
+//! a decoder takes what they passed on. An error is told apart here: the stick's
+//! own, a cut, damage, or too little memory.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
@@ -33,7 +33,7 @@ enum Decoder {
     Xz(Box<XzReader<Packed>>),
     ParallelXz(ParallelXz),
     Gzip(Gzip<Packed>),
-    Zstd(Box<Zstd<Packed>>),
+    Zstd(Zstd<Packed>),
     Zip(Zip<Packed>),
 }
 
@@ -102,9 +102,8 @@ impl Source {
 fn open_decoder(mut file: File, cores: usize, place: &mut Place) -> Result<(Decoder, Option<u64>), ImportError> {
     let path = place.path.clone();
     let read_error = |source: io::Error| ImportError::Read { path: path.clone(), source };
-    let ahead = |file: HashingFile, place: &Place| {
-        Ahead::new("import-read", file, READ_BYTES, Some(place.position.clone())).map_err(read_error)
-    };
+    let ahead =
+        |file: HashingFile, place: &Place| Ahead::hashed(file, READ_BYTES, place.position.clone()).map_err(read_error);
     Ok(match place.compression {
         Compression::None => {
             let file = HashingFile::new(file).map_err(read_error)?;
@@ -132,7 +131,7 @@ fn open_decoder(mut file: File, cores: usize, place: &mut Place) -> Result<(Deco
         }
         Compression::Zstd => {
             let file = HashingFile::new(file).map_err(read_error)?;
-            (Decoder::Zstd(Box::new(Zstd::new(ahead(file, place)?))), None)
+            (Decoder::Zstd(Zstd::new(ahead(file, place)?).map_err(|_| ImportError::TooMuchMemory)?), None)
         }
         Compression::Zip => {
             let entry = zip::find_image(&mut file).map_err(|error| match error {

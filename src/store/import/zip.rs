@@ -2,10 +2,12 @@
 //!
 //! The directory is read from the file's end, as it must be (APPNOTE 6.3.10,
 //! section numbers below); the entry is then streamed. Stored and deflated
-//! entries, also zip64; CRC and size are verified. I/O by the reader only.
+//! entries, also by Windows (Deflate64 beyond 2 GiB) and zip64; CRC and size are
+//! verified. I/O by the reader only.
 
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Take};
 
+use deflate64::Deflate64Decoder;
 use flate2::Crc;
 use flate2::bufread::DeflateDecoder;
 
@@ -40,8 +42,30 @@ pub enum ZipError {
     Several { count: usize, names: String },
     #[error("{name} in the zip is encrypted")]
     Encrypted { name: String },
-    #[error("{name} in the zip is packed by method {method}, which is neither stored nor deflated")]
+    #[error("{name} in the zip is packed by {}, and only deflated and stored files are read", method_name(*.method))]
     Method { name: String, method: u16 },
+}
+
+/// §4.4.5, as packers show it.
+fn method_name(method: u16) -> String {
+    let name = match method {
+        6 => "implode",
+        12 => "bzip2",
+        14 => "LZMA",
+        93 => "Zstandard",
+        95 => "xz",
+        98 => "PPMd",
+        _ => return format!("method {method}"),
+    };
+    format!("{name} (method {method})")
+}
+
+/// How an entry is packed, of what is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Packed {
+    Stored,
+    Deflated,
+    Deflated64,
 }
 
 /// The image in a zip.
@@ -53,7 +77,7 @@ pub struct Entry {
     pub packed: u64,
     pub unpacked: u64,
     crc: u32,
-    deflated: bool,
+    by: Packed,
 }
 
 fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
@@ -94,13 +118,15 @@ pub fn find_image(file: &mut (impl Read + Seek)) -> Result<Entry, ZipError> {
         return Err(ZipError::Several { count, names });
     }
     let name = entry.name.clone();
-    if flags & 1 != 0 {
+    // WinZip's AES has a method of its own, too.
+    if flags & 1 != 0 || method == 99 {
         return Err(ZipError::Encrypted { name });
     }
-    entry.deflated = match method {
-        0 if entry.packed == entry.unpacked => false,
+    entry.by = match method {
+        0 if entry.packed == entry.unpacked => Packed::Stored,
         0 => return Err(ZipError::Directory),
-        8 => true,
+        8 => Packed::Deflated,
+        9 => Packed::Deflated64,
         method => return Err(ZipError::Method { name, method }),
     };
     // The local header's own lengths of name and extra field count (§4.3.7).
@@ -197,7 +223,7 @@ fn read_entry(directory: &mut impl Read) -> Result<Found, ZipError> {
     };
     let (unpacked, packed, start) = (real(long(24)?)?, real(long(20)?)?, real(long(42)?)?);
     let name = shown(std::ffi::OsStr::new(&*String::from_utf8_lossy(name)));
-    let entry = Entry { name, start, packed, unpacked, crc: long(16)?, deflated: false };
+    let entry = Entry { name, start, packed, unpacked, crc: long(16)?, by: Packed::Stored };
     Ok(Found { entry, flags: short(8)?, method: short(10)? })
 }
 
@@ -222,15 +248,17 @@ pub struct Zip<R> {
 enum Data<R> {
     Stored(Take<R>),
     Deflated(Box<DeflateDecoder<Take<R>>>),
+    Deflated64(Deflate64Decoder<Take<R>>),
 }
 
 impl<R: BufRead> Zip<R> {
     /// `source` stands at the entry's start.
     pub fn new(source: R, entry: Entry) -> Self {
         let data = source.take(entry.packed);
-        let data = match entry.deflated {
-            true => Data::Deflated(Box::new(DeflateDecoder::new(data))),
-            false => Data::Stored(data),
+        let data = match entry.by {
+            Packed::Stored => Data::Stored(data),
+            Packed::Deflated => Data::Deflated(Box::new(DeflateDecoder::new(data))),
+            Packed::Deflated64 => Data::Deflated64(Deflate64Decoder::with_buffer(data)),
         };
         Self { data, crc: Crc::new(), entry }
     }
@@ -239,6 +267,7 @@ impl<R: BufRead> Zip<R> {
         match self.data {
             Data::Stored(data) => data.into_inner(),
             Data::Deflated(decoder) => decoder.into_inner().into_inner(),
+            Data::Deflated64(decoder) => decoder.into_inner().into_inner(),
         }
     }
 }
@@ -248,6 +277,7 @@ impl<R: BufRead> Read for Zip<R> {
         let bytes = match &mut self.data {
             Data::Stored(data) => data.read(buffer),
             Data::Deflated(decoder) => decoder.read(buffer),
+            Data::Deflated64(decoder) => decoder.read(buffer),
         }?;
         self.crc.update(&buffer[..bytes]);
         // `Crc` counts in 32 bits: the size is right by that and by the CRC.
@@ -264,23 +294,25 @@ mod tests {
     use super::*;
     use std::io::Cursor;
 
-    /// A zip with a directory of one entry, and what a test does to it.
+    /// A zip with a directory of one stored entry.
     fn zip(name: &str, data: &[u8]) -> Vec<u8> {
+        zip_by(0, name, data, data)
+    }
+
+    /// The same of an entry that some method made of `data`.
+    fn zip_by(method: u16, name: &str, packed: &[u8], data: &[u8]) -> Vec<u8> {
         let mut crc = Crc::new();
         crc.update(data);
-        let fields = |method: u16| {
-            let mut fields = vec![20, 0, 0, 0];
-            fields.extend(method.to_le_bytes());
-            fields.extend([0; 4]);
-            fields.extend(crc.sum().to_le_bytes());
-            fields.extend((data.len() as u32).to_le_bytes());
-            fields.extend((data.len() as u32).to_le_bytes());
-            fields.extend((name.len() as u16).to_le_bytes());
-            fields.extend([0; 2]);
-            fields
-        };
-        let local = [b"PK\x03\x04", &fields(0)[..], name.as_bytes(), data].concat();
-        let directory = [b"PK\x01\x02\x14\0", &fields(0)[..], &[0; 14], name.as_bytes()].concat();
+        let mut fields = vec![20, 0, 0, 0];
+        fields.extend(method.to_le_bytes());
+        fields.extend([0; 4]);
+        fields.extend(crc.sum().to_le_bytes());
+        fields.extend((packed.len() as u32).to_le_bytes());
+        fields.extend((data.len() as u32).to_le_bytes());
+        fields.extend((name.len() as u16).to_le_bytes());
+        fields.extend([0; 2]);
+        let local = [b"PK\x03\x04", &fields[..], name.as_bytes(), packed].concat();
+        let directory = [b"PK\x01\x02\x14\0", &fields[..], &[0; 14], name.as_bytes()].concat();
         let mut end = b"PK\x05\x06\0\0\0\0\x01\0\x01\0".to_vec();
         end.extend((directory.len() as u32).to_le_bytes());
         end.extend((local.len() as u32).to_le_bytes());
@@ -300,6 +332,45 @@ mod tests {
         assert_eq!(unpack(&zip("folder/a.img", b"hello")).unwrap(), b"hello");
         assert!(matches!(unpack(&zip("a.txt", b"hello")), Err(ZipError::NoImage)));
         assert!(matches!(unpack(&zip("__MACOSX/a.img", b"hello")), Err(ZipError::NoImage)));
+    }
+
+    /// Deflate64 of `a`, 65,538 more of them, and the end: fixed codes, of which 285 is a length with 16 bits more.
+    fn deflate64_of_a() -> Vec<u8> {
+        let mut bits = Vec::new();
+        // Codes from their highest bit, all else from its lowest (RFC 1951 §3.1.1).
+        let mut code = |value: u32, count: u32| bits.extend((0..count).rev().map(|bit| value >> bit & 1 != 0));
+        code(0b110, 3); // the last block, by fixed codes
+        code(0x30 + u32::from(b'a'), 8);
+        code(0b1100_0101, 8); // 285
+        code(0xffff, 16); // 3 + 65,535
+        code(0, 5); // one byte back
+        code(0, 7); // 256, the end
+        bits.chunks(8).map(|byte| byte.iter().rev().fold(0, |sum, &bit| sum << 1 | u8::from(bit))).collect()
+    }
+
+    #[test]
+    fn what_windows_makes_of_a_large_file_is_read() {
+        let data = vec![b'a'; 65_539];
+        let packed = deflate64_of_a();
+        assert!(unpack(&zip_by(9, "a.img", &packed, &data)).unwrap() == data);
+        assert!(unpack(&zip_by(8, "a.img", &packed, &data)).is_err(), "deflate has no such length");
+        // The last byte only says that nothing follows.
+        for at in 0..packed.len() - 1 {
+            assert!(unpack(&zip_by(9, "a.img", &packed[..at], &data)).is_err(), "cut at {at}");
+        }
+        assert!(unpack(&zip_by(9, "a.img", &packed, &data[1..])).is_err(), "longer than the directory says");
+    }
+
+    #[test]
+    fn a_method_that_is_not_read_is_named() {
+        for (method, expected) in [
+            (12, "a.img in the zip is packed by bzip2 (method 12), and only deflated and stored files are read"),
+            (93, "a.img in the zip is packed by Zstandard (method 93), and only deflated and stored files are read"),
+            (7, "a.img in the zip is packed by method 7, and only deflated and stored files are read"),
+            (99, "a.img in the zip is encrypted"),
+        ] {
+            assert_eq!(unpack(&zip_by(method, "a.img", b"x", b"hello")).unwrap_err().to_string(), expected);
+        }
     }
 
     #[test]
@@ -347,6 +418,7 @@ mod tests {
             }
             let _ = unpack(&made);
             let _ = unpack(&bytes);
+            let _ = unpack(&zip_by(9, "a.img", &bytes, b"hello"));
         }
     }
 }

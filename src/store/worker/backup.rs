@@ -98,7 +98,7 @@ impl Worker {
         let known = match self.know(place) {
             Ok(known) => known,
             Err(message) => {
-                self.problem(format!("{title}: {message}"), "Check the stick on a computer");
+                self.second_unused(format!("{title}: {message}"), "Check the stick on a computer");
                 return Second::Passed;
             }
         };
@@ -107,15 +107,19 @@ impl Worker {
             Standing::Former => Second::Offered(BackupOffer::Former),
             Standing::Later => {
                 let message = format!("{title} holds the same clients as {name}, as late or later");
-                self.problem(message, "Pull the one that is not wanted, then restart the appliance");
+                self.second_unused(message, "Pull the one that is not wanted, then restart the appliance");
                 Second::Passed
             }
             Standing::Other => {
                 let message = format!("{title} has a store too; {name} is used");
-                self.problem(message, "Pull the one that is not wanted");
+                self.second_unused(message, "Pull the one that is not wanted");
                 Second::Passed
             }
         }
+    }
+
+    fn second_unused(&self, message: String, action: &str) {
+        self.tell(Event::SecondUnused { message, action: action.to_owned() });
     }
 
     /// The person confirmed: the stick that is offered becomes a copy.

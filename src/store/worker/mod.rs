@@ -241,6 +241,11 @@ impl Worker {
         self.tell(Event::Problem { message, action: action.to_owned() });
     }
 
+    /// Of the open store.
+    fn not_kept(&self, message: String, action: &str) {
+        self.tell(Event::NotKept { message, action: action.to_owned() });
+    }
+
     /// Each is `file: reason`.
     fn tell_damaged(&self, broken: Vec<String>) {
         for words in broken {

@@ -134,7 +134,7 @@ impl Worker {
         let bytes = self.options.memory_bytes.unwrap_or_else(half_of_memory);
         let place = Place::Memory { folder: self.options.run.join("memory"), bytes, from: None };
         match self.open(&place, &format!("memory, {title}"), Some(name.clone())) {
-            Ok(()) => self.problem(
+            Ok(()) => self.not_kept(
                 format!("Nothing is kept: {title} is not written, so clients live in {} MiB of memory", bytes >> 20),
                 "To keep them, use a stick that may be written",
             ),
@@ -171,7 +171,12 @@ impl Worker {
         }
         let Failed { message, action, .. } = failed;
         self.tell_other_files();
-        self.problem(format!("Nothing is kept: {message}. Clients live in {} MiB of memory", bytes >> 20), action);
+        // The journal is replayed by writing only.
+        let last = if place.is_unclean() { ", and what was written to it last is not seen" } else { "" };
+        self.not_kept(
+            format!("Nothing is kept: {message}{last}. Clients live in {} MiB of memory", bytes >> 20),
+            action,
+        );
         Ok(())
     }
 

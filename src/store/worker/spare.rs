@@ -143,7 +143,10 @@ impl Worker {
         };
         store.writes = Writes::Refused(spare.map(Box::new));
         let message = format!("{name} takes no writes any more: clients that run can only read. {what}");
-        self.problem(message, "Check its lock, pull it and plug it in again; if this is said again, use another stick");
+        self.not_kept(
+            message,
+            "Check its lock, pull it and plug it in again; if this is said again, use another stick",
+        );
         self.tell_changed();
     }
 
