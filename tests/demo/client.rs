@@ -93,12 +93,6 @@ impl Client {
         Ok(())
     }
 
-    /// The same without the times, of one that starts beside another.
-    #[allow(dead_code, reason = "the demo starts one at a time")]
-    pub fn wait_prompt(&mut self, limit: Duration) -> Result<(), String> {
-        self.machine()?.wait_for("login:", 0, limit).map(drop)
-    }
-
     /// Waits until it switched itself off or reset.
     pub fn wait_off(&mut self, limit: Duration) -> Result<(), String> {
         self.machine()?.wait_exit(limit)

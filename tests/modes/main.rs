@@ -61,7 +61,7 @@ fn modes(show: &Show) -> Result<(), String> {
     pi.start(&lab, show)?;
     other.start(&locked, show)?;
     pi.wait_login(show, "first boot", 10 * MINUTES)?;
-    other.wait_prompt(10 * MINUTES)?;
+    other.wait_login(show, "from a locked stick", 10 * MINUTES)?;
     // Its last service wrote that into its root.
     locked.wait_log("pi-1: up", 3 * MINUTES)?;
     drop(other);
