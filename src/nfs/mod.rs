@@ -153,6 +153,11 @@ pub enum Event {
     Unmounted {
         address: Ipv4Addr,
     },
+    /// The system at that address does not know the client's last connection (RFC 9293 §3.5.2: a reset),
+    /// which it never ended: another system runs there now.
+    Reset {
+        address: Ipv4Addr,
+    },
     MountRefused {
         address: Ipv4Addr,
         path: String,
@@ -191,6 +196,7 @@ impl Event {
         match self {
             Self::Mounted { address, .. }
             | Self::Unmounted { address }
+            | Self::Reset { address }
             | Self::MountRefused { address, .. }
             | Self::PortAsked { address, .. }
             | Self::VersionRefused { address, .. }

@@ -323,7 +323,8 @@ impl Shared {
                 Ok(_) | Err(Errno::INTR) => continue,
                 Err(errno) => return tracing::error!(%errno, "epoll_wait failed: a thread ends"),
             }
-            let id = events[0].data.u64();
+            // A packed structure: its fields are copied out.
+            let (id, flags) = (events[0].data.u64(), { events[0].flags });
             if self.stopping.load(Ordering::Relaxed) {
                 return;
             }
@@ -332,6 +333,7 @@ impl Shared {
             let served = catch_unwind(AssertUnwindSafe(|| match id {
                 WAKE => {}
                 FIRST_SOCKET..FIRST_CONNECTION => self.socket(id, &mut buffers),
+                _ if flags.contains(EventFlags::ERR) => self.broken(id),
                 _ => self.connection(id, &mut buffers),
             }));
             if served.is_err() {
@@ -345,6 +347,17 @@ impl Shared {
             if buffers.reply.buffer().capacity() > SCRATCH {
                 buffers.reply = Encoder::with_capacity(4096);
             }
+        }
+    }
+
+    /// A connection that did not end in order. One is reset where a Pi was switched off and now
+    /// runs something else: its answer to what we still sent, or to a question of the keep-alive.
+    fn broken(&self, id: u64) {
+        let Some(connection) = read(&self.connections).get(&id).cloned() else { return };
+        let was_reset = sockopt::socket_error(connection.socket()) == Ok(Err(Errno::CONNRESET));
+        self.forget(id);
+        if was_reset && connection.peer.connections.load(Ordering::Relaxed) == 0 {
+            (self.service.sink)(Event::Reset { address: connection.peer.address });
         }
     }
 
