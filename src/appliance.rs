@@ -18,7 +18,7 @@ use crate::control::Wanted;
 use crate::control::{Action, Control, Event};
 use crate::directory::{Directory, Published};
 use crate::self_test::{self, Plan};
-use crate::{dhcp, health, init, memory, net, nfs, orders, panel, store, tftp, update};
+use crate::{dhcp, health, init, memory, net, nfs, orders, panel, priority, store, tftp, update};
 
 /// Events of packets that may wait for control; more are dropped, as a full
 /// socket would drop them. Control handles about a million a second.
@@ -225,6 +225,8 @@ pub fn run(options: Options, started: impl FnOnce(Inbox)) -> Result<End, Error> 
         run: options.run,
         inbox: inbox.clone(),
     };
+    // Only now: the shells' threads would have it too. That of DHCP has it, for it starts in the loop.
+    priority::prompt();
     shells.panel.show(control.status(clock.elapsed()));
     let end = 'run: loop {
         let sleep = control.poll_timeout(clock.elapsed()).unwrap_or(LONGEST_SLEEP);
@@ -338,7 +340,10 @@ impl Shells {
     /// Boots the fake Pi, on a thread of its own.
     fn self_test(&self, plan: Plan) {
         let inbox = self.inbox.clone();
-        let run = move || inbox.send(Event::SelfTested(Box::new(self_test::run(&plan))));
+        let run = move || {
+            priority::ordinary();
+            inbox.send(Event::SelfTested(Box::new(self_test::run(&plan))));
+        };
         if let Err(error) = std::thread::Builder::new().name("self-test".to_owned()).spawn(run) {
             // Control gives it up by itself.
             warn!("no self-test: {error}");
@@ -349,6 +354,7 @@ impl Shells {
     fn report(&self, wanted: Wanted) {
         let (run, save) = (self.run.clone(), self.store.sender());
         let make = move || {
+            priority::ordinary();
             let crash = wanted.summary.why == Why::Crash;
             let records = if crash { blackbox::ring::crashed(&run) } else { tap::records() };
             let files = blackbox::files(&wanted.summary, &records);

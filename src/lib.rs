@@ -45,6 +45,7 @@
 //! | [`update`] | a signed file on the stick becomes the card's other slot, on trial first | partly |
 //! | [`hostile`] | all that takes bytes from outside, by name, for the fuzzer | yes |
 //! | [`health`] | the board's heat and supply | I/O |
+//! | [`priority`] | which threads the kernel runs first | I/O |
 //! | [`memory`] | what the allocator gives back to the kernel | I/O |
 //! | [`ext4`] | whether a file system still takes changes | I/O |
 //! | [`log`] | one line an event, with the time since the machine's start | I/O |
@@ -83,6 +84,7 @@ pub mod net;
 pub mod nfs;
 pub mod orders;
 pub mod panel;
+pub mod priority;
 pub mod quota;
 pub mod self_test;
 pub mod size;

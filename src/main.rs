@@ -132,11 +132,13 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::SelfTest(test) => test.run(),
         Command::Serve(serve) => {
             memory::settle();
-            log::start(level(std::env::var("ROOTSTOCK_LOG").ok().as_deref()));
-            // Before any thread starts, since threads inherit what is blocked.
+            // Before any thread starts, that of the log too, since threads inherit what is blocked.
             let signals = Signals::block().context("cannot take signals")?;
+            log::start(level(std::env::var("ROOTSTOCK_LOG").ok().as_deref()));
             serve.check()?;
-            let end = appliance::run(serve.options(), |inbox| signals.forward(move || inbox.stop()))?;
+            let end = appliance::run(serve.options(), |inbox| signals.forward(move || inbox.stop()));
+            log::flush();
+            let end = end?;
             Ok(match end {
                 End::Stopped => ExitCode::SUCCESS,
                 End::PowerOff => ExitCode::from(POWER_OFF),

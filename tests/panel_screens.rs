@@ -153,7 +153,7 @@ fn gallery() -> Vec<(String, Screen)> {
     overview("client-initramfs", with_client(Stage::Initramfs, 3));
     overview("client-root", with_client(Stage::RootMounted, 14));
     overview("client-up", with_client(Stage::Up { after: Some(SECOND * 41) }, 3));
-    overview("client-stalled", with_client(Stage::Stalled { at: "kernel".into(), hint }, 90));
+    overview("client-stalled", with_client(Stage::Stalled { at: "address".into(), hint }, 90));
     overview("problem", problem("The stick is full.", "Delete an image, or use a larger stick."));
     // The appliance's own update.
     let update = |update| Status { update: Some(update), ..ready() };

@@ -52,13 +52,21 @@ pub fn clients(status: &Status) -> Vec<Vec<String>> {
             client.role.as_str(),
             &client.address.to_string(),
             &board(client.model, client.memory_mib, client.serial),
-            client.stage.name(),
+            stage(client),
             &since(client),
             &client.last_boot.map(duration).unwrap_or_default(),
             &client.usage.map(usage).unwrap_or_default(),
             &detail(client),
         ])
     }));
+    rows
+}
+
+/// The same for a narrow terminal.
+pub fn clients_in_short(status: &Status) -> Vec<Vec<String>> {
+    let mut rows = vec![row(["CLIENT", "STAGE", "FOR", ""])];
+    let short = |client: &ClientStatus| row([client.role.as_str(), stage(client), &since(client), &detail(client)]);
+    rows.extend(status.clients.iter().map(short));
     rows
 }
 
@@ -82,7 +90,11 @@ pub fn counts(status: &Status) -> String {
 pub fn notes(status: &Status) -> Vec<String> {
     let strangers = status.strangers.iter().map(|stranger| {
         let board = board(stranger.model, stranger.memory_mib, stranger.serial);
-        format!("unknown {board} ({}) asks: press ENROLL", stranger.mac)
+        let action = stranger.hint.map_or("press ENROLL".to_owned(), |hint| hint.to_string());
+        match stranger.of {
+            Some(of) => format!("{board} ({}) belongs to the other Rootstock, {of}", stranger.mac),
+            None => format!("unknown {board} ({}) asks: {action}", stranger.mac),
+        }
     });
     let problems = status.problems.iter().map(|problem| format!("problem: {}. {}", problem.message, problem.action));
     strangers.chain(problems).collect()
@@ -91,6 +103,14 @@ pub fn notes(status: &Status) -> Vec<String> {
 fn usage(usage: Usage) -> String {
     let used = bytes(usage.used_bytes);
     usage.quota_bytes.map_or(used.clone(), |quota| format!("{used} of {}", bytes(quota)))
+}
+
+/// As the panel and the counts above the table call it.
+fn stage(client: &ClientStatus) -> &'static str {
+    match client.stage {
+        Stage::Stalled { .. } => "stuck",
+        _ => client.stage.name(),
+    }
 }
 
 fn since(client: &ClientStatus) -> String {
@@ -104,7 +124,9 @@ fn detail(client: &ClientStatus) -> String {
     match &client.stage {
         Stage::Loading { bytes: loaded, bytes_per_second, file, .. } => {
             let part = client.stage.per_mille().map(|part| format!("{} %, ", part / 10)).unwrap_or_default();
-            format!("{file}: {part}{}, {}/s", bytes(*loaded), bytes(*bytes_per_second))
+            // The average of the first moment is not known yet.
+            let rate = if *bytes_per_second == 0 { String::new() } else { format!(", {}/s", bytes(*bytes_per_second)) };
+            format!("{file}: {part}{}{rate}", bytes(*loaded))
         }
         Stage::Up { after: Some(after) } | Stage::Running { after: Some(after) } => {
             format!("started in {}", duration(*after))
@@ -206,6 +228,7 @@ fn enrolment(enrolment: &Enrolment) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
     use std::time::Duration;
 
     use rootstock::client::{MacAddr, Model, Role, Serial};
@@ -231,6 +254,11 @@ mod tests {
         }
     }
 
+    fn stranger(number: u8, hint: Option<Hint>, of: Option<Ipv4Addr>) -> Stranger {
+        let mac = MacAddr([0xd8, 0x3a, 0xdd, 1, 2, number]);
+        Stranger { mac, model: Model::Pi5, serial: Some(Serial(0x77c1)), memory_mib: None, hint, of }
+    }
+
     #[test]
     fn a_status_is_a_table_that_a_person_reads() {
         let loading = Stage::Loading {
@@ -249,14 +277,11 @@ mod tests {
                 client(2, loading, 8),
                 client(3, Stage::Stalled { at: "kernel".into(), hint: Hint::KernelSilent }, 70),
             ],
-            strangers: vec![Stranger {
-                mac: MacAddr([0xd8, 0x3a, 0xdd, 1, 2, 3]),
-                model: Model::Pi5,
-                serial: Some(Serial(0x77c1)),
-                memory_mib: None,
-                hint: None,
-                of: None,
-            }],
+            strangers: vec![
+                stranger(1, None, None),
+                stranger(2, Some(Hint::PressAndRestart), None),
+                stranger(3, None, Some([192, 168, 77, 2].into())),
+            ],
             problems: vec![Problem { message: "The stick is full".to_owned(), action: "Delete an image".to_owned() }],
             ..Status::default()
         };
@@ -275,9 +300,11 @@ clients    1 of 3 up, 1 booting, 1 stuck
 CLIENT  ADDRESS        BOARD            STAGE    FOR     LAST BOOT  ON STICK
 pi-1    192.168.77.10  Pi 4B 4GB …9f3a  running  15 min  41 s       6.9 GB of 8.5 GB  started in 41 s
 pi-2    192.168.77.11  Pi 4B 4GB …9f3a  loading  8 s                32 MB             kernel8.img: 50 %, 12 MB, 1.5 MB/s
-pi-3    192.168.77.12  Pi 4B 4GB …9f3a  stalled  70 s                                 while kernel. HINT
+pi-3    192.168.77.12  Pi 4B 4GB …9f3a  stuck    70 s                                 while kernel. HINT
 
-unknown Pi 5 …77c1 (d8:3a:dd:01:02:03) asks: press ENROLL
+unknown Pi 5 …77c1 (d8:3a:dd:01:02:01) asks: press ENROLL
+unknown Pi 5 …77c1 (d8:3a:dd:01:02:02) asks: Press ENROLL, then switch it off and on.
+Pi 5 …77c1 (d8:3a:dd:01:02:03) belongs to the other Rootstock, 192.168.77.2
 problem: The stick is full. Delete an image
 ";
         let snapshot = Snapshot { rootstock: "0.1.0".to_owned(), ..status.into() };

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use clap::Args;
 use rootstock::orders;
 use rootstock::panel::blocks::{self, Canvas, Style};
@@ -19,7 +19,7 @@ use rootstock::panel::pages::Pages;
 use rootstock::panel::presence::{self, Look};
 use rootstock::panel::screen::Screen;
 use rootstock::panel::terminal::Terminal;
-use rootstock::panel::words::clean;
+use rootstock::panel::words::{clean, wrap};
 use rootstock::panel::{draw, screens};
 use rootstock::status::{Snapshot, Status};
 
@@ -66,7 +66,9 @@ impl Server {
     /// Shows it live until q, Ctrl-C or `stop`.
     pub fn watch(&self, stop: &AtomicBool) -> anyhow::Result<ExitCode> {
         let first = self.ask()?;
-        let terminal = Terminal::open(Path::new("/dev/tty")).context("watch needs a terminal; status does not")?;
+        let terminal = Terminal::open(Path::new("/dev/tty"))
+            // It tells its cause itself.
+            .map_err(|error| anyhow!("watch needs a terminal, and status does not: {error}"))?;
         let mut pending = ENTER.to_vec();
         let shown = self.follow(&terminal, first.status, &mut pending, stop);
         // What is left of a picture is of no use; this one short line may be.
@@ -138,17 +140,23 @@ fn rows(screen: &Screen, beat: bool, status: &Status, size: (u16, u16), note: Op
     let mut rows = match (width, height) {
         (128.., 42..) => blocks::rows(&frame(), Style::HalfBlocks),
         (64.., 23..) => blocks::rows(&frame(), Style::Braille),
+        // In words: its headline and its lines, one a row where there are rows enough.
+        (_, 12..) => screen.text().split(" | ").map(str::to_owned).collect(),
         _ => vec![screen.text()],
     };
     rows.push(String::new());
     rows.extend(note.map(clean));
-    let table = show::table(&status::clients(status));
+    let fits = |table: &str| table.lines().all(|line| line.chars().count() <= width);
+    let table = Some(show::table(&status::clients(status))).filter(|table| fits(table));
+    // What to do about a stuck client matters more than where it is.
+    let table = table.unwrap_or_else(|| show::table(&status::clients_in_short(status)));
     rows.push(status::counts(status));
     let room = height.saturating_sub(rows.len() + 1);
     let notes = status::notes(status);
     let mut lines: Vec<String> =
         if status.clients.is_empty() { Vec::new() } else { table.lines().map(clean).collect() };
     lines.extend(notes.iter().map(|note| clean(note)));
+    let mut lines: Vec<String> = lines.iter().flat_map(|line| broken(line, width)).collect();
     if lines.len() > room {
         let left_out = lines.len() - room.saturating_sub(1);
         lines.truncate(room.saturating_sub(1));
@@ -161,10 +169,25 @@ fn rows(screen: &Screen, beat: bool, status: &Status, size: (u16, u16), note: Op
     rows.into_iter().map(|row| row.chars().take(width).collect()).collect()
 }
 
+/// A row that is too long goes on in others, which stand further in.
+fn broken(row: &str, width: usize) -> Vec<String> {
+    const INDENT: usize = 4;
+    let letters: Vec<char> = row.chars().collect();
+    if letters.len() <= width || width <= 2 * INDENT {
+        return vec![row.to_owned()];
+    }
+    let at = letters[..=width].iter().rposition(|letter| *letter == ' ').filter(|at| *at > width / 3).unwrap_or(width);
+    let (first, rest) = letters.split_at(at);
+    let rest = wrap(&rest.iter().collect::<String>(), width - INDENT);
+    let first = first.iter().collect::<String>().trim_end().to_owned();
+    [first].into_iter().chain(rest.iter().map(|line| format!("{:INDENT$}{line}", ""))).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use rootstock::client::{Model, Role};
+    use rootstock::diagnose::Hint;
     use rootstock::panel::pages::View;
     use rootstock::status::{ClientStatus, Problem, Stage};
 
@@ -210,7 +233,25 @@ mod tests {
         let small = rows(&screen, true, &few, (80, 32), None);
         assert!(small[0].chars().count() == 64 && small[17].starts_with("0 of 1 up, 1 booting"), "{small:#?}");
         assert!(small[19].starts_with("pi-0 ") && small[20].starts_with("problem: x?[2J"), "{small:#?}");
-        assert!(rows(&screen, true, &many, (80, 32), None)[30].starts_with("… and 91 lines more"));
+        let left_out = rows(&screen, true, &many, (80, 32), None)[30].clone();
+        assert!(left_out.starts_with("… and ") && left_out.ends_with(" lines more: rootstock status"), "{left_out}");
         assert!(rows(&screen, true, &few, (63, 10), None)[0].starts_with("Ready | "));
+        let words = rows(&screen, true, &few, (40, 14), None);
+        let expected: Vec<String> = screen.text().split(" | ").map(str::to_owned).collect();
+        assert!(expected.len() > 2 && words[..expected.len()] == expected, "{words:#?}");
+    }
+
+    #[test]
+    fn what_to_do_about_a_stuck_client_is_never_cut_off() {
+        let mut status = busy(2);
+        status.problems.clear();
+        let hint = Hint::OffersUnheard;
+        status.clients[1].stage = Stage::Stalled { at: "address".into(), hint };
+        let screen = screens::screen(&status, &View::Ready, Duration::ZERO);
+        for (columns, height) in [(120, 30), (80, 24), (66, 24), (40, 20), (24, 20)] {
+            let rows = rows(&screen, true, &status, (columns, height), None);
+            let text = rows.iter().flat_map(|row| row.split_whitespace()).collect::<Vec<_>>().join(" ");
+            assert!(text.contains(&format!("while address. {hint}")), "{columns}×{height}: {rows:#?}");
+        }
     }
 }

@@ -151,7 +151,11 @@ impl Control {
             let Some(member) = self.members.get_mut(&role) else { continue };
             let before = Before::of(&member.boot, now);
             // That it goes on running is no news.
-            if member.boot.poll(now) && !member.boot.stage().is_up() {
+            let news = member.boot.poll(now) && !member.boot.stage().is_up();
+            if news && *member.boot.stage() == Stage::Gone {
+                self.boards.of(now, mac).restarted(now);
+                self.left(now, &role, &before, actions);
+            } else if news {
                 let (hint, news) = self.boards.of(now, mac).silent(now, &facts);
                 if let Some(member) = self.members.get_mut(&role) {
                     member.boot.explain(hint);
@@ -163,6 +167,16 @@ impl Control {
                 self.judged(now, mac, judged, actions);
             }
         }
+    }
+
+    /// It runs another system now.
+    fn left(&mut self, now: Duration, role: &Role, before: &Before, actions: &mut Vec<Action>) {
+        let Some(member) = self.members.get(role) else { return };
+        let (mac, address) = (member.client.mac, member.address().unwrap_or(member.client.address));
+        actions.push(Action::Log(format!("client {role}: gone: another system answers at {address}")));
+        let stage = Stage::Gone.name().to_owned();
+        actions.push(Action::Stage { mac, address, role: role.clone(), stage });
+        self.stage_changed(now, role, before, actions);
     }
 
     /// A Pi that is no client asks: somebody came.

@@ -47,6 +47,12 @@ pub struct Requests {
     conflicts: dhcp::Conflicts,
 }
 
+/// A starting system's question for the address that it had (INIT-REBOOT, RFC 2131 §4.3.2, table 4).
+fn remembers(request: &Request) -> bool {
+    let is_reboot = request.ciaddr.is_unspecified() && request.server_id.is_none() && request.requested.is_some();
+    request.kind == Kind::Request && is_reboot && !request.identity.asker.is_loader()
+}
+
 impl Requests {
     fn waits(&self, now: Duration, mac: MacAddr) -> bool {
         self.waiting.get(&mac).is_some_and(|(came, _)| now < *came + WAITING_LIFETIME)
@@ -89,6 +95,8 @@ impl Control {
             };
             self.sign_role(now, role, sign, actions);
             self.renew_all(actions);
+        } else if remembers(&request) {
+            self.sign_role(now, role, Sign::SystemRemembers, actions);
         }
         let Some(member) = self.members.get(role) else { return };
         let address = member.client.address;

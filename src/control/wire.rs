@@ -131,6 +131,7 @@ impl Control {
             }
             nfs::Event::Mounted { tree: Tree::Boot | Tree::Volume, .. } => {}
             nfs::Event::Unmounted { address } => self.sign(now, address, Sign::Unmounted, actions),
+            nfs::Event::Reset { address } => self.sign(now, address, Sign::Reset, actions),
             nfs::Event::Traffic { address, .. } => self.sign(now, address, Sign::Traffic, actions),
             nfs::Event::MountRefused { address, path, reason } => {
                 self.look_for(now, actions);

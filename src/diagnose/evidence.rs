@@ -95,6 +95,8 @@ pub struct Attempt {
     pub kernel_asked: bool,
     /// It was up from here, and switched off, before this.
     pub was_up: bool,
+    /// A system runs on it that is not the one of its root (`stage::Presence`).
+    pub restarted: bool,
 }
 
 impl Attempt {
@@ -113,6 +115,7 @@ impl Attempt {
             calls: Calls::default(),
             kernel_asked: false,
             was_up: false,
+            restarted: false,
         }
     }
 
@@ -262,6 +265,8 @@ impl Attempt {
                 self.version(*program, *version);
                 self.heard = now;
             }
+            // What follows from it is the stage's affair.
+            Event::Reset { .. } => {}
             Event::VersionRefused { program, version, .. } => {
                 self.version(*program, *version);
                 self.heard = now;
@@ -276,6 +281,14 @@ impl Attempt {
             (nfs::PROGRAM, 4) => count(&mut self.calls.asked_nfs4),
             _ => {}
         }
+    }
+
+    /// A system that was up from here is another one now.
+    pub fn restarted(now: Duration) -> Self {
+        let mut seen = Self { was_up: true, restarted: true, ..Self::new(now) };
+        seen.system.first = now;
+        seen.reach(now, Reached::System);
+        seen
     }
 
     pub fn up(&mut self, now: Duration) {

@@ -41,7 +41,7 @@ pub(super) fn starts_itself(seen: &Attempt) -> bool {
     let used = calls.ports_asked + calls.refusals > 0 || calls.traffic_at.is_some();
     // A client that was switched off has nothing to renew.
     let asked = asks.requests > 0 && (asks.discovers > 0 || seen.was_up);
-    seen.reached == Reached::System && asked && !seen.kernel_asked && !loaded && !used
+    seen.reached == Reached::System && (asked || seen.restarted) && !seen.kernel_asked && !loaded && !used
 }
 
 fn runs(case: &Case) -> bool {
@@ -152,7 +152,7 @@ pub static RULES: &[Rule] = &[
     Rule {
         hint: Hint::OwnCard,
         symptoms: &[1, 2],
-        observed: "Its system asked for an address, and neither a loader nor a kernel of it did before.",
+        observed: "A system runs on it, and neither a loader nor a kernel of it asked for an address before.",
         cause: "It starts from an SD card, a disk or a stick of its own.",
         action: "It starts from its own card or disk: take that out.",
         applies: |case| starts_itself(case.seen),

@@ -162,6 +162,12 @@ impl Watch {
         (self.boots, self.broke, self.verdict) = (1, None, None);
     }
 
+    /// It answers, and runs something else than its root: as `gone`, and it is on.
+    pub fn restarted(&mut self, now: Duration) {
+        self.gone(now);
+        self.seen = Attempt::restarted(now);
+    }
+
     pub fn went_elsewhere(&mut self, loader: bool, server: Ipv4Addr) {
         self.seen.went_elsewhere(loader, server);
     }
@@ -256,7 +262,12 @@ impl Watch {
                 (deaf && !seen.files.any(|file| file.sent > 0)).then_some(seen.began)
             }
             Reached::System if starting::starts_itself(seen) => {
-                let wait = if seen.was_up { WITHOUT_ROOT.saturating_sub(NO_PROGRESS) } else { Duration::ZERO };
+                // Where the stage says so, that wait is over.
+                let wait = if seen.was_up && !seen.restarted {
+                    WITHOUT_ROOT.saturating_sub(NO_PROGRESS)
+                } else {
+                    Duration::ZERO
+                };
                 Some(seen.system.first + wait)
             }
             Reached::Kernel | Reached::System => {

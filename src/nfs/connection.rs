@@ -79,17 +79,26 @@ struct Writing {
 
 /// Whether calls that are quick as a rule are quick now. After one that was not, as
 /// when files are read that are not in memory, the next ones are taken for slow.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Pace {
+    /// The longest that others of the connection may wait for one call, as a rule.
+    quick: Duration,
+    /// How many are taken for slow behind one that took longer.
+    behind: u32,
     /// Calls to come that are taken for slow.
     slow: AtomicU32,
 }
 
-/// The longest that others of the connection may wait for one call, as a rule.
-const QUICK: Duration = Duration::from_millis(1);
-const SLOW_CALLS: u32 = 64;
-
 impl Pace {
+    fn of_questions() -> Self {
+        Self { quick: Duration::from_millis(1), behind: 64, slow: AtomicU32::new(0) }
+    }
+
+    /// A change may wait a moment for the journal, and gains a commit by not being alone.
+    fn of_changes() -> Self {
+        Self { quick: Duration::from_millis(10), behind: 16, slow: AtomicU32::new(0) }
+    }
+
     /// Asked before each such call.
     pub fn is_calm(&self) -> bool {
         // Calls of other threads may count at the same time: it is a guess.
@@ -99,8 +108,8 @@ impl Pace {
     }
 
     pub fn took(&self, time: Duration) {
-        if time > QUICK {
-            self.slow.store(SLOW_CALLS, Ordering::Relaxed);
+        if time > self.quick {
+            self.slow.store(self.behind, Ordering::Relaxed);
         }
     }
 }
@@ -112,7 +121,8 @@ pub struct Connection {
     pub port: u16,
     /// When it was last served, by the server's count of events.
     pub used: AtomicU64,
-    pub pace: Pace,
+    pub questions: Pace,
+    pub changes: Pace,
     socket: OwnedFd,
     epoll: Arc<OwnedFd>,
     reading: Mutex<Reading>,
@@ -127,7 +137,8 @@ impl Connection {
             peer,
             port,
             used: AtomicU64::new(0),
-            pace: Pace::default(),
+            questions: Pace::of_questions(),
+            changes: Pace::of_changes(),
             socket,
             epoll,
             reading: Mutex::new(Reading {
@@ -466,12 +477,13 @@ mod tests {
 
     #[test]
     fn after_a_slow_call_the_next_ones_leave_the_connection_to_others() {
-        let pace = Pace::default();
-        assert!(pace.is_calm());
-        pace.took(QUICK);
-        assert!(pace.is_calm());
-        pace.took(2 * QUICK);
-        assert_eq!((0..1000).filter(|_| !pace.is_calm()).count(), SLOW_CALLS as usize);
-        assert!(pace.is_calm());
+        for pace in [Pace::of_questions(), Pace::of_changes()] {
+            assert!(pace.is_calm());
+            pace.took(pace.quick);
+            assert!(pace.is_calm());
+            pace.took(2 * pace.quick);
+            assert_eq!((0..1000).filter(|_| !pace.is_calm()).count(), pace.behind as usize);
+            assert!(pace.is_calm());
+        }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! jbd2 says of each journal that it aborts (fs/jbd2/journal.c, `jbd2_journal_abort`), and under the lock under which it
 //! marks it so: while the kernel has said nothing, no journal was aborted. To ask for that costs half a µs. To
-//! ask a journal costs six, and may have to wait until the changes of others are written.
+//! ask a journal costs six, and may have to wait until the changes of others are written. That the log is in time is
+//! shown on the appliance's own kernel by `tests/nfs_linux` (`guest/src/journal.rs`), with disks whose journal has a bad block.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Seek, SeekFrom};

@@ -19,6 +19,7 @@
 //! | `portmap`, `mount`, `procedures/` | the three programs |
 //! | `handle` | pure: what is in an `nfs_fh3`, and its MAC |
 //! | `export`, `file`, `credentials` | the mounted trees, files by handle, acting as the caller |
+//! | `owed` | changes that are made, and not on the stick yet: one commit for those that came together |
 //! | `kernel_log` | whether the kernel said anything, as it does of a journal that it gives up |
 //! | `charge` | what a change costs the client's account ([`crate::quota`]) |
 //! | `access`, `attributes`, `errors`, `listing`, `reply_cache` | pure: what the procedures need |
@@ -95,6 +96,7 @@ mod journal;
 mod kernel_log;
 mod listing;
 mod mount;
+mod owed;
 mod peer;
 mod pipe;
 mod portmap;
@@ -151,6 +153,11 @@ pub enum Event {
     Unmounted {
         address: Ipv4Addr,
     },
+    /// The system at that address does not know the client's last connection (RFC 9293 §3.5.2: a reset),
+    /// which it never ended: another system runs there now.
+    Reset {
+        address: Ipv4Addr,
+    },
     MountRefused {
         address: Ipv4Addr,
         path: String,
@@ -189,6 +196,7 @@ impl Event {
         match self {
             Self::Mounted { address, .. }
             | Self::Unmounted { address }
+            | Self::Reset { address }
             | Self::MountRefused { address, .. }
             | Self::PortAsked { address, .. }
             | Self::VersionRefused { address, .. }

@@ -40,9 +40,14 @@ impl Probe {
     pub fn answer(&self, record: &[u8], tcp: bool) -> Option<Vec<u8>> {
         let peer = self.service.peers.get(self.address);
         let mut reply = Encoder::default();
-        match self.service.handle(Source { peer: &peer, port: 700, tcp, outlet: None }, record, &mut reply, || ()) {
+        match self.service.handle(
+            Source { peer: &peer, port: 700, tcp, outlet: None, ledger: None },
+            record,
+            &mut reply,
+            || (),
+        ) {
             Outcome::Reply(_) => Some(reply.into_bytes()),
-            Outcome::Later | Outcome::NotRpc => None,
+            Outcome::Owed(_) | Outcome::Later | Outcome::NotRpc => None,
         }
     }
 }

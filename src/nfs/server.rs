@@ -5,7 +5,8 @@
 //! connection was given to the next thread, so that it keeps no other waiting. Quick ones
 //! that came together are done one after the other and answered together: waking a thread for
 //! each cost more than the calls (2026-11-22: 30 µs of CPU a call of the storm before,
-//! 5 µs since; `just bench`). Whether a
+//! 5 µs since; `just bench`). So are changes of one name that came together; they are then brought
+//! to the stick by one commit, when the connection was given to the next thread (`owed`). Whether a
 //! call is quick is what its like were before (`connection.rs`, `Pace`), and one that fooled us is
 //! overtaken at the next tick. The kernel's queue of events is first in, first out, so
 //! connections take turns; `peer.rs` keeps any one client from taking all the threads.
@@ -28,15 +29,16 @@ use rustix::net::{
     sendto, socket_with,
 };
 
-use super::connection::{Connection, Input, Record, SCRATCH};
+use super::connection::{Connection, Input, Pace, Record, SCRATCH};
 use super::export::Exports;
 use super::file::Budget;
 use super::journal::{Journal, milliseconds_since_boot};
+use super::owed::Ledger;
 use super::peer::{Peer, Peers};
 use super::pipe::{Outlet, Pipes};
 use super::portmap::Ports;
 use super::reply_cache::ReplyCache;
-use super::service::{self, Memory, Outcome, Service, Source};
+use super::service::{self, Haste, Memory, Outcome, Pending, Service, Source};
 use super::settle::Unsettled;
 use super::xdr::Encoder;
 use super::{Error, Event, Options};
@@ -62,6 +64,8 @@ const STOP: Duration = Duration::from_secs(5);
 const MAX_BATCH: usize = 32;
 /// Datagrams of MOUNT and portmap are small.
 const MAX_DATAGRAM: usize = 4096;
+/// The mark of a record that is one fragment (RFC 5531 §11).
+const LAST_FRAGMENT: u32 = 0x8000_0000;
 /// Threads: enough that a few may wait for the stick; each costs two buffers.
 const THREADS: std::ops::RangeInclusive<usize> = 4..=64;
 
@@ -276,7 +280,11 @@ struct Buffers {
     reply: Encoder,
     /// The end of the last reply in `reply`.
     outlet: Outlet,
+    ledger: Ledger,
 }
+
+/// A change that waits for its commit.
+type Change<'a> = Box<Pending<'a, Weak<Connection>>>;
 
 impl Shared {
     fn work(self: &Arc<Self>) {
@@ -298,7 +306,12 @@ impl Shared {
     fn take_events(&self, patience: Option<Duration>) {
         let patience = patience.and_then(|patience| rustix::time::Timespec::try_from(patience).ok());
         let outlet = Outlet::new(self.pipes.clone());
-        let mut buffers = Buffers { scratch: vec![0; SCRATCH], reply: Encoder::with_capacity(4096), outlet };
+        let mut buffers = Buffers {
+            scratch: vec![0; SCRATCH],
+            reply: Encoder::with_capacity(4096),
+            outlet,
+            ledger: Ledger::default(),
+        };
         while !self.stopping.load(Ordering::Relaxed) {
             let mut events = [epoll::Event { flags: EventFlags::empty(), data: EventData::new_u64(WAKE) }];
             self.load.idle.fetch_add(1, Ordering::Relaxed);
@@ -310,7 +323,8 @@ impl Shared {
                 Ok(_) | Err(Errno::INTR) => continue,
                 Err(errno) => return tracing::error!(%errno, "epoll_wait failed: a thread ends"),
             }
-            let id = events[0].data.u64();
+            // A packed structure: its fields are copied out.
+            let (id, flags) = (events[0].data.u64(), { events[0].flags });
             if self.stopping.load(Ordering::Relaxed) {
                 return;
             }
@@ -319,12 +333,13 @@ impl Shared {
             let served = catch_unwind(AssertUnwindSafe(|| match id {
                 WAKE => {}
                 FIRST_SOCKET..FIRST_CONNECTION => self.socket(id, &mut buffers),
+                _ if flags.contains(EventFlags::ERR) => self.broken(id),
                 _ => self.connection(id, &mut buffers),
             }));
             if served.is_err() {
                 tracing::error!("a call panicked: its connection is closed");
                 self.forget(id);
-                drop(buffers.outlet.take());
+                drop((buffers.outlet.take(), buffers.ledger.take()));
             }
             self.load.ended.fetch_add(1, Ordering::Relaxed);
             // The allocator gives it to whoever reads next: as many large ones as calls run at
@@ -332,6 +347,17 @@ impl Shared {
             if buffers.reply.buffer().capacity() > SCRATCH {
                 buffers.reply = Encoder::with_capacity(4096);
             }
+        }
+    }
+
+    /// A connection that did not end in order. One is reset where a Pi was switched off and now
+    /// runs something else: its answer to what we still sent, or to a question of the keep-alive.
+    fn broken(&self, id: u64) {
+        let Some(connection) = read(&self.connections).get(&id).cloned() else { return };
+        let was_reset = sockopt::socket_error(connection.socket()) == Ok(Err(Errno::CONNRESET));
+        self.forget(id);
+        if was_reset && connection.peer.connections.load(Ordering::Relaxed) == 0 {
+            (self.service.sink)(Event::Reset { address: connection.peer.address });
         }
     }
 
@@ -355,6 +381,14 @@ impl Shared {
         }
         let _turn = Turn { shared: self, peer: &connection.peer };
         buffers.reply.clear();
+        let mut changes = Vec::new();
+        self.batch(&connection, buffers, &mut changes);
+        self.settle(&connection, &mut buffers.reply, changes);
+    }
+
+    /// Does what came together, until another thread may read on. Changes that are still to be brought to
+    /// the stick are left in `changes`.
+    fn batch<'a>(&'a self, connection: &Arc<Connection>, buffers: &mut Buffers, changes: &mut Vec<Change<'a>>) {
         for served in 1..=MAX_BATCH {
             let (input, interest) = connection.read(&mut buffers.scratch);
             let record = match input {
@@ -363,32 +397,40 @@ impl Shared {
                     connection.send(&mut buffers.reply, None);
                     return connection.end(interest);
                 }
-                Input::Closed => return self.forget(id),
+                Input::Closed => return self.forget(connection.id),
                 Input::Bad(error) => {
                     tracing::warn!(address = %connection.peer.address, %error, "the connection is closed");
                     connection.send(&mut buffers.reply, None);
-                    return self.forget(id);
+                    return self.forget(connection.id);
                 }
             };
             let bytes = match &record {
                 Record::Scratch(range) => &buffers.scratch[range.clone()],
                 Record::Owned(bytes) => &bytes[..],
             };
-            let question = service::is_quick(bytes);
-            let quick = question && connection.pace.is_calm();
+            let (pace, is_change) = match service::haste(bytes) {
+                Haste::Quick => (Some(&connection.questions), false),
+                // Others that come while it is made share its commit.
+                Haste::Commit => (Some(&connection.changes), true),
+                Haste::Slow => (None, false),
+            };
+            let quick = pace.is_some_and(Pace::is_calm);
             if !quick {
                 // The next thread may read on while this one works.
                 connection.send(&mut buffers.reply, None);
                 connection.end(interest);
             }
             let start = Instant::now();
-            let answered = self.call(&connection, bytes, &mut buffers.reply, &buffers.outlet);
+            let ledger = (quick && is_change).then_some(&buffers.ledger);
+            let answered = self.call(connection, bytes, &mut buffers.reply, &buffers.outlet, ledger);
             let body = buffers.outlet.take();
-            if !answered {
-                return self.forget(id);
+            match answered {
+                Some(change) => changes.extend(change),
+                None => return self.forget(connection.id),
             }
-            if question {
-                connection.pace.took(start.elapsed());
+            // What a change takes that waits for its own commit says nothing.
+            if let Some(pace) = pace.filter(|_| quick || !is_change) {
+                pace.took(start.elapsed());
             }
             // Also where the last of what came is done: the client may wait for it before it sends more.
             let last = interest == EventFlags::IN || served == MAX_BATCH;
@@ -405,28 +447,55 @@ impl Shared {
         }
     }
 
+    /// Brings changes to the stick and answers them.
+    fn settle(&self, connection: &Connection, reply: &mut Encoder, changes: Vec<Change<'_>>) {
+        if changes.is_empty() {
+            return;
+        }
+        self.service.settle(changes, |answer, waiters| {
+            let start = reply.len();
+            reply.u32(LAST_FRAGMENT | answer.len() as u32);
+            reply.fixed(answer);
+            for waiter in waiters.iter().filter_map(Weak::upgrade) {
+                waiter.send_copy(&reply.bytes()[start..]);
+            }
+        });
+        connection.send(reply, None);
+    }
+
     /// Does one call, and puts its reply as a record behind those that wait to be sent; what `outlet` holds then
-    /// belongs to its end. `false` if what came is no call.
-    fn call(&self, connection: &Arc<Connection>, bytes: &[u8], reply: &mut Encoder, outlet: &Outlet) -> bool {
+    /// belongs to its end. With a `ledger` it may be a change that is not answered yet. `None` if what came is no call.
+    fn call<'a>(
+        &'a self,
+        connection: &Arc<Connection>,
+        bytes: &[u8],
+        reply: &mut Encoder,
+        outlet: &Outlet,
+        ledger: Option<&Ledger>,
+    ) -> Option<Option<Change<'a>>> {
         let start = reply.len();
         reply.u32(0);
-        let source = Source { peer: &connection.peer, port: connection.port, tcp: true, outlet: Some(outlet) };
+        let source = Source { peer: &connection.peer, port: connection.port, tcp: true, outlet: Some(outlet), ledger };
         match self.service.handle(source, bytes, reply, || Arc::downgrade(connection)) {
             Outcome::Reply(waiters) => {
                 // The record mark: one last fragment.
                 let length = reply.len() - start - 4 + outlet.len();
-                reply.patch_u32(start, 0x8000_0000 | length as u32);
+                reply.patch_u32(start, LAST_FRAGMENT | length as u32);
                 for waiter in waiters.iter().filter_map(Weak::upgrade) {
                     waiter.send_copy(&reply.bytes()[start..]);
                 }
             }
+            Outcome::Owed(change) => {
+                reply.truncate(start);
+                return Some(Some(change));
+            }
             Outcome::Later => reply.truncate(start),
             Outcome::NotRpc => {
                 tracing::warn!(address = %connection.peer.address, "what came is no RPC call: the connection is closed");
-                return false;
+                return None;
             }
         }
-        true
+        Some(None)
     }
 
     fn socket(&self, id: u64, buffers: &mut Buffers) {
@@ -454,7 +523,7 @@ impl Shared {
         let peer = self.service.peers.get(*from.ip());
         let reply = &mut buffers.reply;
         reply.clear();
-        let source = Source { peer: &peer, port: from.port(), tcp: false, outlet: None };
+        let source = Source { peer: &peer, port: from.port(), tcp: false, outlet: None, ledger: None };
         // Only over TCP calls wait for each other.
         if let Outcome::Reply(_) = self.service.handle(source, &buffers.scratch[..count], reply, Weak::new) {
             // A lost reply is asked for again.

@@ -8,6 +8,7 @@ use std::time::Instant;
 use super::export::Exports;
 use super::intent::{Intent, State};
 use super::journal::{Journal, milliseconds_since_boot};
+use super::owed::{self, Ledger, Owed};
 use super::peer::{Peer, Peers};
 use super::pipe::Outlet;
 use super::portmap::{self, Ports};
@@ -28,17 +29,27 @@ pub struct Source<'a> {
     pub tcp: bool,
     /// Where the end of a reply may be left that is not worth a copy, if the connection can send it from there.
     pub outlet: Option<&'a Outlet>,
+    /// Where a change may be left that the thread brings to the stick later, with others.
+    pub ledger: Option<&'a Ledger>,
 }
 
 /// What becomes of a record. `W` is how a waiter for a running call is reached.
-#[derive(Debug)]
-pub enum Outcome<W> {
+pub enum Outcome<'a, W> {
     /// `reply` holds the answer; those who repeated the call get it too.
     Reply(Vec<W>),
+    /// The change is made; `Service::settle` brings it to the stick and gives the answer.
+    Owed(Box<Pending<'a, W>>),
     /// The answer comes from the call that this one repeats.
     Later,
     /// Not a call: nothing can be answered.
     NotRpc,
+}
+
+/// A call whose change is made and not on the stick yet, with the answer for when it is.
+pub struct Pending<'a, W> {
+    ending: Ending<'a, W>,
+    owed: Owed,
+    answer: Vec<u8>,
 }
 
 /// All that answers calls.
@@ -89,15 +100,29 @@ const JUKEBOX: [u8; 4] = 10008u32.to_be_bytes();
 /// An accepted reply's header in bytes.
 const HEADER_BYTES: usize = 24;
 
-/// Whether a call asks for what is in memory as a rule, or leaves data there, so that it need not leave its
-/// connection to another thread first. Other changes wait for the stick always.
-pub fn is_quick(record: &[u8]) -> bool {
+/// What a call waits for, as a rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Haste {
+    /// Nothing: it asks for what is in memory, or leaves data there. It need not leave its connection to
+    /// another thread first.
+    Quick,
+    /// A commit of the journal, which it may share with others of its kind.
+    Commit,
+    /// The stick.
+    Slow,
+}
+
+pub fn haste(record: &[u8]) -> Haste {
     let word = |index: usize| Some(u32::from_be_bytes(*record.get(4 * index..)?.first_chunk()?));
-    match (word(3), word(5)) {
-        (Some(procedures::PROGRAM), Some(procedures::WRITE)) => is_unstable_write(record).unwrap_or_default(),
-        (Some(procedures::PROGRAM), Some(procedure)) => procedures::is_quick(procedure),
-        _ => false,
+    let (Some(procedures::PROGRAM), Some(procedure)) = (word(3), word(5)) else { return Haste::Slow };
+    if procedures::is_of_one_name(procedure) {
+        return Haste::Commit;
     }
+    let quick = match procedure {
+        procedures::WRITE => is_unstable_write(record).unwrap_or_default(),
+        _ => procedures::is_quick(procedure),
+    };
+    if quick { Haste::Quick } else { Haste::Slow }
 }
 
 fn is_unstable_write(record: &[u8]) -> Result<bool, Malformed> {
@@ -118,7 +143,7 @@ impl<W> Service<W> {
         record: &[u8],
         reply: &mut Encoder,
         waiter: impl FnOnce() -> W,
-    ) -> Outcome<W> {
+    ) -> Outcome<'_, W> {
         let mut cursor = Cursor::new(record);
         let call = match rpc::parse(&mut cursor) {
             Err(_) => return Outcome::NotRpc,
@@ -141,6 +166,7 @@ impl<W> Service<W> {
         }
         // A stranger can change nothing, and is not to push out what clients did.
         if self.directory.get().client(address).is_none() && !self.replies().knows(address) {
+            let source = Source { ledger: None, ..source };
             self.answer(source, &call, Attempt::default(), cursor, reply);
             return Outcome::Reply(Vec::new());
         }
@@ -155,23 +181,38 @@ impl<W> Service<W> {
         };
         let start = reply.len();
         // Told when the call ends, however it ends: a panic must not leave repeats waiting.
-        let mut running = Running { service: self, address, key, turn, done: false };
         let journal = self.memory.as_ref().map(|memory| &memory.journal).zip(turn.slot);
+        let ending = Ending { service: self, address, key, turn, journal, done: false };
         let attempt = Attempt { call: journal.map(|(journal, slot)| (journal, slot, address, key)), done: turn.done };
         self.answer(source, &call, attempt, cursor, reply);
-        let answer = &reply.bytes()[start..];
-        // The client asks again with a new xid after JUKEBOX, but an old kernel may use the old one.
-        let keep = answer.get(HEADER_BYTES..HEADER_BYTES + 4) != Some(&JUKEBOX);
-        if let Some((journal, slot)) = journal {
-            if keep {
-                let state = State::Answered(answer.into());
-                journal.write(slot, address, milliseconds_since_boot(), key, &state);
-            } else {
-                journal.clear(slot);
+        match source.ledger.and_then(Ledger::take) {
+            Some(owed) => {
+                let answer = reply.bytes()[start..].to_vec();
+                reply.truncate(start);
+                Outcome::Owed(Box::new(Pending { ending, owed, answer }))
             }
+            None => Outcome::Reply(ending.end(&reply.bytes()[start..])),
         }
-        running.done = true;
-        Outcome::Reply(self.replies().finished(address, key, turn, answer, keep))
+    }
+
+    /// Brings changes to the stick, in the order that they were made in, and tells each one's answer and who
+    /// else waits for it.
+    pub fn settle(&self, mut pending: Vec<Box<Pending<'_, W>>>, mut tell: impl FnMut(&[u8], Vec<W>)) {
+        let results = owed::settle(pending.iter_mut().map(|pending| &mut pending.owed));
+        for (pending, result) in pending.into_iter().zip(results) {
+            let Pending { ending, owed, mut answer } = *pending;
+            if let Err(errno) = result {
+                let status = self.exports.failed(&owed.export, errno, false);
+                answer.truncate(HEADER_BYTES);
+                let mut refusal = Encoder::default();
+                owed.refusal(status, &mut refusal);
+                answer.extend_from_slice(refusal.bytes());
+            }
+            // A removed file is closed, and its room free, before that is answered.
+            drop(owed);
+            let waiters = ending.end(&answer);
+            tell(&answer, waiters);
+        }
     }
 
     /// Whether calls of this client may be taken: not while it is not known what the server before
@@ -206,6 +247,7 @@ impl<W> Service<W> {
                     caller,
                     attempt,
                     outlet: source.outlet,
+                    ledger: source.ledger,
                     changing: procedures::is_change(call.procedure),
                 };
                 procedures::handle(&context, call.procedure, &mut args, reply)
@@ -270,16 +312,35 @@ fn show(source: Source<'_>, ports: Ports, call: &Call, record: &[u8], arguments:
     tap::datagram(source.tcp, from, SocketAddrV4::new(tap::ours(), port), record.len(), &record[..shown]);
 }
 
-/// Takes a call out of the reply cache that ended without an answer.
-struct Running<'a, W> {
+/// A call in the reply cache that has no answer yet; dropped without one, it is taken out.
+struct Ending<'a, W> {
     service: &'a Service<W>,
     address: Ipv4Addr,
     key: Key,
     turn: Turn,
+    journal: Option<(&'a Journal, u32)>,
     done: bool,
 }
 
-impl<W> Drop for Running<'_, W> {
+impl<W> Ending<'_, W> {
+    /// Keeps the answer for repeats, also behind a restart. Who waits for it.
+    fn end(mut self, answer: &[u8]) -> Vec<W> {
+        // The client asks again with a new xid after JUKEBOX, but an old kernel may use the old one.
+        let keep = answer.get(HEADER_BYTES..HEADER_BYTES + 4) != Some(&JUKEBOX);
+        if let Some((journal, slot)) = self.journal {
+            if keep {
+                let state = State::Answered(answer.into());
+                journal.write(slot, self.address, milliseconds_since_boot(), self.key, &state);
+            } else {
+                journal.clear(slot);
+            }
+        }
+        self.done = true;
+        self.service.replies().finished(self.address, self.key, self.turn, answer, keep)
+    }
+}
+
+impl<W> Drop for Ending<'_, W> {
     fn drop(&mut self) {
         if !self.done {
             self.service.replies().finished(self.address, self.key, self.turn, &[], false);
@@ -314,7 +375,7 @@ mod tests {
         let service = service();
         let peer = service.peers.get(Ipv4Addr::LOCALHOST);
         let mut reply = Encoder::default();
-        let source = Source { peer: &peer, port: 700, tcp, outlet: None };
+        let source = Source { peer: &peer, port: 700, tcp, outlet: None, ledger: None };
         assert!(matches!(service.handle(source, call.bytes(), &mut reply, || ()), Outcome::Reply(_)));
         let words: Vec<u32> =
             reply.bytes().chunks(4).map(|word| u32::from_be_bytes(word.try_into().unwrap())).collect();
@@ -365,7 +426,8 @@ mod tests {
             call.u32(4);
             call.u32(stable);
             call.opaque(b"data");
-            assert_eq!(is_quick(&call.bytes()[..call.len() - cut]), expected, "{stable} {cut}");
+            let quick = haste(&call.bytes()[..call.len() - cut]) == Haste::Quick;
+            assert_eq!(quick, expected, "{stable} {cut}");
         };
         check(0, 0, true);
         check(1, 0, false);
@@ -400,7 +462,7 @@ mod tests {
             }
             call.fixed(&args);
             let mut reply = Encoder::default();
-            let source = Source { peer: &peer, port: 700, tcp: true, outlet: None };
+            let source = Source { peer: &peer, port: 700, tcp: true, outlet: None, ledger: None };
             service.handle(source, call.bytes(), &mut reply, || ());
             prop_assert!(reply.len() < 4096);
             Ok(())

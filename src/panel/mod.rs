@@ -41,8 +41,8 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use crate::client::{ImageId, Role};
-use crate::config;
 use crate::status::Status;
+use crate::{config, priority};
 use pages::View;
 use threads::{Core, Outlet};
 
@@ -216,7 +216,11 @@ impl Handle {
     }
 
     fn spawn(&mut self, name: &str, run: impl FnOnce() + Send + 'static) {
-        match std::thread::Builder::new().name(name.to_owned()).spawn(run) {
+        match std::thread::Builder::new().name(name.to_owned()).spawn(|| {
+            // A finger notices 100 ms, however much the clients read meanwhile.
+            priority::prompt();
+            run();
+        }) {
             Ok(thread) => self.threads.push(thread),
             Err(error) => self.core.tell(Event::Failed(format!("cannot start the thread {name}: {error}"))),
         }

@@ -30,6 +30,7 @@ fn main() -> ExitCode {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let result = match words[..] {
         ["serve", trees] => serve::run(Path::new(trees)),
+        ["one-file", file] => load::one_file::serve(lab::SERVER, Path::new(file)),
         ["floor", tree] => load::floor::serve(lab::SERVER, Path::new(tree)),
         ["--help"] => Err("just bench [WORD...]: only the rows whose name holds one of the words".into()),
         _ => table::run(&words),

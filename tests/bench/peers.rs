@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::lab::{Ground, Lab, SERVER};
-use crate::load::floor;
+use crate::load::{content, floor};
 use crate::netns;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,6 +18,8 @@ pub enum Peer {
     Dnsmasq,
     Atftpd,
     Floor,
+    /// NFS, as far as a READ of one file needs it.
+    OneFile,
 }
 
 /// A running server. It ends when this is dropped.
@@ -43,6 +45,11 @@ impl Peer {
                 let mut command = lab.server.command(own);
                 command.arg("floor").arg(&tree);
                 (command, floor::PORT)
+            }
+            Self::OneFile => {
+                let mut command = lab.server.command(own);
+                command.arg("one-file").arg(tree.join(content::BIG));
+                (command, 2049)
             }
             Self::Ganesha => {
                 helper = Some(rpcbind(lab));

@@ -1,4 +1,5 @@
-//! The wire, and the server of this build in a network namespace of its own.
+//! A wire, and the server of this build in a network namespace of its own: with a folder as its stick, or with a
+//! stick whose lock is on.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
@@ -16,6 +17,8 @@ use crate::support::netns::{Child, Netns};
 use crate::support::panel_tty::PanelTty;
 
 const LOOK: Duration = Duration::from_millis(100);
+/// Of the stick with the lock, which holds one image, packed and unpacked.
+const STICK_BYTES: u64 = 2 << 30;
 
 pub struct Lab {
     serve: Option<Child>,
@@ -24,6 +27,8 @@ pub struct Lab {
     pub os_image: PathBuf,
     server: Netns,
     stick: PathBuf,
+    /// The stick that is a disk, and a copy of it as it was.
+    locked: Option<(PathBuf, PathBuf)>,
     panel: PanelTty,
     tty: PathBuf,
     /// Open, so that the terminal does not hang up between two servers.
@@ -51,6 +56,35 @@ impl Lab {
         fs::copy(&os_image, stick.join(name)).map_err(failed(&os_image))?;
         fs::write(folder.join("rootstock.toml"), config).map_err(failed(&folder))?;
 
+        let mut lab = Self::on(folder, os_image, stick)?;
+        lab.start()?;
+        Ok(lab)
+    }
+
+    /// Another server on another wire. Its stick holds what this one's does, and its lock is on.
+    pub fn locked(&self, show: &Show) -> Result<Self, String> {
+        show.step("a second server, whose stick has its lock on");
+        let folder = self.folder.join("locked");
+        fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+        let (file, then) = (folder.join("stick.img"), folder.join("stick-before.img"));
+        let made = File::create(&file).and_then(|made| made.set_len(STICK_BYTES));
+        made.map_err(|error| format!("{}: {error}", file.display()))?;
+        let words = ["-q", "-t", "ext4", "-L", "ROOTSTOCK", "-d"].map(OsStr::new);
+        let paths = [self.stick.as_os_str(), file.as_os_str()];
+        run("mke2fs", &words.into_iter().chain(paths).collect::<Vec<_>>())?;
+        run("cp", &["--sparse=always".as_ref(), file.as_os_str(), then.as_os_str()])?;
+        let node = run(
+            "losetup",
+            &["-r", "-f", "--show"].map(OsStr::new).into_iter().chain([file.as_os_str()]).collect::<Vec<_>>(),
+        )?;
+        let mut lab = Self::on(folder, self.os_image.clone(), PathBuf::from(node.trim()))?;
+        lab.locked = Some((file, then));
+        lab.start()?;
+        lab.wait_log("is write-protected. Clients live in", Duration::from_secs(60))?;
+        Ok(lab)
+    }
+
+    fn on(folder: PathBuf, os_image: PathBuf, stick: PathBuf) -> Result<Self, String> {
         let (wire, server) = (Netns::new("demo"), Netns::new("serve"));
         wire.bridge("br0");
         wire.ip("address add 192.168.77.250/24 dev br0");
@@ -64,17 +98,19 @@ impl Lab {
         let (far, near) = unsafe { (File::from_raw_fd(far), OwnedFd::from_raw_fd(near)) };
         let tty = fs::read_link(format!("/proc/self/fd/{}", near.as_raw_fd())).map_err(|error| error.to_string())?;
         let panel = PanelTty::on(far.try_clone().map_err(|error| error.to_string())?, far, Show::screens());
-        let mut lab = Self { serve: None, folder, wire, os_image, server, stick, panel, tty, _near: near };
-        lab.start()?;
-        Ok(lab)
+        Ok(Self { serve: None, folder, wire, os_image, server, stick, locked: None, panel, tty, _near: near })
     }
 
     fn start(&mut self) -> Result<(), String> {
         let log = self.folder.join("log");
         let log = OpenOptions::new().append(true).create(true).open(&log).map_err(|error| error.to_string())?;
         let mut command = Command::new(env!("CARGO_BIN_EXE_rootstock"));
-        command.args(["serve", "--interface", "eth0", "--stick"]).arg(&self.stick).arg("--panel").arg(&self.tty);
-        command.arg("--run").arg(self.folder.join("run")).arg("--config").arg(self.folder.join("rootstock.toml"));
+        command.args(["serve", "--interface", "eth0", "--panel"]).arg(&self.tty);
+        match (&self.locked, self.stick.file_name()) {
+            (Some(_), Some(disk)) => command.arg("--disk").arg(disk),
+            _ => command.arg("--stick").arg(&self.stick).arg("--config").arg(self.folder.join("rootstock.toml")),
+        };
+        command.arg("--run").arg(self.folder.join("run"));
         command.stderr(log);
         let child = self.server.run(|| command.spawn()).map_err(|error| format!("{command:?}: {error}"))?;
         self.serve = Some(Child(child));
@@ -118,6 +154,13 @@ impl Lab {
         serve.0.wait().map(drop).map_err(|error| error.to_string())
     }
 
+    /// Ends the server whose stick has its lock on: not a byte of that was written.
+    pub fn check_locked(mut self) -> Result<(), String> {
+        self.stop()?;
+        let Some((file, then)) = &self.locked else { return Err("its stick has no lock".to_owned()) };
+        run("cmp", &[file.as_os_str(), then.as_os_str()]).map(drop)
+    }
+
     /// What the client's clean end left is consistent, and has holes.
     pub fn check_volume(&self) -> Result<(), String> {
         let path = self.stick.join("clients/pi-1/volume/containers.ext4");
@@ -134,5 +177,10 @@ impl Drop for Lab {
     fn drop(&mut self) {
         // Unmounts; a server that was only killed leaves its mounts.
         let _ = self.stop();
+        if self.locked.is_some() {
+            // The kernel keeps a lock for whoever gets this number next.
+            let _ = run("blockdev", &["--setrw".as_ref(), self.stick.as_os_str()]);
+            let _ = run("losetup", &["-d".as_ref(), self.stick.as_os_str()]);
+        }
     }
 }

@@ -133,7 +133,7 @@ impl Disk {
         self.ask(GO_ON);
     }
 
-    /// From now on each write and flush is an I/O error.
+    /// From now on each write and flush is an I/O error, also one that waited.
     pub fn fail(&self) {
         self.ask(FAIL);
     }

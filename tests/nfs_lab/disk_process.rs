@@ -220,7 +220,7 @@ impl State<'_> {
                 YES
             }
             FAIL => {
-                self.fails = true;
+                (self.stands_still, self.fails) = (false, true);
                 YES
             }
             IS_WAITED_FOR if self.waits.is_none() => NO,

@@ -34,7 +34,7 @@ pub fn follow(
             if let Some(done) = line.strip_prefix("done: ") {
                 break done.to_owned();
             }
-            if !line.starts_with("committed ") {
+            if !["committed ", "acknowledged "].iter().any(|word| line.starts_with(word)) {
                 println!("{:6.1} s  {line}", began.elapsed().as_secs_f32());
             }
         } else if COMPLAINTS.iter().any(|complaint| line.contains(complaint)) {

@@ -38,6 +38,13 @@ const STORE: &str = "truncate -s 256M image.ext4; truncate -s 24G upper.ext4; tr
     cp image/lower-1 image/tree/below/file; ln image/lower-2 image/lower-hard; chmod 4755 image/lower-3
     umount image; mount -o loop upper.ext4 upper";
 
+/// Disks that take no write to one block of their journal: which one, counted from its first.
+const BAD_BLOCKS: [usize; 4] = [90, 333, 500, 777];
+
+/// Small, with blocks of two sectors and the smallest journal that there is.
+const FAILING: &str = "truncate -s 16M $disk; mkfs.ext4 -q -b 1024 -J size=1 -E lazy_itable_init=0 $disk
+    debugfs -R 'blocks <8>' $disk 2>/dev/null";
+
 fn main() -> ExitCode {
     match judge() {
         Ok(summary) => {
@@ -69,16 +76,68 @@ fn judge() -> Result<String, String> {
         lab::LIMITED_PATH,
         lab::QUOTA
     );
+    let words = format!("{words} judge.failing={}", BAD_BLOCKS.len());
     let start = Start { kernel: &guest.kernel, initramfs: &guest.initramfs, words: &words };
     let mut command = virt(&lab.wire, lab::TAP, "52:54:00:78:00:02", &start);
     command
         .args(["-monitor", "none", "-drive"])
         .arg(format!("if=none,id=local,format=raw,cache=unsafe,file={}", store.join("reference.ext4").display()))
         .args(["-device", "virtio-blk-pci,drive=local,romfile="]);
+    for (number, bad) in BAD_BLOCKS.iter().enumerate() {
+        let disk = failing(&store, number);
+        let blocks = lab::sh(&format!("disk={disk}\n{FAILING}"))?;
+        let block = blocks.split_whitespace().nth(*bad).and_then(|block| block.parse::<u64>().ok());
+        let sector = 2 * block.ok_or_else(|| format!("no journal in {disk}: {blocks:?}"))?;
+        let fault = "file.inject-error.0.event=none,file.inject-error.0.iotype=write,file.inject-error.0.once=off";
+        command.arg("-drive").arg(format!(
+            "if=none,id=failing{number},format=raw,cache=unsafe,werror=report,file.driver=blkdebug,{fault},\
+             file.inject-error.0.sector={sector},file.image.driver=file,file.image.filename={disk}"
+        ));
+        command.args(["-device", &format!("virtio-blk-pci,drive=failing{number},romfile=")]);
+    }
     let mut machine = Machine::start("judge", &mut command, &folder)?;
-    let last = console::follow(&mut machine, began, limit, |_| {});
+    let mut acknowledged = Vec::new();
+    let last = console::follow(&mut machine, began, limit, |line| {
+        acknowledged.extend(line.strip_prefix("acknowledged ").map(str::to_owned));
+    });
     drop(machine);
+    let kept = kept(&store, &acknowledged);
     lab.check_disk("upper.ext4")?;
     let last = last?;
+    kept?;
     Ok(format!("{last}, in {:.0} s", began.elapsed().as_secs_f32()))
+}
+
+fn failing(store: &Path, number: usize) -> String {
+    store.join(format!("failing-{number}.ext4")).display().to_string()
+}
+
+/// What the client was told is on the failed disks, by lines of disk, worker and number of files, is there.
+fn kept(store: &Path, acknowledged: &[String]) -> Result<(), String> {
+    let at = store.join("failing");
+    std::fs::create_dir_all(&at).map_err(|e| format!("{}: {e}", at.display()))?;
+    let mut files = 0;
+    for number in 0..BAD_BLOCKS.len() {
+        lab::sh(&format!("mount -o loop {} {}", failing(store, number), at.display()))?;
+        for line in acknowledged {
+            let words: Vec<u64> = line.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+            let [disk, worker, count] = words[..] else { return Err(format!("the client said {line:?}")) };
+            let there = |n: &u64| at.join(format!("w{worker}-{n}")).exists();
+            if disk == number as u64 {
+                files += count;
+                let lost: Vec<_> = (0..count).filter(|n| !there(n)).collect();
+                if !lost.is_empty() {
+                    return Err(format!(
+                        "disk {disk}, worker {worker}: {lost:?} of {count} acknowledged files are lost"
+                    ));
+                }
+            }
+        }
+        lab::sh(&format!("umount {}", at.display()))?;
+    }
+    if files == 0 {
+        return Err("nothing was acknowledged on the disks that fail".into());
+    }
+    println!("        {files} files that were acknowledged on disks that then failed are there");
+    Ok(())
 }

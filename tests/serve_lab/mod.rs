@@ -12,7 +12,7 @@ use std::fs::{self, File, OpenOptions};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Output};
+use std::process::{Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -180,6 +180,14 @@ impl Lab {
         command.arg(env!("CARGO_BIN_EXE_rootstock"));
         let command = self.command(command);
         self.spawn(command);
+    }
+
+    /// Starts it with this as its standard error, so that `log` has nothing of it.
+    #[allow(dead_code)] // as above
+    pub fn start_logging_to(&mut self, log: impl Into<Stdio>) {
+        let mut command = self.command(Command::new(env!("CARGO_BIN_EXE_rootstock")));
+        command.stderr(log);
+        self.serve = Some(Child(self.server.run(|| command.spawn()).unwrap()));
     }
 
     fn spawn(&mut self, mut command: Command) {

@@ -24,6 +24,7 @@ mod card;
 mod chance;
 mod enrolling;
 mod ephemeral;
+mod gone;
 mod loading;
 mod orders;
 mod scenes;

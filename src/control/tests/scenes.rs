@@ -24,12 +24,12 @@ fn pc(kind: u8) -> Packet {
         .option(60, b"PXEClient:Arch:00007:UNDI:003016")
 }
 
-fn up(script: &mut Script) {
+pub(super) fn up(script: &mut Script) {
     script.event(Event::Store(store::Event::Up { role: Role::numbered(1) }));
 }
 
 /// A boot to its root, without a hint on the way.
-fn boots(script: &mut Script) {
+pub(super) fn boots(script: &mut Script) {
     script.leased().loads();
     assert_eq!(script.hint(), None);
     script.wait(4).kernel_leased().wait(1).mounted().wait(10);
@@ -42,18 +42,18 @@ fn boots_at_last(script: &mut Script) {
     assert_eq!(script.hint(), None);
 }
 
-fn nobody_was_blamed(script: &Script) {
+pub(super) fn nobody_was_blamed(script: &Script) {
     assert_eq!(blamed(script), 0, "{:#?}", script.log);
     assert_eq!(script.control.status(script.now).problems, []);
 }
 
 /// How often it was said to be stuck.
-fn blamed(script: &Script) -> usize {
+pub(super) fn blamed(script: &Script) -> usize {
     script.log.iter().filter(|line| line.contains("is stuck")).count()
 }
 
 /// Nobody answers for its address from now on.
-fn falls_silent(script: &mut Script, seconds: u64) {
+pub(super) fn falls_silent(script: &mut Script, seconds: u64) {
     script.event(Event::Net(net::Event::Carrier(true)));
     script.wait(seconds);
 }

@@ -31,6 +31,8 @@ pub(in crate::control) struct Script {
     pub(in crate::control) done: Vec<Action>,
     /// Shells that do not answer: a store that is not there, probes that hang.
     pub(in crate::control) deaf: bool,
+    /// Something on the board answers for its address.
+    pub(in crate::control) answers: bool,
 }
 
 impl Script {
@@ -42,7 +44,15 @@ impl Script {
 
     pub(in crate::control) fn unplugged(mac: MacAddr) -> Self {
         let control = Control::new(Config::default(), &[]);
-        Self { control, now: Duration::from_secs(100), mac, log: Vec::new(), done: Vec::new(), deaf: false }
+        Self {
+            control,
+            now: Duration::from_secs(100),
+            mac,
+            log: Vec::new(),
+            done: Vec::new(),
+            deaf: false,
+            answers: false,
+        }
     }
 
     pub(in crate::control) fn plug(&mut self) -> &mut Self {
@@ -81,8 +91,9 @@ impl Script {
     pub(in crate::control) fn take(&mut self, actions: Vec<Action>) -> &mut Self {
         for action in actions {
             match action {
-                Action::Probe(address, _) if !self.deaf => {
-                    self.event(Event::Net(net::Event::Probed { address, conflict: None }));
+                Action::Probe(address, owner) if !self.deaf => {
+                    let conflict = (self.answers && owner != self.mac).then_some(self.mac);
+                    self.event(Event::Net(net::Event::Probed { address, conflict }));
                 }
                 Action::Log(line) => self.log.push(line),
                 other => self.done.push(other),

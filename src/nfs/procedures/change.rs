@@ -64,16 +64,14 @@ fn unlink(
         (result, directory.wcc(before.ok().as_ref()))
     };
     let result = result.and_then(|()| {
-        let file = gone.as_ref().and_then(|gone| gone.file.clone()).filter(|_| !context.attempt.done);
-        match file.as_ref().and_then(|file| file.stable()) {
-            Some(file) => context.sync_by(&directory, file),
-            None => {
-                drop((file, gone.take()));
-                context.sync(&directory)
-            }
-        }
+        let file = gone.as_ref().and_then(|gone| gone.handle.zip(gone.file.clone())).filter(|_| !context.attempt.done);
+        // Out of the cache: what is owed holds the file until it is settled.
+        drop(gone);
+        context.owe(match file {
+            Some((handle, file)) if file.stable().is_some() => directory.owes(Some((handle, file)), None, &wcc),
+            file => directory.owes(directory.itself(), file.map(|(_, file)| file), &wcc),
+        })
     });
-    drop(gone);
     reply.value(&result.err().unwrap_or(NFS3_OK));
     reply.value(&wcc);
     Ok(())

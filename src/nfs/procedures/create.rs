@@ -96,16 +96,22 @@ pub fn mknod(context: &Context<'_>, args: Arguments<'_, '_>, reply: &mut Encoder
 struct Made {
     object: Object,
     stat: Stat,
-    /// The file was brought to the stick after its name was made. The journal commits in order, so the name is there
-    /// too, and another commit for the directory would bring nothing.
-    durable: bool,
-    /// This call made it, and has it open to be written to.
-    open: bool,
+    /// What brings it to the stick. The journal commits in order: where the file was changed after its name was made, its own
+    /// commit brings the name too, and another one for the directory would bring nothing.
+    by: By,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum By {
+    Directory,
+    Itself,
+    /// For what cannot be opened: the root's commit takes all in.
+    Root,
 }
 
 impl Made {
     fn new((object, stat): (Object, Stat)) -> Self {
-        Self { object, stat, durable: false, open: false }
+        Self { object, stat, by: By::Directory }
     }
 }
 
@@ -142,12 +148,12 @@ fn make(
         (result, directory.wcc(before.ok().as_ref()))
     };
     let result = result.and_then(|made| {
-        if !made.durable {
-            match made.object.file.stable().filter(|_| made.open) {
-                Some(file) => context.sync_by(&directory, file)?,
-                None => context.sync(&directory)?,
-            }
-        }
+        let by = match made.by {
+            By::Directory => directory.itself(),
+            By::Itself => made.object.itself(),
+            By::Root => None,
+        };
+        context.owe(directory.owes(by, None, &wcc))?;
         Ok(made)
     });
     match result {
@@ -222,9 +228,9 @@ fn finish(
     }
     apply(context, &made, &stat, &rest)?;
     // The directory's fsync does not answer for what was set on the file after it was named.
-    durable(context, &made)?;
+    let by = if made.handle.is_regular() || made.handle.is_directory() { By::Itself } else { By::Root };
     let stat = context.stat(&made)?;
-    Ok(Made { object: made, stat, durable: true, open: false })
+    Ok(Made { object: made, stat, by })
 }
 
 /// A new regular file, or NFS3ERR_EXIST.
@@ -242,7 +248,11 @@ fn guarded(context: &Context<'_>, directory: &Object, name: &[u8], new: &sattr3)
         // The server before this one made it.
         None => context.child(directory, name)?,
     };
-    Ok(Made { open, ..finish(context, directory, made, new, false)? })
+    let mut made = finish(context, directory, made, new, false)?;
+    if open && made.object.file.stable().is_some() {
+        made.by = By::Itself;
+    }
+    Ok(made)
 }
 
 /// UNCHECKED on what is there already: a regular file is taken, and cut if a size was given.

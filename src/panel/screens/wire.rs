@@ -24,10 +24,11 @@ pub(super) fn page(status: &Status, shown: Duration) -> (Screen, usize) {
         (true, Light::Yellow) => "Wire: has a flaw",
         (true, Light::Red) => "Wire: needs you",
     };
-    let asks = match status.strangers.len() {
-        0 => "No unknown Pi asks.".to_owned(),
-        1 => "1 unknown Pi asks.".to_owned(),
-        count => format!("{count} unknown Pis ask."),
+    let new = status.strangers.iter().filter(|stranger| stranger.of.is_none());
+    let asks = match new.count() {
+        0 => "No new Pi asks.".to_owned(),
+        1 => "1 new Pi asks.".to_owned(),
+        count => format!("{count} new Pis ask."),
     };
     let mut parts = vec![vec![address, line(light), line(asks)]];
     if status.network.carrier && !matches!(finding, Finding::Clear | Finding::Asking) {

@@ -15,29 +15,23 @@
 //! as long as its file is on a stick. `checksum` says what the file should be,
 //! `pace` how long it takes.
 //!
-//! Measured 2026-11-22 with `tests/bench_import.rs` (it says how to run it):
-//! a Raspberry Pi OS-like image of 852 MiB, 95 MiB as `.xz`, on two shared
-//! x86 cores under a load of 5 and a virtual disk; best and median of three,
-//! in seconds. Release without LTO.
+//! Measured 2026-11-30 with `tests/bench_import.rs` (it says how to run it): a
+//! Raspberry Pi OS-like image of 852 MiB, 475 of them zeros; two shared x86
+//! cores under a load of 5, a virtual disk. Release; seconds, median of three;
+//! the ratio is to one command that decodes and writes, each round's median.
 //!
-//! | | `.img.xz` | `.img` | CPU `.xz` | CPU `.img` |
-//! |---|---|---|---|---|
-//! | import by io_uring | 5.1, 10.6 | 0.94, 1.46 | 6.4 | 0.83 |
-//! | import by plain writes | 7.1, 7.9 | 0.88, 1.00 | 6.5 | 0.84 |
-//! | `xz -dc -T1 > file; sync` | 5.2, 6.4 | | | |
-//! | `xz -dc -T2 > file; sync` | 5.7, 9.6 | | | |
-//! | `cp --sparse=never; sync` | | 0.62, 0.76 | | |
+//! | | import | CPU | command | CPU | ratio | of CPU |
+//! |---|---|---|---|---|---|---|
+//! | `.img.xz` | 13.2 | 8.4 | 11.4 | 7.5 | 0.98 | 1.11 |
+//! | `.img.gz` | 1.5 | 1.3 | 9.0 | 5.4 | 0.18 | 0.24 |
+//! | `.img.zst` by ruzstd | 4.4 | 2.9 | 3.0 | 1.5 | 1.46 | 2.00 |
+//! | `.img` | 1.7 | 1.3 | 1.1 | 0.4 | 1.66 | 2.91 |
 //!
-//! What that shows: all but decoding is 0.84 of 6.4 s of CPU, so an import is
-//! bound by decoding. What it does not: the wall clock of one command varied
-//! by 2 under that load. io_uring beside `xz -T1` is 0.99 by the best and 1.66
-//! by the median, beside `-T2` 0.89 and 1.11; beside plain writes 0.72 and
-//! 1.35, and for the `.img` 1.07 and 1.46. So neither the bound of 1.2 nor a
-//! gain by io_uring is proven; that needs an idle machine, and a real stick.
-//! Again 2026-11-30, reading ahead on a thread of its own, under a load of 10: 18.1 s for the `.xz`, `xz -dc -T1 > file;
-//! sync` 16.2; each round's ratio 0.98, 1.12 and 1.30, that of CPU 1.13, 1.16 and 1.22 (8.7 s to 7.3). The other figures
-//! are from before that, and `.gz`, `.zst` and tarballs have none yet. Their decoders alone, 2026-11-22, 852 MiB
-//! unpacked, best of two: zlib-rs 0.82 s (`gzip -dc` 3.9 s), ruzstd 1.29 s (`zstd -dc` 0.46 s).
+//! So `.zst` is decoded by libzstd since, and hashing has a thread of its own:
+//! for an `.img` it is most of the work, which `cp` has not. The commands wrote
+//! the zeros, too; they leave them out since (`.gz` then 0.34, under a load of
+//! 13 and in a debug build). Not measured after these changes: `.zst`, `.zip`
+//! and `.img`, which need an idle machine; tarballs never were.
 
 mod ahead;
 mod boot_files;

@@ -7,6 +7,7 @@
 pub mod content;
 pub mod floor;
 pub mod nfs;
+pub mod one_file;
 pub mod rpc;
 pub mod tftp;
 

@@ -76,12 +76,14 @@ pub struct Compare<'a> {
     pub subject: &'a str,
     pub reference: &'a str,
     pub report: &'a mut Report,
+    worker: u64,
     number: u64,
 }
 
 impl<'a> Compare<'a> {
-    pub fn new(subject: &'a str, reference: &'a str, report: &'a mut Report) -> Self {
-        Self { subject, reference, report, number: 0 }
+    /// `worker` is another one for each, also of those before it.
+    pub fn new(subject: &'a str, reference: &'a str, report: &'a mut Report, worker: u64) -> Self {
+        Self { subject, reference, report, worker, number: 0 }
     }
 
     pub fn check(&mut self, case: &Case) {
@@ -97,7 +99,7 @@ impl<'a> Compare<'a> {
 
     fn run(&self, top: &str, case: &Case) -> String {
         // A directory's number is its own, so that no cache tells of an earlier case.
-        let place = format!("{top}/c{}-{}", std::process::id(), self.number);
+        let place = format!("{top}/c{}-{}", self.worker, self.number);
         let place = place.as_bytes();
         sys::umask(0);
         let made = sys::mkdir(place, 0o777).and_then(|_| sys::chdir(place));

@@ -2,45 +2,82 @@
 //! what is judged by a model or by arithmetic, not by another file system.
 
 use crate::compare::remove;
+use crate::process as other;
 use crate::report::Report;
 use crate::sys::{self, Fd, Map};
 
 /// As PID 1 the export's own lower layer is there too (`lab.rs` makes it).
 pub fn judge(report: &mut Report, subject: &str, vm: bool) {
     sys::umask(0);
-    report.part("random reads and writes against a model");
-    for seed in 1..=4 {
-        let file = format!("{subject}/fsx-{seed}");
-        if let Err((step, error)) = fsx(file.as_bytes(), seed, 400) {
-            report.failed(&format!("seed {seed}, step {step}: {error}"));
-        } else {
-            report.passed();
-        }
-        let _ = sys::unlink(file.as_bytes());
-    }
-    type Part = (&'static str, fn(&mut Report, &str) -> sys::Result<()>);
-    let parts: [Part; 7] = [
+    let mut parts: Vec<Part> = vec![
+        ("random reads and writes against a model", random),
+        ("more of them, with other numbers", more_random),
         ("large files", large),
         ("direct and appended data", direct),
         ("open files", open_files),
         ("replacing files as git, dpkg and editors do", replacing),
         ("a large directory", directory),
         ("links", links),
-        ("what the file system says of itself", itself),
+        ("what NFSv3 has no words for", refused),
     ];
-    for (name, part) in parts {
-        report.part(name);
-        if let Err(errno) = part(report, subject) {
-            report.failed(&format!("stopped by {}", sys::errno_name(errno)));
-        }
-    }
     if vm {
-        report.part("the image's own files");
-        if let Err(errno) = lower(report) {
-            report.failed(&format!("stopped by {}", sys::errno_name(errno)));
-        }
+        parts.push(("a large directory of the image", |report, _| lower_directory(report)));
+        parts.push(("the image's own files", |report, _| lower(report)));
+    }
+    side_by_side(report, subject, &parts);
+    // Alone, since it counts the room that is left.
+    report.part("what the file system says of itself");
+    if let Err(errno) = itself(report, subject) {
+        report.failed(&format!("stopped by {}", sys::errno_name(errno)));
     }
     report.end_part();
+}
+
+type Part = (&'static str, fn(&mut Report, &str) -> sys::Result<()>);
+
+/// Each part in a thread of its own: one alone waits for the server half of the time.
+fn side_by_side(report: &mut Report, subject: &str, parts: &[Part]) {
+    report.part("data, large directories and open files");
+    let judge_one = |(name, part): &Part| {
+        let mut report = Report::new();
+        report.part(name);
+        if let Err(errno) = part(&mut report, subject) {
+            report.failed(&format!("stopped by {}", sys::errno_name(errno)));
+        }
+        let counts = report.counts();
+        report.end_part();
+        counts
+    };
+    let counts: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = parts.iter().map(|part| scope.spawn(move || judge_one(part))).collect();
+        threads.into_iter().map(std::thread::ScopedJoinHandle::join).collect()
+    });
+    for (count, (name, _)) in counts.into_iter().zip(parts) {
+        match count {
+            Ok((passed, failed)) => report.add(passed, failed),
+            Err(_) => report.failed(&format!("{name}: a panic")),
+        }
+    }
+}
+
+fn random(report: &mut Report, subject: &str) -> sys::Result<()> {
+    seeds(report, subject, 1..=4)
+}
+
+fn more_random(report: &mut Report, subject: &str) -> sys::Result<()> {
+    seeds(report, subject, 5..=8)
+}
+
+fn seeds(report: &mut Report, subject: &str, seeds: std::ops::RangeInclusive<u64>) -> sys::Result<()> {
+    for seed in seeds {
+        let file = path(subject, &format!("fsx-{seed}"));
+        match fsx(&file, seed, FSX_STEPS) {
+            Ok(()) => report.passed(),
+            Err((step, error)) => report.failed(&format!("seed {seed}, step {step}: {error}")),
+        }
+        let _ = sys::unlink(&file);
+    }
+    Ok(())
 }
 
 /// A small generator (xorshift): the same numbers for the same seed everywhere.
@@ -56,6 +93,7 @@ impl Numbers {
 }
 
 const FSX_BYTES: u64 = 256 << 10;
+const FSX_STEPS: usize = 300;
 
 /// Random operations on one file, each checked against bytes in memory.
 fn fsx(path: &[u8], seed: u64, steps: usize) -> Result<(), (usize, String)> {
@@ -72,7 +110,7 @@ fn fsx(path: &[u8], seed: u64, steps: usize) -> Result<(), (usize, String)> {
         let length = 1 + numbers.below(20_000.min(FSX_BYTES - offset));
         let data: Vec<u8> = (0..length).map(|n| (n as u8).wrapping_mul(7) ^ step as u8).collect();
         let end = (offset + length) as usize;
-        match numbers.below(9) {
+        match numbers.below(13) {
             0 | 1 => {
                 let written = sys::pwrite(&fd, &data, offset as i64).map_err(told(step, "write"))?;
                 if written != data.len() {
@@ -113,6 +151,45 @@ fn fsx(path: &[u8], seed: u64, steps: usize) -> Result<(), (usize, String)> {
                 sys::fsync(fd.0).map_err(told(step, "fsync"))?;
                 sys::forget_pages(&fd).map_err(told(step, "fadvise"))?;
             }
+            7 => {
+                // A dirty map that nobody synced: `read` sees it, and so does the server, later.
+                let from = offset as usize % model.len().max(1);
+                let count = data.len().min(model.len() - from);
+                if count > 0 {
+                    let map = Map::new(&fd, model.len()).map_err(told(step, "map"))?;
+                    map.put(from, &data[..count]);
+                    model[from..from + count].copy_from_slice(&data[..count]);
+                }
+            }
+            8 => {
+                let end = sys::open(path, libc::O_WRONLY | libc::O_APPEND, 0).map_err(told(step, "open to append"))?;
+                let data = &data[..data.len().min((FSX_BYTES as usize).saturating_sub(model.len()))];
+                sys::write(&end, data).map_err(told(step, "append"))?;
+                model.extend_from_slice(data);
+            }
+            9 => {
+                // To another place of the same file, where the two do not overlap.
+                let from = offset as usize / 2;
+                let to = (FSX_BYTES / 2) as usize + from;
+                let count = data.len().min(model.len().saturating_sub(from)).min(to - from);
+                let copied = other::copy_within(&fd, from as i64, to as i64, count).map_err(told(step, "copy"))?;
+                if copied as usize != count {
+                    return Err((step, format!("{copied} bytes of {count} were copied")));
+                }
+                if count > 0 {
+                    let copy = model[from..from + count].to_vec();
+                    model.resize(model.len().max(to + count), 0);
+                    model[to..to + count].copy_from_slice(&copy);
+                }
+            }
+            10 => {
+                // NFSv3 has no such call: it is refused, and nothing changes.
+                let how = ALLOCATIONS[numbers.below(ALLOCATIONS.len() as u64) as usize];
+                let refused = other::allocate(&fd, how, offset as i64, length as i64);
+                if refused != Err(libc::EOPNOTSUPP) {
+                    return Err((step, format!("fallocate {how:#x}: {refused:?}")));
+                }
+            }
             _ => {
                 let mut place = vec![0; length as usize];
                 let read = sys::pread(&fd, &mut place, offset as i64).map_err(told(step, "read"))?;
@@ -127,6 +204,57 @@ fn fsx(path: &[u8], seed: u64, steps: usize) -> Result<(), (usize, String)> {
             return Err((step, format!("{size} bytes long instead of {}", model.len())));
         }
     }
+    Ok(())
+}
+
+/// Room before it is needed, holes, zeros, and ranges taken out or put in between.
+const ALLOCATIONS: [i32; 6] = [
+    0,
+    libc::FALLOC_FL_KEEP_SIZE,
+    libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE,
+    libc::FALLOC_FL_ZERO_RANGE,
+    libc::FALLOC_FL_COLLAPSE_RANGE,
+    libc::FALLOC_FL_INSERT_RANGE,
+];
+
+/// What no NFSv3 server can do is refused by the client's kernel as on an export of any other server, and changes
+/// nothing: programs go another way then.
+fn refused(report: &mut Report, subject: &str) -> sys::Result<()> {
+    let name = |name: &str| path(subject, name);
+    let (one, two) = (name("refused-1"), name("refused-2"));
+    put(&one, b"one")?;
+    put(&two, b"two")?;
+    let fd = sys::open(&one, libc::O_RDWR, 0)?;
+    for how in ALLOCATIONS {
+        report.is(&format!("fallocate {how:#x}"), other::allocate(&fd, how, 0, 4096), Err(libc::EOPNOTSUPP));
+    }
+    let renames = [libc::RENAME_NOREPLACE, libc::RENAME_EXCHANGE, libc::RENAME_WHITEOUT];
+    for flags in renames {
+        for to in [&two, &name("refused-new")] {
+            let renamed = other::rename_with(&one, to, flags);
+            // The kernel itself looks whether the name is taken, or must be.
+            let expected = match (flags, to == &two) {
+                (libc::RENAME_NOREPLACE, true) => libc::EEXIST,
+                (libc::RENAME_EXCHANGE, false) => libc::ENOENT,
+                _ => libc::EINVAL,
+            };
+            report.is(&format!("renameat2 {flags}"), renamed, Err(expected));
+        }
+    }
+    let flags = libc::O_RDWR | libc::O_TMPFILE;
+    report.is("O_TMPFILE", sys::open(subject.as_bytes(), flags, 0o600).err(), Some(libc::EOPNOTSUPP));
+    report.is("a user's attribute", other::set_attribute(&one, "user.word", b"x"), Err(libc::EOPNOTSUPP));
+    // `struct vfs_cap_data` of revision 2 that grants nothing.
+    let mut capability = [0; 20];
+    (capability[0], capability[3]) = (1, 2);
+    let set = other::set_attribute(&one, "security.capability", &capability);
+    report.is("a file's capability", set, Err(libc::EOPNOTSUPP));
+    report.is("a clone", other::clone_of(&fd, &sys::open(&two, libc::O_RDWR, 0)?), Err(libc::EOPNOTSUPP));
+    drop(fd);
+    report.is("nothing changed", (get(&one)?, get(&two)?), (b"one".to_vec(), b"two".to_vec()));
+    report.is("no new name", sys::stat(&name("refused-new")).err(), Some(libc::ENOENT));
+    sys::unlink(&one)?;
+    sys::unlink(&two)?;
     Ok(())
 }
 
@@ -374,8 +502,8 @@ fn itself(report: &mut Report, subject: &str) -> sys::Result<()> {
     Ok(())
 }
 
-/// Files of the lower layer: listed, changed, removed.
-fn lower(report: &mut Report) -> sys::Result<()> {
+/// Listed while names of it are removed.
+fn lower_directory(report: &mut Report) -> sys::Result<()> {
     let many = b"/subject/many";
     let mut listed = std::collections::BTreeSet::new();
     let mut removed = 0;
@@ -388,6 +516,11 @@ fn lower(report: &mut Report) -> sys::Result<()> {
     })?;
     report.is("60,000 entries, some removed while listing", (count, listed.len(), removed), (60_000, 60_000, 500));
     report.is("what is left", sys::list(many, |_| ()), Ok(59_500));
+    Ok(())
+}
+
+/// Files of the lower layer: read, changed, removed.
+fn lower(report: &mut Report) -> sys::Result<()> {
     for n in 1..=300 {
         let file = format!("/subject/lower-{n}").into_bytes();
         let expected = format!("lower {n}\n").into_bytes();

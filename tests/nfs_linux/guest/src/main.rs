@@ -12,6 +12,7 @@ mod cases;
 mod compare;
 mod directories;
 mod files;
+mod journal;
 mod meetings;
 mod process;
 mod programs;
@@ -47,13 +48,17 @@ fn main() {
     }
 }
 
-/// Processes that share the cases: each waits for the server most of the time.
+/// Who share the cases: each waits for the server most of the time.
 const WORKERS: u64 = 8;
 
 type Part = (&'static str, fn(&mut Stride, &mut dyn FnMut(&compare::Case)));
 
-const PARTS: [Part; 8] = [
-    ("scenes", |_, check| scenes::scenes(check)),
+/// Whose processes meet others: each worker is a process, and may make more.
+const MEETING: Part = ("scenes", |_, check| scenes::scenes(check));
+
+/// Each worker is a thread: an emulated processor forgets all that it knows of memory when it goes to
+/// another process, and does so at each call that waits.
+const PARTS: [Part; 7] = [
     ("names and paths", cases::names),
     ("devices", |_, check| cases::devices(check)),
     ("inheritance", cases::inheritance),
@@ -63,36 +68,44 @@ const PARTS: [Part; 8] = [
     ("change times", cases::change_times),
 ];
 
-/// The comparison, part by part, each shared by several processes: ids, umask and
-/// working directory, which the cases change, are a process's own.
+/// The comparison, part by part, each shared by several workers: ids, umask and
+/// working directory, which the cases change, are a worker's own.
 pub fn posix(report: &mut Report, subject: &str, reference: &str, every: u64) {
-    for (name, part) in PARTS {
+    // `before` parts were judged by other workers.
+    let run = |before: u64, worker: u64, (name, part): Part| {
+        let mut report = Report::new();
         report.part(name);
-        let work = |worker: u64, report: &mut Report| {
-            let mut stride = Stride::new(every);
-            let mut compare = Compare::new(subject, reference, report);
-            let mut count = 0;
-            part(&mut stride, &mut |case| {
-                count += 1;
-                if count % WORKERS == worker {
-                    compare.check(case);
-                }
-            });
-        };
-        let children: Vec<_> = (0..WORKERS)
-            .map(|worker| {
-                sys::fork(|| {
-                    let mut report = Report::new();
-                    report.part(name);
-                    work(worker, &mut report);
-                    report.counts()
-                })
-            })
-            .collect();
-        for child in children {
-            match child.and_then(sys::Child::wait) {
-                Ok((passed, failed)) => report.add(passed, failed),
-                Err(errno) => report.failed(&format!("a worker: {}", sys::errno_name(errno))),
+        let mut stride = Stride::new(every);
+        let mut compare = Compare::new(subject, reference, &mut report, before * WORKERS + worker);
+        let mut count = 0;
+        part(&mut stride, &mut |case| {
+            count += 1;
+            if count % WORKERS == worker {
+                compare.check(case);
+            }
+        });
+        report.counts()
+    };
+    report.part(MEETING.0);
+    let children: Vec<_> = (0..WORKERS).map(|worker| sys::fork(|| run(0, worker, MEETING))).collect();
+    for child in children {
+        match child.and_then(sys::Child::wait) {
+            Ok((passed, failed)) => report.add(passed, failed),
+            Err(errno) => report.failed(&format!("a worker: {}", sys::errno_name(errno))),
+        }
+    }
+    for (before, part) in (1..).zip(PARTS) {
+        report.part(part.0);
+        let work = |worker| sys::own_place().map(|_| run(before, worker, part));
+        let counts: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..WORKERS).map(|worker| scope.spawn(move || work(worker))).collect();
+            threads.into_iter().map(std::thread::ScopedJoinHandle::join).collect()
+        });
+        for count in counts {
+            match count {
+                Ok(Ok((passed, failed))) => report.add(passed, failed),
+                Ok(Err(errno)) => report.failed(&format!("a worker: {}", sys::errno_name(errno))),
+                Err(_) => report.failed("a worker panicked"),
             }
         }
     }

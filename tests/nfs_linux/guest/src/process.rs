@@ -79,6 +79,36 @@ pub fn seek(fd: &Fd, offset: i64, whence: i32) -> Result<i64> {
 pub fn copy_range(from: &Fd, to: &Fd, length: usize) -> Result<i64> {
     call!(syscall(libc::SYS_copy_file_range, from.0, std::ptr::null::<i64>(), to.0, std::ptr::null::<i64>(), length, 0))
 }
+/// From one place of a file to another: how many bytes, less than `length` at the file's end only.
+pub fn copy_within(fd: &Fd, mut from: i64, mut to: i64, length: usize) -> Result<i64> {
+    let mut copied = 0;
+    while (copied as usize) < length {
+        let left = length - copied as usize;
+        let (source, target) = (&raw mut from, &raw mut to);
+        match call!(syscall(libc::SYS_copy_file_range, fd.0, source, fd.0, target, left, 0))? {
+            0 => break,
+            count => copied += count,
+        }
+    }
+    Ok(copied)
+}
+pub fn allocate(fd: &Fd, how: i32, from: i64, length: i64) -> Result<i64> {
+    call!(fallocate(fd.0, how, from, length))
+}
+pub fn rename_with(from: Path<'_>, to: Path<'_>, flags: u32) -> Result<i64> {
+    let (from, to) = (c(from), c(to));
+    call!(syscall(libc::SYS_renameat2, libc::AT_FDCWD, from.as_ptr(), libc::AT_FDCWD, to.as_ptr(), flags))
+}
+pub fn set_attribute(path: Path<'_>, name: &str, value: &[u8]) -> Result<i64> {
+    call!(setxattr(c(path).as_ptr(), c(name).as_ptr(), value.as_ptr().cast(), value.len(), 0))
+}
+pub fn remove_attribute(file: &Fd, name: &str) -> Result<i64> {
+    call!(fremovexattr(file.0, c(name).as_ptr()))
+}
+/// Makes `to` share the blocks of `from`.
+pub fn clone_of(from: &Fd, to: &Fd) -> Result<i64> {
+    call!(ioctl(to.0, libc::FICLONE as _, from.0))
+}
 pub fn send(from: &Fd, to: &Fd, length: usize) -> Result<i64> {
     call!(sendfile(to.0, from.0, std::ptr::null_mut(), length))
 }

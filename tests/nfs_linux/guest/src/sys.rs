@@ -203,16 +203,18 @@ pub struct Actor {
     pub groups: &'static [u32],
 }
 
-/// Does something as `actor`, and is root again.
+/// Does something as `actor`, and is root again: this thread, not the process as by the C library's functions.
 pub fn acting<T>(actor: Actor, work: impl FnOnce() -> T) -> T {
+    const SAME: u32 = u32::MAX;
+    let user = |uid: u32| call!(syscall(libc::SYS_setresuid, SAME, uid, SAME));
     let set = |uid: u32, gid: u32, groups: &[u32]| {
-        call!(setgroups(groups.len(), groups.as_ptr())).expect("setgroups, as root");
-        call!(setegid(gid)).expect("setegid, as root");
-        call!(seteuid(uid)).expect("seteuid, as root");
+        call!(syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr())).expect("setgroups, as root");
+        call!(syscall(libc::SYS_setresgid, SAME, gid, SAME)).expect("setresgid, as root");
+        user(uid).expect("setresuid, as root");
     };
     set(actor.uid, actor.gid, actor.groups);
     let result = work();
-    call!(seteuid(0)).expect("root again");
+    user(0).expect("root again");
     set(0, 0, &[]);
     result
 }
@@ -250,6 +252,11 @@ impl Child {
         let number = |bytes: &[u8]| u64::from_ne_bytes(bytes.try_into().expect("eight bytes"));
         Ok((number(passed), number(failed)))
     }
+}
+
+/// From now on this thread has a working directory and a umask of its own.
+pub fn own_place() -> Result<i64> {
+    call!(unshare(libc::CLONE_FS))
 }
 
 pub fn umask(mask: u32) {

@@ -4,7 +4,7 @@ use std::fs;
 use std::time::Instant;
 
 use crate::report::Report;
-use crate::{files, posix, programs, quota, sys};
+use crate::{files, journal, posix, programs, quota, sys};
 
 /// The wire's addresses, as the test beside this gives them to both ends.
 const ADDRESS: [u8; 4] = [192, 168, 78, 2];
@@ -63,6 +63,11 @@ fn judge() -> Result<(), String> {
                 .map_err(told("mount of a quota"))?;
             quota::judge(&mut report, "/limited", "/subject/judged", bytes);
             sys::unmount("/limited").map_err(told("unmount of a quota"))?;
+            let disks = word("judge.failing=").and_then(|disks| disks.parse().ok()).ok_or("no judge.failing=")?;
+            for disk in 0..disks {
+                wait_for(&journal::device(disk))?;
+            }
+            journal::judge(&mut report, disks);
             posix(&mut report, "/subject/judged", "/reference/judged", every);
         }
     }
