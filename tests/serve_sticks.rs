@@ -254,6 +254,50 @@ fn when_the_stick_stops_taking_writes_clients_read_on_and_who_boots_lives_in_mem
     });
 }
 
+/// A stick that has to think: whoever writes to it waits, until this is dropped.
+struct StandingStill(PathBuf);
+
+impl StandingStill {
+    fn new(store: PathBuf) -> Self {
+        run("fsfreeze", &["--freeze", store.to_str().unwrap()]);
+        Self(store)
+    }
+}
+
+impl Drop for StandingStill {
+    fn drop(&mut self) {
+        run("fsfreeze", &["--unfreeze", self.0.to_str().unwrap()]);
+    }
+}
+
+#[test]
+fn while_the_stick_stands_still_a_board_loads_and_the_panel_answers() {
+    let mut lab = Lab::new();
+    let only = stick(&lab, "one");
+    serve(&mut lab, &[&only]);
+    let (writes, _) = lab.enrolled(Board::Pi4B, 1);
+    let (boots, address) = lab.enrolled(Board::Pi5, 2);
+    boots.netns.ip("address flush dev eth0");
+    let written = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let stands_still = StandingStill::new(lab.run_folder().join("store"));
+        scope.spawn(|| {
+            writes.net(async || {
+                let mut client = mount("/clients/pi-1/root").await.unwrap();
+                let file = create(&mut client, "slow").await;
+                write(&mut client, &file, b"slow").await.unwrap();
+                written.store(true, Ordering::Relaxed);
+            });
+        });
+        assert_eq!(lab.boots(&boots).address, address);
+        lab.open_window();
+        assert!(!written.load(Ordering::Relaxed), "it wrote to what stood still");
+        drop(stands_still);
+    });
+    assert!(written.load(Ordering::Relaxed));
+    assert_eq!(fs::read(lab.run_folder().join("store/clients/pi-1/upper/slow")).unwrap(), b"slow");
+}
+
 #[test]
 fn of_two_sticks_with_a_store_the_panel_says_which_serves_until_the_other_is_pulled() {
     let mut lab = Lab::new();
