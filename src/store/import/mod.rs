@@ -16,22 +16,20 @@
 //! `pace` how long it takes.
 //!
 //! Measured 2026-11-30 with `tests/bench_import.rs` (it says how to run it): a
-//! Raspberry Pi OS-like image of 852 MiB, 475 of them zeros; two shared x86
-//! cores under a load of 5, a virtual disk. Release; seconds, median of three;
-//! the ratio is to one command that decodes and writes, each round's median.
+//! Raspberry Pi OS-like image of 852 MiB, 475 of them zeros; two idle x86 cores,
+//! a virtual disk. Release; seconds, median of three; the ratio is to one command
+//! that decodes and writes the same bytes, each round's median.
 //!
 //! | | import | CPU | command | CPU | ratio | of CPU |
 //! |---|---|---|---|---|---|---|
-//! | `.img.xz` | 13.2 | 8.4 | 11.4 | 7.5 | 0.98 | 1.11 |
-//! | `.img.gz` | 1.5 | 1.3 | 9.0 | 5.4 | 0.18 | 0.24 |
-//! | `.img.zst` by ruzstd | 4.4 | 2.9 | 3.0 | 1.5 | 1.46 | 2.00 |
-//! | `.img` | 1.7 | 1.3 | 1.1 | 0.4 | 1.66 | 2.91 |
+//! | `.img.xz` | 4.3 | 8.1 | 7.1 | 6.8 | 0.60 | 1.15 |
+//! | `.img.gz` | 1.0 | 1.2 | 6.1 | 6.5 | 0.17 | 0.19 |
+//! | `.img.zst` | 1.0 | 1.2 | 1.3 | 1.3 | 0.88 | 1.00 |
+//! | `.zip` | 1.1 | 1.3 | 4.0 | 4.4 | 0.25 | 0.28 |
+//! | `.img` | 0.8 | 1.2 | 0.5 | 0.3 | 1.65 | 4.29 |
 //!
-//! So `.zst` is decoded by libzstd since, and hashing has a thread of its own:
-//! for an `.img` it is most of the work, which `cp` has not. The commands wrote
-//! the zeros, too; they leave them out since (`.gz` then 0.34, under a load of
-//! 13 and in a debug build). Not measured after these changes: `.zst`, `.zip`
-//! and `.img`, which need an idle machine; tarballs never were.
+//! Where nothing is unpacked, hashing is most of the work, which `cp` has not.
+//! Tarballs were never measured.
 
 mod ahead;
 mod boot_files;
