@@ -416,9 +416,10 @@ impl Shared {
             };
             let quick = pace.is_some_and(Pace::is_calm);
             if !quick {
-                // The next thread may read on while this one works.
+                // The next thread may read on while this one works, and what is made already waits for no slow call.
                 connection.send(&mut buffers.reply, None);
                 connection.end(interest);
+                self.settle(connection, &mut buffers.reply, std::mem::take(changes));
             }
             let start = Instant::now();
             let ledger = (quick && is_change).then_some(&buffers.ledger);
