@@ -41,27 +41,17 @@ fn answer(mut stream: TcpStream, file: &Path) -> std::io::Result<()> {
         return take(stream, file, word(&first, 1));
     }
     let zeros = vec![0; MAX_ANSWER];
-    let mut requests = vec![0; 64 << 10];
-    let mut have = 0;
-    loop {
-        match stream.read(&mut requests[have..])? {
-            0 => return Ok(()),
-            count => have += count,
-        }
-        let mut answers = 0;
-        let mut whole = requests[..have].chunks_exact(REQUEST);
-        for request in &mut whole {
-            answers += word(request, 0);
-        }
+    super::take_requests(&mut stream, |stream, requests| {
+        let whole = requests.chunks_exact(REQUEST);
         let rest = whole.remainder().len();
-        requests.copy_within(have - rest..have, 0);
-        have = rest;
+        let mut answers: usize = whole.map(|request| word(request, 0)).sum();
         while answers > 0 {
             let count = answers.min(zeros.len());
             stream.write_all(&zeros[..count])?;
             answers -= count;
         }
-    }
+        Ok(requests.len() - rest)
+    })
 }
 
 /// Pieces of `bytes`, each received into one buffer and written from there.

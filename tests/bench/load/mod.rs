@@ -11,6 +11,9 @@ pub mod one_file;
 pub mod rpc;
 pub mod tftp;
 
+use std::io::Read;
+use std::net::TcpStream;
+
 /// An error is a line for a person.
 pub type Result<T> = std::result::Result<T, String>;
 
@@ -37,5 +40,23 @@ impl Figures {
         if self.errors.len() < 5 {
             self.errors.push(error);
         }
+    }
+}
+
+/// Gives `take` what came and was not taken yet, until the peer ends; it answers, and says how much it took.
+fn take_requests(
+    stream: &mut TcpStream,
+    mut take: impl FnMut(&mut TcpStream, &[u8]) -> std::io::Result<usize>,
+) -> std::io::Result<()> {
+    let mut requests = vec![0; 64 << 10];
+    let mut have = 0;
+    loop {
+        match stream.read(&mut requests[have..])? {
+            0 => return Ok(()),
+            count => have += count,
+        }
+        let taken = take(stream, &requests[..have])?;
+        requests.copy_within(taken..have, 0);
+        have -= taken;
     }
 }

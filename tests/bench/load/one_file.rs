@@ -3,7 +3,7 @@
 //! same load as the others, is what the load, the wire and the machine leave to any server.
 
 use std::fs::File;
-use std::io::{Read, Result, Write};
+use std::io::{Result, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::Path;
 
@@ -34,21 +34,14 @@ pub fn serve(address: Ipv4Addr, file: &Path) -> super::Result<()> {
 fn answer(mut stream: TcpStream, file: &Path) -> Result<()> {
     let file = File::open(file)?;
     stream.set_nodelay(true)?;
-    let mut requests = vec![0; 64 << 10];
-    let mut have = 0;
-    loop {
-        match stream.read(&mut requests[have..])? {
-            0 => return Ok(()),
-            count => have += count,
-        }
+    super::take_requests(&mut stream, |stream, requests| {
         let mut start = 0;
-        while let Some(record) = record(&requests[start..have]) {
+        while let Some(record) = record(&requests[start..]) {
             start += 4 + record.len();
-            reply(&mut stream, &file, record)?;
+            reply(stream, &file, record)?;
         }
-        requests.copy_within(start..have, 0);
-        have -= start;
-    }
+        Ok(start)
+    })
 }
 
 /// The first one, if it is whole.
