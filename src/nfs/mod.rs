@@ -41,9 +41,9 @@
 //!   0.75 to 0.94 of the CPU for a MB, at 1.2 to 2.5 times the rate, and within a tenth to a third of the CPU of a server that
 //!   receives, writes and nothing else (the floor of `just bench`: 0.86 ms, ours 0.89 on an overlay and 1.12 on ext4, a busy machine).
 //! - **A small file made, written, committed and removed** costs three commits of the journal; nfs-ganesha, which answers CREATE and
-//!   REMOVE from memory, makes one: as many files a second as ours on ext4, at 1.2 to 1.4 times the CPU. With a directory that the
-//!   kernel keeps durable for it (`chattr +D`) it makes a quarter of ours on a disk, a third in memory, at twice the CPU or more
-//!   (2026-11-30, one run; on 2026-11-29, on a loaded machine, 1.8 times ours on a disk, as many in memory).
+//!   REMOVE from memory, makes one: 1.2 times as many files a second as ours on a disk and 0.8 to 1.0 in memory, at 1.7 to 2.0
+//!   times the CPU. With a directory that the kernel keeps durable for it (`chattr +D`) it makes a quarter of ours on a disk, 0.4
+//!   in memory, at 2.4 to 2.6 times the CPU (2026-11-30, one run of `just bench create`, an idle machine).
 //! - **Cookies of our own**: see `listing`.
 //! - **Metadata is durable before the reply**: see `procedures`.
 //!
