@@ -88,6 +88,10 @@ pub enum Light {
 pub enum Finding {
     #[default]
     NoLink,
+    /// Nothing that a cable could be in: the configured name is no interface's, or there is no wired one.
+    NoInterface {
+        named: bool,
+    },
     AddressTaken {
         by: Station,
     },
@@ -175,7 +179,7 @@ impl Finding {
     pub fn light(&self) -> Light {
         match self {
             Self::NoLink | Self::AddressTaken { .. } | Self::OtherWire { .. } | Self::NoAddress { .. } => Light::Red,
-            Self::NoServer => Light::Red,
+            Self::NoServer | Self::NoInterface { .. } => Light::Red,
             // A router that restarts is back by itself, and what runs goes on.
             Self::ServerSilent { .. } => Light::Yellow,
             Self::TwoServers { .. } | Self::SlowPort { .. } | Self::HalfDuplex | Self::SlowLink { .. } => Light::Yellow,
@@ -188,6 +192,8 @@ impl Finding {
     pub fn sentence(&self) -> String {
         match self {
             Self::NoLink => "No network cable, or nothing at its other end".to_owned(),
+            Self::NoInterface { named: true } => "No interface has the name in network.interface".to_owned(),
+            Self::NoInterface { named: false } => "This Pi has no wired network port".to_owned(),
             Self::AddressTaken { by } => format!("Our address is used by {by} too"),
             Self::OtherWire { server } => format!("{server} leases another network than our address's"),
             Self::NoAddress { server } => format!("{server} gives us no address"),
@@ -208,6 +214,8 @@ impl Finding {
     pub fn action(&self) -> &'static str {
         match self {
             Self::NoLink => "Connect this Pi and your other Pis to the same switch",
+            Self::NoInterface { named: true } => "Correct it on the SD card, restart",
+            Self::NoInterface { named: false } => "Plug in a USB network adapter",
             Self::AddressTaken { .. } => "Unplug that device or change our address",
             Self::OtherWire { .. } => "Remove network.address on the SD card, restart",
             Self::NoAddress { .. } => "Look at that server's free addresses",
@@ -288,6 +296,10 @@ mod tests {
         let other = Facts { appliance: Some(Ipv4Addr::new(192, 168, 77, 2)), ..Facts::default() };
         check(other, Leasing, None, Light::Green, "Another Rootstock, 192.168.77.2: its Pis are not ours");
         assert_eq!(find(false, &taken, Leasing, None), Finding::NoLink);
+        for named in [true, false] {
+            let absent = Finding::NoInterface { named };
+            assert!(absent.light() == Light::Red && !absent.action().is_empty() && absent.sentence().len() < 60);
+        }
     }
 
     #[test]

@@ -109,19 +109,23 @@ fn an_interface_that_comes_late_goes_and_comes_again_is_used() {
     }
 }
 
+fn absent(message: String) -> Event {
+    Event::Absent { named: true, message }
+}
+
 #[test]
 fn an_interface_that_is_not_there_is_missed_by_name_beside_those_that_are() {
     let wire = Wire::plugged();
     let net = Net::start(&wire, Some("eth7"), None);
-    net.wait_for(&Event::Failed(format!("no network interface eth7, but {SERVER}")));
+    net.wait_for(&absent(format!("no network interface eth7 here, only {SERVER}")));
     wire.server_ip("link del s0");
-    net.wait_for(&Event::Failed("no network interface eth7, and no other".to_owned()));
+    net.wait_for(&absent("no network interface eth7 here, and no other".to_owned()));
     wire.plug();
     wire.server_ip("link set s0 name eth7");
     net.wait_for(&Event::Address(SUBNET));
     wire.server_ip("link del eth7");
     net.wait_for(&Event::Lost);
-    net.wait_for(&Event::Failed("no network interface eth7, and no other".to_owned()));
+    net.wait_for(&absent("no network interface eth7 here, and no other".to_owned()));
 }
 
 #[test]

@@ -253,6 +253,17 @@ fn gallery() -> Vec<(String, Screen)> {
             gallery.push((format!("wire-{name}-{}", part + 1), screen));
         }
     }
+    // No interface of that name: what the overview tells, and the page of the network.
+    let network = Network { address: None, carrier: false, wire: Finding::NoInterface { named: true } };
+    let absent = problem("no network interface eth7 here, only eth0", network.wire.action());
+    let absent = Status { network, ..absent };
+    assert_eq!(pages::views(&absent), [View::Problem(absent.problems[0].clone())]);
+    gallery.push(("interface-none".to_owned(), screens::screen(&absent, &pages::views(&absent)[0], Duration::ZERO)));
+    let parts = screens::dwell(&absent, &View::Network).as_secs() / screens::PART.as_secs();
+    for part in 0..parts as u32 {
+        let screen = screens::screen(&absent, &View::Network, screens::PART * part);
+        gallery.push((format!("wire-absent-{}", part + 1), screen));
+    }
     // A problem too long for one screen, its parts; and a button being held.
     let line = "rootstock.toml line 5, panel.i2c_bus: expected a whole number in the key's range; the default is used";
     let long = problem(line, "Correct it on any computer: it is on the SD card.");

@@ -175,6 +175,8 @@ pub struct Control {
     config: Config,
     server: dhcp::Server,
     network: status::Network,
+    /// There is no interface to use; whether the configuration names one.
+    absent: Option<bool>,
     /// What is known of the wire.
     facts: Facts,
     beside: Beside,
@@ -243,6 +245,7 @@ impl Control {
                 lease: config.dhcp.lease,
             },
             network: status::Network::default(),
+            absent: None,
             facts: Facts::default(),
             beside: Beside::default(),
             stick: Stick::Absent,

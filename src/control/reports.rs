@@ -113,7 +113,11 @@ impl Control {
             other => format!("{other:?}"),
         };
         let images: Vec<String> = self.images.iter().map(ToString::to_string).collect();
-        let cable = if self.network.carrier { "connected" } else { "not connected" };
+        let cable = match (self.absent, self.network.carrier) {
+            (Some(_), _) => "no network interface",
+            (None, true) => "connected",
+            (None, false) => "not connected",
+        };
         let mut facts = vec![
             ("Running for".to_owned(), format!("{} s", now.as_secs())),
             ("Address".to_owned(), self.config.network.address.to_string()),

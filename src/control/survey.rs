@@ -25,17 +25,18 @@ impl Control {
             // Clients know us by an address of that server's.
             facts.taken_by = None;
         }
-        let finding = match wire::find(self.network.carrier, &facts, self.beside.serving, own) {
-            Finding::ServerSilent { server, .. } => {
+        let finding = match (self.absent, wire::find(self.network.carrier, &facts, self.beside.serving, own)) {
+            (Some(named), _) => Finding::NoInterface { named },
+            (None, Finding::ServerSilent { server, .. }) => {
                 Finding::ServerSilent { server, relieved: self.config.dhcp.mode == DhcpMode::Auto }
             }
-            finding => finding,
+            (None, finding) => finding,
         };
         if finding == self.network.wire {
             return;
         }
         self.network.wire = finding;
-        // A missing cable has a screen of its own.
+        // A missing cable has a screen of its own, and a missing interface is told by its name.
         if self.network.carrier && finding.light() == Light::Red {
             self.problems.set(Topic::Wire, finding.sentence(), finding.action().to_owned());
         } else {

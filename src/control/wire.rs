@@ -34,7 +34,13 @@ impl Control {
 
     pub(super) fn net(&mut self, now: Duration, event: net::Event, actions: &mut Vec<Action>) {
         match event {
-            net::Event::Interface { name, mac, .. } => actions.push(Action::Log(format!("interface {name} ({mac})"))),
+            net::Event::Interface { name, mac, .. } => {
+                actions.push(Action::Log(format!("interface {name} ({mac})")));
+                if self.absent.take().is_some() {
+                    self.problems.clear(&Topic::Network);
+                    self.judge(actions);
+                }
+            }
             net::Event::Address(subnet) => {
                 self.network.address = Some(subnet.address);
                 self.problems.clear(&Topic::Network);
@@ -72,6 +78,12 @@ impl Control {
             net::Event::Probed { address, conflict } => {
                 self.presence_told(now, address, conflict, actions);
                 self.probed(now, address, conflict, actions);
+            }
+            net::Event::Absent { named, message } => {
+                self.absent = Some(named);
+                actions.push(Action::Log(format!("network: {message}")));
+                self.judge(actions);
+                self.problems.set(Topic::Network, message, self.network.wire.action().to_owned());
             }
             net::Event::Failed(message) => {
                 actions.push(Action::Log(format!("network: {message}")));

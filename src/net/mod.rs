@@ -89,6 +89,8 @@ pub enum Event {
     Conflict { address: Ipv4Addr, mac: MacAddr },
     /// The answer to [`Handle::probe`], one for each call.
     Probed { address: Ipv4Addr, conflict: Option<MacAddr> },
+    /// There is no interface to use: none of the configured name, or none that is wired. Told once until it changes.
+    Absent { named: bool, message: String },
     /// Something could not be done; it is tried again. Told once until it changes.
     Failed(String),
 }
@@ -124,8 +126,8 @@ pub enum Error {
 fn absent(wanted: Option<&str>, here: &[String]) -> String {
     match (wanted, here) {
         (None, _) => "no wired network interface".to_owned(),
-        (Some(wanted), []) => format!("no network interface {wanted}, and no other"),
-        (Some(wanted), here) => format!("no network interface {wanted}, but {}", here.join(", ")),
+        (Some(wanted), []) => format!("no network interface {wanted} here, and no other"),
+        (Some(wanted), here) => format!("no network interface {wanted} here, only {}", here.join(", ")),
     }
 }
 

@@ -123,3 +123,27 @@ fn the_wires_light_is_shown_and_red_needs_a_person() {
     assert_eq!(bench.control.status(bench.now).problems, []);
     assert!(bench.log.iter().any(|line| line == "wire green: Good: nothing is in the way"), "{:?}", bench.log);
 }
+
+#[test]
+fn an_interface_that_is_not_there_is_told_by_its_name_and_asks_for_no_cable() {
+    use crate::panel::pages::{View, views};
+    use crate::wire::Finding;
+    let mut bench = Bench::with_store(vec![]);
+    bench.control.images = vec!["raspios-12345678".parse().unwrap()];
+    bench.pass(60);
+    let shown = |bench: &Bench| views(&bench.control.status(bench.now));
+    assert_eq!(shown(&bench), [View::NoCable]);
+    let message = "no network interface eth7 here, only eth0".to_owned();
+    bench.event(Event::Net(net::Event::Absent { named: true, message: message.clone() }));
+    let status = bench.control.status(bench.now);
+    assert_eq!(status.network.wire, Finding::NoInterface { named: true });
+    let action = "Correct it on the SD card, restart".to_owned();
+    assert_eq!(shown(&bench), [View::Problem(status::Problem { message, action })]);
+    let message = "no wired network interface".to_owned();
+    bench.event(Event::Net(net::Event::Absent { named: false, message }));
+    assert_eq!(bench.control.status(bench.now).problems[0].action, "Plug in a USB network adapter");
+
+    bench.event(Event::Net(net::Event::Interface { name: "eth7".to_owned(), index: 2, mac: MAC }));
+    bench.event(Event::Net(net::Event::Carrier(false)));
+    assert_eq!(shown(&bench), [View::NoCable]);
+}

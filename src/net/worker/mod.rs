@@ -92,8 +92,11 @@ impl Failures {
             source = error.source();
         }
         if self.last.as_ref() != Some(&message) {
-            (self.sink)(Event::Failed(message.clone()));
-            self.last = Some(message);
+            self.last = Some(message.clone());
+            (self.sink)(match error {
+                Error::Absent { wanted, .. } => Event::Absent { named: wanted.is_some(), message },
+                _ => Event::Failed(message),
+            });
         }
     }
 }

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use crate::client::{ImageId, MacAddr, Role};
 use crate::status::{ClientStatus, Enrolment, Notice, Problem, Stage, Status, Stick};
+use crate::wire::Finding;
 
 pub use turning::{Meaning, Pages, RETURN_AFTER, hold_shown};
 
@@ -94,7 +95,11 @@ pub fn views(status: &Status) -> Vec<View> {
         views.extend(strangers.map(|stranger| View::Stranger(stranger.mac)));
     }
     let covered = matches!(rest, View::Ready | View::NoImage) && !idle;
-    if !covered && !views.contains(&rest) {
+    // Nothing has no cable to plug: the problem by its name is all there is to tell.
+    let told = rest == View::NoCable
+        && matches!(status.network.wire, Finding::NoInterface { .. })
+        && views.iter().any(|view| matches!(view, View::Problem(_)));
+    if !covered && !told && !views.contains(&rest) {
         views.push(rest);
     }
     views
@@ -180,6 +185,9 @@ mod tests {
         check(&Status { stick: Stick::Absent, ..ready() }, &[View::NoStick]);
         check(&Status { images: vec![], ..ready() }, &[View::NoImage]);
         check(&Status { network: Network { carrier: false, ..ready().network }, ..ready() }, &[View::NoCable]);
+        let wire = Finding::NoInterface { named: true };
+        let network = Network { carrier: false, address: None, wire };
+        check(&Status { network, problems: vec![problem("no eth7")], ..ready() }, &[View::Problem(problem("no eth7"))]);
         let confirm = Stick::NeedsConfirmation { name: String::new(), free_bytes: 0, place: NewPlace::File };
         let asked = Status { stick: confirm, problems: vec![problem("a")], ..ready() };
         check(&asked, &[View::ConfirmStick, View::Problem(problem("a"))]);

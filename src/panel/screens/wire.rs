@@ -17,7 +17,9 @@ pub(super) fn page(status: &Status, shown: Duration) -> (Screen, usize) {
         Some(address) => Element::Big(address.to_string()),
         None => Element::Big("no address".to_owned()),
     };
+    let absent = matches!(finding, Finding::NoInterface { .. });
     let light = match (status.network.carrier, finding.light()) {
+        _ if absent => "Wire: no interface",
         (false, _) => "Cable: not connected",
         (true, Light::Dark) => "Wire: listening",
         (true, Light::Green) => "Wire: good",
@@ -31,7 +33,7 @@ pub(super) fn page(status: &Status, shown: Duration) -> (Screen, usize) {
         count => format!("{count} new Pis ask."),
     };
     let mut parts = vec![vec![address, line(light), line(asks)]];
-    if status.network.carrier && !matches!(finding, Finding::Clear | Finding::Asking) {
+    if absent || status.network.carrier && !matches!(finding, Finding::Clear | Finding::Asking) {
         // Short lines may share a screen; else the action has one of its own.
         let (sentence, action) = (wrap(&finding.sentence(), COLUMNS), wrap(finding.action(), COLUMNS));
         let texts = match sentence.len() + action.len() <= LINES {
