@@ -58,7 +58,7 @@ fn gets_no_lease<'a>(case: &Case<'a>) -> Option<&'a Dialogue> {
 pub static RULES: &[Rule] = &[
     Rule {
         hint: Hint::OtherServer,
-        symptoms: &[10],
+        symptoms: &[8, 10],
         observed: "It asked another DHCP server for its address, and then nothing of us.",
         cause: "A router or another DHCP server on this switch answers it too.",
         action: "Another DHCP server (router?) answers it: turn it off.",
@@ -86,9 +86,9 @@ pub static RULES: &[Rule] = &[
     },
     Rule {
         hint: Hint::LoadsElsewhere,
-        symptoms: &[13],
+        symptoms: &[8, 13],
         observed: "It took its address from the other server and then asked us for no file.",
-        cause: "That server names a boot server of its own (option 66, next-server), or its EEPROM does (TFTP_IP).",
+        cause: "That server names a boot server of its own (option 66, next-server, a PXE menu), or its EEPROM does (TFTP_IP).",
         action: "It loads elsewhere: router's option 66, or EEPROM TFTP_IP?",
         applies: |case| {
             let asks = &case.seen.loader;

@@ -15,7 +15,19 @@
 //! | `rules`, `asking`, `loading`, `starting` | the tables of rules, by how far the boot came |
 //!
 //! Each of the 39 symptoms in the project's notes is driven by a script in
-//! `control/tests/symptoms.rs`, or has its reason there why it cannot be seen.
+//! `control/tests/symptoms`, but for those that cannot be seen from here (that test holds this table too):
+//!
+//! | symptom | why no rule can know |
+//! |---|---|
+//! | 21 | The size of memory that a board found is told to nobody; that it froze behind that is 20 or 30. |
+//! | 25 | `config.txt` was sent whole, and what its loader makes of it happens inside the board. |
+//! | 29 | A board that hangs before its loader's first packet looks as one that is switched off: it is shown as gone. |
+//! | 38 | It does not happen here: a client's `/boot/firmware` is the tree that TFTP serves. |
+//! | 39 | It happens inside a running system; a client's block volume goes round it. |
+//!
+//! Two are no fault: many files that a board breaks off at once are its size probes (19), and boards with MAC
+//! addresses that nobody has seen yet are known by what they ask (12).
+//!
 //! Symptoms 5, 9 and 16 keep their observation and lose their textbook cause,
 //! because our replies carry option 43 with its spaces, are padded behind the end
 //! only, and a loading ROM's neighbour entry is permanent.

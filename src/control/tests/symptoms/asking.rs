@@ -34,10 +34,11 @@ pub(super) const SYMPTOMS: &[Symptom] = &[
     (
         8,
         "Pi 4 loops, x86 boots",
-        &[Unseen(
-            "the menu is another server's, and goes to the board alone; the board then asks that server for its address, \
-         which is OtherServer",
-        )],
+        &[Stuck(&[
+            // That server leases too, and its menu is not for this board.
+            (PI4, Hint::OtherServer, |pi| elsewhere_again(pi)),
+            (PI4, Hint::LoadsElsewhere, |pi| elsewhere_again(pi.beside(false))),
+        ])],
     ),
     (
         9,
@@ -140,6 +141,13 @@ fn window(pi: &mut Script) {
     pi.control.images = vec!["raspios-12345678".parse().unwrap()];
     pi.event(Event::Net(net::Event::Carrier(true)));
     pi.event(Event::Panel(panel::Event::Pressed(Gesture::Short(Button::Enroll)))).wait(130);
+}
+
+/// It takes its address from the other server, loads nothing of us, and begins anew.
+fn elsewhere_again(pi: &mut Script) {
+    pi.times(4, 30, |pi| {
+        pi.discovers().requests(ROUTER);
+    });
 }
 
 pub(super) fn slow_ports(pi: &mut Script) -> &mut Script {

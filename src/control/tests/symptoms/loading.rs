@@ -68,7 +68,7 @@ pub(super) const SYMPTOMS: &[Symptom] = &[
             pi.leased().fetches(&["config.txt", "start4.elf", "fixup4.dat"]).wait(60);
         })])],
     ),
-    (21, "wrong size of memory, or a freeze", &[Unseen("it happens inside the board; a freeze is 20 or 30")]),
+    (21, "wrong size of memory, or a freeze", &[Unseen]),
     (
         22,
         "block N repeated, ACK N+1",
@@ -98,7 +98,7 @@ pub(super) const SYMPTOMS: &[Symptom] = &[
             }),
         ])],
     ),
-    (25, "config.txt seems ignored", &[Unseen("it was sent, and what becomes of it happens inside the board")]),
+    (25, "config.txt seems ignored", &[Unseen]),
     (
         26,
         "Pi 5: the OS does not indicate support",
@@ -123,13 +123,7 @@ pub(super) const SYMPTOMS: &[Symptom] = &[
             pi.wait(60);
         })])],
     ),
-    (
-        29,
-        "boots once, not after a reboot",
-        &[Unseen(
-            "a board that hangs before its loader's first packet looks as if it were switched off: it is shown as gone",
-        )],
-    ),
+    (29, "boots once, not after a reboot", &[Unseen]),
     (
         30,
         "kernel sent, no second DHCP",

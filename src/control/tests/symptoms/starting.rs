@@ -77,12 +77,8 @@ pub(super) const SYMPTOMS: &[Symptom] = &[
             });
         })])],
     ),
-    (
-        38,
-        "modules do not load after an upgrade",
-        &[Unseen("it cannot happen here, since a client's /boot/firmware is the tree that TFTP serves")],
-    ),
-    (39, "containers: invalid argument", &[Unseen("it happens inside a running system; its volume goes round it")]),
+    (38, "modules do not load after an upgrade", &[Unseen]),
+    (39, "containers: invalid argument", &[Unseen]),
 ];
 
 pub(super) fn kernel(pi: &mut Script) -> &mut Script {
