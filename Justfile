@@ -8,11 +8,11 @@ default:
     @just --list --unsorted
 
 # The main job where no Pi is at hand: image, stick, ENROLL, a client up to its login
-demo: (deps "build" "image" "qemu" "os" "net") image os-image
+demo: (deps "build" "image" "qemu" "os" "net") demo-images
     tests/run demo
 
 # Everything that CI runs, with all its set-up
-test: (deps "build" "image" "qemu" "os" "net" "lint") image (image "pi5") os-image
+test: (deps "build" "image" "qemu" "os" "net" "lint") images
     tests/run
 
 # Each case of the NFS judge's tables, not a sample: hours in emulation
@@ -91,6 +91,14 @@ cross: (deps "build")
 [private]
 os-image: (deps "os")
     tests/os-image/build
+
+# What the demo boots. Beside each other: the client's system is unpacked on one core, and so is the program linked.
+[private, parallel]
+demo-images: image os-image
+
+# What the tests boot
+[private, parallel]
+images: image (image "pi5") os-image
 
 # Install Debian packages of the named groups of board/deps.list (all without a name)
 deps *GROUPS:
