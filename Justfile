@@ -15,24 +15,28 @@ demo: (deps "build" "image" "qemu" "os" "net") demo-images
 test: (deps "build" "image" "qemu" "os" "net" "lint") images
     tests/run
 
-# Each case of the NFS judge's tables, not a sample: hours in emulation
-nfs-whole: (deps "build" "image" "qemu" "net")
-    ROOTSTOCK_NFS_EVERY=1 tests/run nfs
+# Each case of the NFS judge's tables, not a sample: hours in emulation. One in EVERY, the FROM-th: a part of that
+nfs-whole EVERY="1" FROM="0": (deps "build" "image" "qemu" "net")
+    ROOTSTOCK_NFS_EVERY={{EVERY}} ROOTSTOCK_NFS_FROM={{FROM}} tests/run nfs
 
 # Git, a compiler and sqlite on a client's root, by a Linux client in QEMU; then power cuts under sqlite: some four minutes
 programs: (deps "build" "image" "qemu" "os" "net")
     tests/run programs
 
+# pjdfstest, fsx and stress-ng on a client's root and on a local ext4, by a Linux client in QEMU
+posix: (deps "build" "image" "qemu" "os" "net")
+    tests/run posix
+
 # Format, clippy, unit tests: the quick look before a commit
 check:
     cargo fmt --all --check
     cargo clippy --quiet --workspace --all-targets -- -D warnings
-    cargo clippy --quiet --test bench --test demo --test modes --test board --test stick --test shop_qemu --test nfs_linux --test nfs_programs --test sd_image --test update_qemu --test uboot --test hil_qemu -- -D warnings
+    cargo clippy --quiet --test bench --test demo --test modes --test board --test stick --test shop_qemu --test nfs_linux --test nfs_programs --test nfs_posix --test sd_image --test update_qemu --test uboot --test hil_qemu -- -D warnings
     cargo metadata --quiet --locked --format-version 1 --manifest-path tests/fuzz/Cargo.toml >/dev/null
     board/budget
     cargo test --quiet --workspace --lib --bins
 
-# Kill the server and cut the power, under writing clients, sqlite and each operation on the store, for SEEDS seeds each (about 40 s a seed); then U-Boot, and 100 cut updates
+# Kill the server and cut the power, under writing clients, sqlite, fsx and each operation on the store, for SEEDS seeds each (about 40 s a seed); then U-Boot, and 100 cut updates
 soak SEEDS="200": (deps "build" "image" "qemu" "os" "net") image (image "pi5")
     tests/run soak {{SEEDS}}
     tests/run uboot

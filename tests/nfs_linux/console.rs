@@ -17,12 +17,12 @@ const COMPLAINTS: [&str; 8] = [
 ];
 
 /// Until the judge is done: its last line, if nothing failed and the kernel said nothing against the server. `told` gets
-/// each of the judge's lines.
+/// each of the judge's lines, and says whether a person wants it too.
 pub fn follow(
     machine: &mut Machine,
     began: Instant,
     limit: Duration,
-    mut told: impl FnMut(&str),
+    mut told: impl FnMut(&str) -> bool,
 ) -> Result<String, String> {
     let (mut from, mut problems) = (0, Vec::new());
     let last = loop {
@@ -30,11 +30,11 @@ pub fn follow(
         let text = machine.console.text();
         let line = text[..from - 1].rsplit('\n').next().unwrap_or_default().trim().to_owned();
         if let Some(line) = line.strip_prefix("judge: ") {
-            told(line);
+            let shown = told(line);
             if let Some(done) = line.strip_prefix("done: ") {
                 break done.to_owned();
             }
-            if !["committed ", "acknowledged "].iter().any(|word| line.starts_with(word)) {
+            if shown {
                 println!("{:6.1} s  {line}", began.elapsed().as_secs_f32());
             }
         } else if COMPLAINTS.iter().any(|complaint| line.contains(complaint)) {

@@ -22,8 +22,9 @@ fn io(path: &Path) -> impl FnOnce(std::io::Error) -> String {
     move |error| format!("{path}: {error}")
 }
 
-/// Builds the program and packs the initramfs; what the package gives is unpacked once.
-pub fn build(folder: &Path) -> Result<Guest, String> {
+/// Builds the program and packs the initramfs; what the package gives is unpacked once. `fill` puts into the initramfs
+/// what else a test wants there.
+pub fn build(folder: &Path, fill: impl FnOnce(&Path) -> Result<(), String>) -> Result<Guest, String> {
     let top = Path::new(env!("CARGO_MANIFEST_DIR"));
     let script = |name: &str| top.join("board").join(name);
     let package = Path::new("tests/nfs_linux/guest");
@@ -46,6 +47,8 @@ pub fn build(folder: &Path) -> Result<Guest, String> {
     let release = name.trim_start_matches("linux-image-");
     let root = folder.join("initramfs");
     let _ = fs::remove_dir_all(&root);
+    fs::create_dir_all(&root).map_err(io(&root))?;
+    fill(&root)?;
     for inside in ["modules", "proc", "sys", "dev", "tmp"] {
         fs::create_dir_all(root.join(inside)).map_err(io(&root))?;
     }

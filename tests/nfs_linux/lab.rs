@@ -1,8 +1,9 @@
 //! The server's side: a store on a loop device, a client's overlay on it, the wire,
-//! and our NFS server in this process, inside the wire's namespace.
+//! and our NFS server in this process, inside the wire's namespace; or in one of its own, to be killed.
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 
 use rootstock::client::Role;
@@ -42,8 +43,49 @@ pub fn own_store(folder: &Path) -> Result<PathBuf, String> {
     Ok(place)
 }
 
+/// The machine's first disk is the store's `reference.ext4`, what the client compares with.
+pub fn give_reference(command: &mut Command, store: &Path) {
+    command
+        .args(["-monitor", "none", "-drive"])
+        .arg(format!("if=none,id=local,format=raw,cache=unsafe,file={}", store.join("reference.ext4").display()))
+        .args(["-device", "virtio-blk-pci,drive=local,romfile="]);
+}
+
+/// Serves the store at `place`, in the caller's network.
+pub fn serve(place: &Path) -> Result<Server, nfs::Error> {
+    let space = Arc::new(Space::new(None));
+    let export = |id, path: &str, name: &str, tree, quota| Export {
+        account: Some(Arc::new(Account::new(space.clone(), quota))),
+        id,
+        path: path.to_owned(),
+        directory: place.join(name),
+        tree,
+        read_only: false,
+    };
+    let served = Served {
+        role: Role::numbered(1),
+        address: CLIENT,
+        serial: None,
+        root: export(2, PATH, "root", Tree::Root, None),
+        boot: export(3, LIMITED_PATH, "boot", Tree::Boot, Some(QUOTA)),
+        volume: None,
+        kernel_words: String::new(),
+    };
+    let directory = Directory { clients: vec![served], handle_key: HandleKey([7; 16]) };
+    let options = Options {
+        listen: Ipv4Addr::UNSPECIFIED,
+        nfs_port: 2049,
+        mount_port: 20048,
+        portmap_port: 111,
+        allow_unprivileged_ports: false,
+        workers: 16,
+        journal: Some(place.join("nfs-calls")),
+    };
+    nfs::start(options, Arc::new(Published::new(directory)), Arc::new(|_| ()))
+}
+
 impl Lab {
-    /// `folder` is a place on a disk; the store itself lies in memory, so that what is
+    /// Served by nobody yet. `folder` is a place on a disk; the store itself lies in memory, so that what is
     /// measured is the server and not this machine's disk. `make` is the shell's: it makes, in that store, `image.ext4`
     /// with what the client finds on its root, and an ext4 mounted at `upper`.
     pub fn new(folder: &Path, make: &str) -> Result<Self, String> {
@@ -65,39 +107,14 @@ impl Lab {
         wire.bridge("br0");
         wire.ip(&format!("address add {SERVER}/24 dev br0"));
         wire.tap(TAP, "br0");
-        let space = Arc::new(Space::new(None));
-        let export = |id, path: &str, name: &str, tree, quota| Export {
-            account: Some(Arc::new(Account::new(space.clone(), quota))),
-            id,
-            path: path.to_owned(),
-            directory: place.join(name),
-            tree,
-            read_only: false,
-        };
-        let served = Served {
-            role: Role::numbered(1),
-            address: CLIENT,
-            serial: None,
-            root: export(2, PATH, "root", Tree::Root, None),
-            boot: export(3, LIMITED_PATH, "boot", Tree::Boot, Some(QUOTA)),
-            volume: None,
-            kernel_words: String::new(),
-        };
-        let directory = Directory { clients: vec![served], handle_key: HandleKey([7; 16]) };
-        let options = Options {
-            listen: Ipv4Addr::UNSPECIFIED,
-            nfs_port: 2049,
-            mount_port: 20048,
-            portmap_port: 111,
-            allow_unprivileged_ports: false,
-            workers: 16,
-            journal: Some(place.join("nfs-calls")),
-        };
-        let published = Arc::new(Published::new(directory));
-        let server = wire
-            .run(|| nfs::start(options, published, Arc::new(|_| ())))
-            .map_err(|e| format!("the server does not start: {e}"))?;
-        Ok(Self { wire, place, server: Some(server) })
+        Ok(Self { wire, place, server: None })
+    }
+
+    /// Our server, in this process.
+    pub fn serve(&mut self) -> Result<(), String> {
+        let place = &self.place;
+        self.server = Some(self.wire.run(|| serve(place)).map_err(|e| format!("the server does not start: {e}"))?);
+        Ok(())
     }
 
     /// After the client went: the store must be whole.

@@ -21,6 +21,7 @@ mod console;
 #[path = "../nfs_linux/guest.rs"]
 mod guest;
 #[path = "../nfs_linux/lab.rs"]
+#[allow(dead_code)] // a part of it is used
 mod lab;
 
 use std::path::Path;
@@ -85,7 +86,7 @@ fn programs() -> Result<String, String> {
     let top = Path::new(env!("CARGO_MANIFEST_DIR"));
     let folder = top.join("target/nfs_programs");
     std::fs::create_dir_all(&folder).map_err(|e| format!("{}: {e}", folder.display()))?;
-    let guest = guest::build(&folder)?;
+    let guest = guest::build(&folder, |_| Ok(()))?;
     let here = top.join("tests/nfs_programs");
     let tar = run(here.join("fetch").to_str().unwrap_or_default(), &[])?;
     let store = lab::own_store(&folder)?;
@@ -98,7 +99,8 @@ fn programs() -> Result<String, String> {
         tar.trim(),
         here.join("programs.sh").display()
     );
-    let lab = Lab::new(&folder, &make)?;
+    let mut lab = Lab::new(&folder, &make)?;
+    lab.serve()?;
     let base = disk.record();
     println!("{:6.1} s  the export is served; the client starts", began.elapsed().as_secs_f32());
 
@@ -113,10 +115,10 @@ fn programs() -> Result<String, String> {
     let mut commits = Vec::new();
     let last = console::follow(&mut machine, began, LIMIT, |line| {
         let words: Vec<&str> = line.split(' ').collect();
-        if let ["committed", mode, number] = words[..] {
-            let number = number.parse().unwrap_or_default();
-            commits.push(Commit { mode: mode.to_owned(), number, position: disk.position() });
-        }
+        let ["committed", mode, number] = words[..] else { return true };
+        let number = number.parse().unwrap_or_default();
+        commits.push(Commit { mode: mode.to_owned(), number, position: disk.position() });
+        false
     });
     drop(machine);
     let log = disk.log();

@@ -282,22 +282,26 @@ fn setting(place: Parent, kind: Kind, owner: u32, mode: u32) -> Outcome {
     age(b"p")
 }
 
-/// One case in `stride` of the large tables, not the same ones of each.
+/// One case in `every` of the large tables, not the same ones of each. Another `from` takes others: all of them from 0 to `every`
+/// less one take each case once.
+#[derive(Clone)]
 pub struct Stride {
-    pub every: u64,
+    every: u64,
+    from: u64,
     count: u64,
 }
 
 impl Stride {
-    pub fn new(every: u64) -> Self {
-        Self { every, count: 0 }
+    pub fn new(every: u64, from: u64) -> Self {
+        let every = every.max(1);
+        Self { every, from: from % every, count: 0 }
     }
 
     fn takes(&mut self) -> bool {
         self.count += 1;
         // A hash, so that no row or column of a table is left out as a whole.
         let mixed = self.count.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
-        self.every <= 1 || mixed.is_multiple_of(self.every)
+        mixed % self.every == self.from
     }
 }
 
@@ -447,7 +451,7 @@ pub fn over_each_other(stride: &mut Stride, check: &mut dyn FnMut(&Case)) {
 /// Names and paths at their limits, and symbolic links in paths.
 pub fn names(stride: &mut Stride, check: &mut dyn FnMut(&Case)) {
     // Few and each of its own kind: a denser sample.
-    stride.every = stride.every.div_ceil(8);
+    *stride = Stride::new(stride.every.div_ceil(8), stride.from);
     let check = &mut |case: &Case| {
         if stride.takes() {
             check(case);

@@ -6,7 +6,7 @@
 //!
 //! As PID 1 of the emulated client (`tests/nfs_linux`) it loads modules, mounts the
 //! server's export as `nfsroot` does, judges it against a local ext4 (or runs the programs that are on it, for
-//! `tests/nfs_programs`), and switches off.
+//! `tests/nfs_programs`, or suites of others, for `tests/nfs_posix`), and switches off.
 
 mod cases;
 mod compare;
@@ -19,6 +19,7 @@ mod programs;
 mod quota;
 mod report;
 mod scenes;
+mod suites;
 mod sys;
 mod vm;
 
@@ -36,8 +37,10 @@ fn main() {
         // SAFETY: it takes nothing and cannot fail.
         ["whoami"] => std::process::exit((unsafe { libc::geteuid() } & 0x7f) as i32),
         ["files", subject] => files::judge(&mut report, subject, false),
-        [subject, reference] => posix(&mut report, subject, reference, 1),
-        [subject, reference, every] => posix(&mut report, subject, reference, every.parse().expect("a number")),
+        [subject, reference] => posix(&mut report, subject, reference, &Stride::new(1, 0)),
+        [subject, reference, every] => {
+            posix(&mut report, subject, reference, &Stride::new(every.parse().expect("a number"), 0));
+        }
         _ => {
             eprintln!("usage: nfs-judge SUBJECT REFERENCE [EVERY] | files SUBJECT");
             std::process::exit(2);
@@ -70,12 +73,12 @@ const PARTS: [Part; 7] = [
 
 /// The comparison, part by part, each shared by several workers: ids, umask and
 /// working directory, which the cases change, are a worker's own.
-pub fn posix(report: &mut Report, subject: &str, reference: &str, every: u64) {
+pub fn posix(report: &mut Report, subject: &str, reference: &str, stride: &Stride) {
     // `before` parts were judged by other workers.
     let run = |before: u64, worker: u64, (name, part): Part| {
         let mut report = Report::new();
         report.part(name);
-        let mut stride = Stride::new(every);
+        let mut stride = stride.clone();
         let mut compare = Compare::new(subject, reference, &mut report, before * WORKERS + worker);
         let mut count = 0;
         part(&mut stride, &mut |case| {

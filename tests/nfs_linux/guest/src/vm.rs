@@ -3,8 +3,9 @@
 use std::fs;
 use std::time::Instant;
 
+use crate::cases::Stride;
 use crate::report::Report;
-use crate::{files, journal, posix, programs, quota, sys};
+use crate::{files, journal, posix, programs, quota, suites, sys};
 
 /// The wire's addresses, as the test beside this gives them to both ends.
 const ADDRESS: [u8; 4] = [192, 168, 78, 2];
@@ -33,42 +34,48 @@ fn judge() -> Result<(), String> {
     }
     let words = fs::read_to_string("/proc/cmdline").unwrap_or_default();
     let word = |key: &str| words.split_whitespace().find_map(|word| word.strip_prefix(key)).map(str::to_owned);
+    let number = |key: &str| word(key).and_then(|word| word.parse::<u64>().ok());
     let server = word("judge.server=").ok_or("no judge.server= on the kernel's command line")?;
     let path = word("judge.path=").ok_or("no judge.path=")?;
-    let every = word("judge.every=").and_then(|every| every.parse().ok()).unwrap_or(1);
-    let commits = word("judge.commits=").and_then(|commits| commits.parse().ok());
-
     wait_for("/sys/class/net/eth0")?;
     sys::configure("eth0", ADDRESS).map_err(told("eth0"))?;
     for at in ["/subject", "/reference", "/limited"] {
         fs::create_dir_all(at).map_err(|e| format!("{at}: {e}"))?;
     }
-    let options = format!("vers=3,proto=tcp,nolock,hard,addr={server},mountproto=tcp");
-    sys::mount(&format!("{server}:{path}"), "/subject", "nfs", &options).map_err(told("mount of the export"))?;
+    // The words of a client's own command line (`control/publish.rs`), with what `nfsroot` adds to them.
+    let options = format!("vers=3,tcp,rsize=131072,wsize=131072,nolock,hard,addr={server},mountproto=tcp");
+    let mount = |path: &str, at: &str| {
+        sys::mount(&format!("{server}:{path}"), at, "nfs", &options).map_err(told("mount of the export"))
+    };
+    mount(&path, "/subject")?;
     println!("judge: mounted {:.1} s after the start", uptime());
     let began = Instant::now();
     let mut report = Report::new();
-    match commits {
-        Some(commits) => programs::judge(&mut report, "/subject", commits)?,
-        None => {
-            wait_for("/dev/vda")?;
-            sys::mount("/dev/vda", "/reference", "ext4", "").map_err(told("mount of the local ext4"))?;
-            for at in ["/subject/judged", "/reference/judged"] {
-                fs::create_dir_all(at).map_err(|e| format!("{at}: {e}"))?;
-            }
+    if let Some(commits) = number("judge.commits=") {
+        programs::judge(&mut report, "/subject", commits as u32)?;
+    } else {
+        wait_for("/dev/vda")?;
+        sys::mount("/dev/vda", "/reference", "ext4", "").map_err(told("mount of the local ext4"))?;
+        for at in ["/subject/judged", "/reference/judged"] {
+            fs::create_dir_all(at).map_err(|e| format!("{at}: {e}"))?;
+        }
+        if word("judge.suites=").is_some() {
+            report.part("foreign suites");
+            let ran = suites::run([("local", "/reference/judged"), ("root", "/subject/judged")])?;
+            report.add(ran, 0);
+        } else {
             files::judge(&mut report, "/subject/judged", true);
-            let limited = word("judge.limited=").ok_or("no judge.limited=")?;
-            let bytes = word("judge.quota=").and_then(|bytes| bytes.parse().ok()).ok_or("no judge.quota=")?;
-            sys::mount(&format!("{server}:{limited}"), "/limited", "nfs", &options)
-                .map_err(told("mount of a quota"))?;
+            mount(&word("judge.limited=").ok_or("no judge.limited=")?, "/limited")?;
+            let bytes = number("judge.quota=").ok_or("no judge.quota=")?;
             quota::judge(&mut report, "/limited", "/subject/judged", bytes);
             sys::unmount("/limited").map_err(told("unmount of a quota"))?;
-            let disks = word("judge.failing=").and_then(|disks| disks.parse().ok()).ok_or("no judge.failing=")?;
+            let disks = number("judge.failing=").ok_or("no judge.failing=")?;
             for disk in 0..disks {
                 wait_for(&journal::device(disk))?;
             }
             journal::judge(&mut report, disks);
-            posix(&mut report, "/subject/judged", "/reference/judged", every);
+            let stride = Stride::new(number("judge.every=").unwrap_or(1), number("judge.from=").unwrap_or(0));
+            posix(&mut report, "/subject/judged", "/reference/judged", &stride);
         }
     }
     sys::unmount("/subject").map_err(told("unmount"))?;
