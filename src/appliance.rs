@@ -206,7 +206,7 @@ pub fn run(options: Options, started: impl FnOnce(Inbox)) -> Result<End, Error> 
         }
         false => None,
     };
-    health::start(sink(&inbox, Event::Health)).map_err(Error::Health)?;
+    health::start(&options.run, options.updates, sink(&inbox, Event::Health)).map_err(Error::Health)?;
     info!("serving as {}", config.network.address);
 
     let mut control = Control::new(config, &problems);

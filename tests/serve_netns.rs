@@ -13,6 +13,8 @@ mod support;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::UdpSocket;
+use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nfs3_client::nfs3_types::nfs3::*;
@@ -47,6 +49,32 @@ fn a_press_enrols_a_board_of_each_model_and_its_next_boot_needs_none() {
     let log = lab.log();
     assert_eq!(log.matches("enrolment window open").count(), 3, "{log}");
     assert!(!log.contains("stalled"), "{log}");
+}
+
+/// A kernel's folder of devices made of files: no machine here has a Pi's sensors.
+#[test]
+fn heat_and_a_weak_supply_stay_on_the_display_until_they_are_over() {
+    let mut lab = Lab::new();
+    // In this thread's and the server's view of mounts only.
+    let mounted = Command::new("mount").args(["-t", "tmpfs", "sensors", "/sys/class"]).status().unwrap();
+    assert!(mounted.success());
+    let class = Path::new("/sys/class");
+    let put = |name: &str, figure: &str| {
+        fs::create_dir_all(class.join(name).parent().unwrap()).unwrap();
+        // In place at once, or the server could read half a figure.
+        fs::write(class.join("new"), figure).unwrap();
+        fs::rename(class.join("new"), class.join(name)).unwrap();
+    };
+    put("thermal/thermal_zone0/temp", "81234\n");
+    lab.start();
+    lab.logged("board: This Pi is too hot and runs slower (81 degrees). Give it air, or a heat sink", 0);
+    lab.told("This Pi is too hot and runs slower");
+    put("thermal/thermal_zone0/temp", "61000\n");
+    let (_, cool) = lab.logged("supply, heat and memory are well again", 0);
+    lab.screen("image");
+    put("hwmon/hwmon0/in0_lcrit_alarm", "1\n");
+    lab.logged("board: Too little voltage from the supply", cool);
+    lab.told("Too little voltage from the supply");
 }
 
 #[test]

@@ -22,8 +22,11 @@ impl Control {
                 ("Too little voltage from the supply", "Use a stronger supply or a shorter cable")
             }
             Health { hot: Some(_), .. } => ("This Pi is too hot and runs slower", "Give it air, or a heat sink"),
+            Health { memory_ran_out: true, .. } => {
+                ("This Pi ran out of memory and goes on", "If it comes again, take one with more memory")
+            }
             Health { .. } => {
-                actions.push(Action::Log("board: supply and heat are well again".to_owned()));
+                actions.push(Action::Log("board: supply, heat and memory are well again".to_owned()));
                 return self.problems.clear(&Topic::Board);
             }
         };

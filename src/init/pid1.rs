@@ -66,17 +66,20 @@ pub fn run() -> ! {
     must(run::carry_out(beside, &mut System));
     say!("init", "{} boot steps done", plan.len());
     loop {
-        let asked = catch_unwind(AssertUnwindSafe(|| pid1.turn()));
-        match asked {
-            Ok(None) => {}
-            Ok(Some(ending)) => power::shut_down(&mut pid1, ending),
-            Err(_) => {
-                // The panic's own message is on the console. If this goes on, the watchdog is not fed and restarts us.
-                say!("init", "a turn of the loop panicked, going on");
-                std::thread::sleep(Duration::from_millis(100));
-            }
+        if let Some(ending) = unbroken(|| pid1.turn()) {
+            power::shut_down(&mut pid1, ending);
         }
     }
+}
+
+/// A turn that panics is one in which nothing was asked for. The panic's own message is on the console; if it goes on,
+/// the watchdog is not fed and restarts us.
+fn unbroken(turn: impl FnOnce() -> Option<Ending>) -> Option<Ending> {
+    catch_unwind(AssertUnwindSafe(turn)).unwrap_or_else(|_| {
+        say!("init", "a turn of the loop panicked, going on");
+        std::thread::sleep(Duration::from_millis(100));
+        None
+    })
 }
 
 impl Machine {
@@ -437,4 +440,17 @@ fn read_signal(signals: &OwnedFd) -> Option<(i32, u32)> {
     // SAFETY: the buffer is valid for its size.
     let read = unsafe { libc::read(signals.as_raw_fd(), (&raw mut record).cast(), size_of_val(&record)) };
     (read == size_of_val(&record).cast_signed()).then(|| (record.ssi_signo.cast_signed(), record.ssi_pid))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_turn_that_panics_does_not_end_pid_1() {
+        let asked: Vec<Option<Ending>> = (0..3)
+            .map(|turn| unbroken(|| if turn == 1 { panic!("an overflow, say") } else { Some(Ending::Reboot) }))
+            .collect();
+        assert_eq!(asked, [Some(Ending::Reboot), None, Some(Ending::Reboot)]);
+    }
 }
