@@ -12,5 +12,6 @@ pub mod sd_image;
 pub mod ssd1306_decoder;
 pub mod stick;
 pub mod tftp;
+pub mod trouble;
 pub mod update_file;
 pub mod virtual_pi;

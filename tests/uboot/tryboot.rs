@@ -16,7 +16,7 @@ const LIMIT: Duration = Duration::from_secs(300);
 pub fn ask_the_firmware(folder: &Path) -> Result<(), String> {
     let image = sd_image::path()?;
     let key = update_file::key(folder, "key")?;
-    let wanted = Wanted { key: &key, version: "0.9.0", board: "raspberrypi,3-model-b", broken: false };
+    let wanted = Wanted { key: &key, version: "0.9.0", board: "raspberrypi,3-model-b", changes: None };
     let update = update_file::make(env!("CARGO_BIN_EXE_rootstock"), &image, folder, &wanted)?;
     let stick = folder.join("stick.img");
     stick::make(&stick, 128 << 20, 64 << 20, &[Content { to: "rootstock-0.9.0.update", from: &update }])?;

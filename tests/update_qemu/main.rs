@@ -7,12 +7,16 @@
 //!
 //! At the end the image for Pi 5 does the same once, with its own kernel, and makes a store.
 //!
-//! `ROOTSTOCK_CUTS` cuts the power so often while an update is written (default 3).
+//! The power goes at hundreds of moments of one recorded update (`replay`): after each the firmware's choice must be
+//! a whole system, byte for byte one that was started here. `ROOTSTOCK_CUTS` of these cards are started (default 2).
 
+mod cuts;
+mod replay;
 #[path = "../support/mod.rs"]
 mod support;
 
-use std::fs;
+use std::cell::Cell;
+use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -23,9 +27,9 @@ use rootstock::update::{Slot, autoboot};
 use support::netns::Netns;
 use support::panel_tty::PanelTty;
 use support::qemu::{Machine, Start, virt};
-use support::random::Random;
 use support::sd_image;
 use support::stick::{self, Content};
+use support::trouble;
 use support::update_file::{self, Wanted, text, tool};
 
 const MIB: u64 = 1 << 20;
@@ -69,26 +73,9 @@ fn updates() -> Result<usize, String> {
     }
     ok("a file of another signer, and one for other boards, is told by name, and the card is not written");
 
-    // Power that goes while the slot is written.
-    let cuts = std::env::var("ROOTSTOCK_CUTS").ok().and_then(|cuts| cuts.parse().ok()).unwrap_or(3u64);
-    let mut random = Random(0x5253_5430);
-    for cut in 0..cuts {
-        let mut appliance = lab.start(false, "good.img")?;
-        appliance.wait(&first)?;
-        appliance.wait("update 0.9.0 asks for a held ENROLL")?;
-        appliance.hold_enroll()?;
-        appliance.wait("confirmed: update 0.9.0")?;
-        std::thread::sleep(random.millis(2500));
-        drop(appliance);
-        let choice = lab.choose(false)?;
-        if choice != Slot::A {
-            return Err(format!("after cut {cut} slot {choice} would start"));
-        }
-        lab.fsck()?;
-    }
-    ok(&format!("{cuts} cuts while an update is written: the former starts, and asks again"));
-
-    // An update that is tried and kept.
+    // An update that is tried and kept. What it writes is recorded.
+    fs::copy(lab.card(), lab.at(FORMER)).map_err(|e| e.to_string())?;
+    lab.record.set(true);
     let mut appliance = lab.start(false, "good.img")?;
     appliance.wait(&first)?;
     appliance.wait("update 0.9.0 asks for a held ENROLL")?;
@@ -113,6 +100,9 @@ fn updates() -> Result<usize, String> {
     appliance.wait("update: 0.9.0 serves and is kept")?;
     ok("on trial it tests its services and is kept; a cut before that brings the former back");
     drop(appliance);
+    lab.record.set(false);
+    let boots = std::env::var("ROOTSTOCK_CUTS").ok().and_then(|cuts| cuts.parse().ok()).unwrap_or(2usize);
+    ok(&lab.cuts(boots, &[&first, &running("B", "0.9.0")])?);
     let mut appliance = lab.start_with(false, "none.img", Reader::Usb)?;
     appliance.wait("rootstock.toml read from")?;
     appliance.wait(&running("B", "0.9.0"))?;
@@ -129,19 +119,35 @@ fn updates() -> Result<usize, String> {
     }
     ok("the SD card can be taken out while it runs");
 
-    // A new system that does not come up.
-    let mut appliance = lab.start(false, "broken.img")?;
+    // A new system that hangs, and takes PID 1 with it.
+    let mut appliance = lab.start(false, "hangs.img")?;
     appliance.wait("update 0.9.1 asks for a held ENROLL")?;
     appliance.hold_enroll()?;
     appliance.wait("update 0.9.1 is written and checked")?;
     appliance.machine.wait_exit(LIMIT)?;
-    let mut appliance = lab.start(true, "broken.img")?;
-    appliance.wait("Kernel panic")?;
+    let mut appliance = lab.start(true, "hangs.img")?;
+    appliance.wait("trouble: hangs now")?;
     appliance.machine.wait_exit(LIMIT)?;
-    let mut appliance = lab.start(false, "broken.img")?;
+    if appliance.machine.console.text().contains("shutdown, then") {
+        return Err("it was to hang, and ended in order".to_owned());
+    }
+    let mut appliance = lab.start(false, "hangs.img")?;
     appliance.wait(&running("B", "0.9.0"))?;
     appliance.wait("it lies in the other slot already and was not kept")?;
-    ok("a version that panics restarts by itself, and the former says that it was not kept");
+    ok("a version that hangs is ended by the watchdog, and the former says that it was not kept");
+    drop(appliance);
+
+    // One that does not come up.
+    fs::write(lab.at("initramfs.img"), [0; 4096]).map_err(|e| e.to_string())?;
+    let slot = format!("{}@@{}M", text(&lab.card())?, sd_image::SLOTS_MIB[0]);
+    tool("mcopy", &["-o", "-i", &slot, text(&lab.at("initramfs.img"))?, "::initramfs.img"])?;
+    let mut appliance = lab.start(true, "none.img")?;
+    appliance.wait("Kernel panic")?;
+    appliance.machine.wait_exit(LIMIT)?;
+    if lab.choose(false)? != Slot::B {
+        return Err("the version that panicked was kept".to_owned());
+    }
+    ok("a version that panics restarts by itself, and the former is started");
     drop(appliance);
 
     // The way back takes a longer press.
@@ -192,6 +198,12 @@ fn pi5() -> Result<usize, String> {
 
 /// A stick that a store may be made on.
 const BLANK: &str = "blank.img";
+/// The card, the one before the update, and those that cuts leave.
+const CARD: &str = "card.img";
+const FORMER: &str = "former.img";
+const CUT: &str = "cut.img";
+/// What QEMU recorded of the update.
+const RECORD: &str = "writes.log";
 
 struct Lab {
     folder: PathBuf,
@@ -200,6 +212,10 @@ struct Lab {
     wire: Netns,
     /// What the image says of itself.
     version: String,
+    /// The card that is in the slot.
+    inserted: Cell<&'static str>,
+    /// Whether its writes are recorded.
+    record: Cell<bool>,
 }
 
 impl Lab {
@@ -224,28 +240,32 @@ impl Lab {
             update_file::put_setting(&at("card.img"), &at(from), name)?;
         }
 
-        let lab = Self { wire: Netns::new("update"), folder, kernel, version };
+        let (inserted, record) = (Cell::new(CARD), Cell::new(false));
+        let lab = Self { wire: Netns::new("update"), folder, kernel, version, inserted, record };
         lab.wire.bridge("br0");
         lab.wire.tap("tap0", "br0");
         lab.device_tree()?;
         lab.stick("none.img", &[])?;
         stick::make(&lab.at(BLANK), 2048 * MIB, 64 * MIB, &[])?;
-        let make = |key: &str, version: &str, board: &str, broken| {
-            let wanted = Wanted { key: &lab.at(key), version, board, broken };
+        let hangs = trouble::files(&lab.folder, &["hang"])?;
+        // A short time for the watchdog, which otherwise has half a minute.
+        let hangs = (hangs.as_path(), "rootstock.serve=/bin/hang i6300esb.heartbeat=6");
+        let make = |key: &str, version: &str, board: &str, hang: bool| {
+            let wanted = Wanted { key: &lab.at(key), version, board, changes: hang.then_some(hangs) };
             update_file::make(env!("CARGO_BIN_EXE_rootstock"), &image, &lab.folder, &wanted)
         };
         // A good one for another Pi.
         let foreign = lab.at("foreign.update");
         fs::rename(make("key", "0.9.0", "raspberrypi,5-model-b", false)?, &foreign).map_err(|e| e.to_string())?;
         let ours = |version: &str| format!("rootstock-{version}-{family}.update");
-        for (stick, key, version, broken, name) in [
+        for (stick, key, version, hang, name) in [
             // Without a family in its name, as before 0.2.
             ("stranger.img", "stranger", "0.9.0", false, "rootstock-0.9.0.update".to_owned()),
             ("good.img", "key", "0.9.0", false, ours("0.9.0")),
-            ("broken.img", "key", "0.9.1", true, ours("0.9.1")),
+            ("hangs.img", "key", "0.9.1", true, ours("0.9.1")),
             ("older.img", "key", "0.0.1", false, "rootstock-0.0.1.update".to_owned()),
         ] {
-            let update = make(key, version, "linux,dummy-virt", broken)?;
+            let update = make(key, version, "linux,dummy-virt", hang)?;
             if !update.ends_with(ours(version)) {
                 return Err(format!("an update is called {}", update.display()));
             }
@@ -259,6 +279,10 @@ impl Lab {
 
     fn at(&self, name: &str) -> PathBuf {
         self.folder.join(name)
+    }
+
+    fn card(&self) -> PathBuf {
+        self.at(self.inserted.get())
     }
 
     fn stick(&self, name: &str, content: &[Content<'_>]) -> Result<(), String> {
@@ -276,8 +300,7 @@ impl Lab {
 
     /// The firmware's choice.
     fn choose(&self, tryboot: bool) -> Result<Slot, String> {
-        let settings = format!("{}@@{}M", text(&self.at("card.img"))?, sd_image::SETTINGS_MIB);
-        let told = tool("mtype", &["-i", &settings, "::autoboot.txt"])?;
+        let told = tool("mtype", &["-i", &settings(&self.card())?, "::autoboot.txt"])?;
         let (partition, a_b) = autoboot::read(told.as_bytes(), tryboot);
         let slot = partition.filter(|_| a_b).and_then(Slot::of_partition);
         slot.ok_or_else(|| format!("autoboot.txt starts nothing: {told:?}"))
@@ -291,7 +314,7 @@ impl Lab {
     fn start_with(&self, tryboot: bool, stick: &str, reader: Reader) -> Result<Appliance, String> {
         let slot = self.choose(tryboot)?;
         let offset = sd_image::SLOTS_MIB[usize::from(slot == Slot::B)];
-        let from = format!("{}@@{offset}M", text(&self.at("card.img"))?);
+        let from = format!("{}@@{offset}M", text(&self.card())?);
         for name in [self.kernel.as_str(), "initramfs.img", "cmdline.txt"] {
             tool("mcopy", &["-n", "-o", "-i", &from, &format!("::{name}"), text(&self.at(name))?])?;
         }
@@ -314,12 +337,11 @@ impl Lab {
             .arg(&dtb)
             .arg("-monitor")
             .arg(format!("unix:{},server=on,wait=off", self.at("monitor.sock").display()))
-            .args(["-device", "qemu-xhci,id=usb"])
+            .args(["-device", "qemu-xhci,id=usb", "-device", "i6300esb"])
             .arg("-chardev")
             .arg(format!("socket,id=panel,path={},server=on,wait=off", panel.display()))
             .args(["-device", "virtio-serial-pci", "-device", "virtconsole,chardev=panel"])
-            .arg("-drive")
-            .arg(format!("if=none,id=sd,format=raw,file={}", self.at("card.img").display()))
+            .args(self.drive())
             .args(["-device", reader.device()])
             .arg("-drive")
             .arg(format!("if=none,id=stick,format=raw,readonly={},file={}", access, self.at(stick).display()))
@@ -329,21 +351,49 @@ impl Lab {
         Ok(Appliance { machine, panel, monitor: self.at("monitor.sock") })
     }
 
+    /// The card's drive, `sd`.
+    fn drive(&self) -> Vec<String> {
+        let card = self.card().display().to_string();
+        if !self.record.get() {
+            return vec!["-drive".to_owned(), format!("if=none,id=sd,format=raw,file={card}")];
+        }
+        let log = self.at(RECORD);
+        // A record of several machines goes on where the one before stopped.
+        let how = if log.exists() { "log-append=on" } else { "log-sector-size=512" };
+        let _ = File::options().append(true).create(true).open(&log);
+        let log = log.display();
+        [
+            format!("driver=file,filename={card},node-name=card"),
+            format!("driver=file,filename={log},node-name=log"),
+            format!("driver=blklogwrites,node-name=sd,file=card,log=log,{how}"),
+        ]
+        .into_iter()
+        .flat_map(|node| ["-blockdev".to_owned(), node])
+        .collect()
+    }
+
     fn card_hash(&self) -> Result<String, String> {
-        tool("sha256sum", &[text(&self.at("card.img"))?])
+        tool("sha256sum", &[text(&self.card())?])
     }
 
     /// The settings and the slot that is started are clean.
     fn fsck(&self) -> Result<(), String> {
         let slot = sd_image::SLOTS_MIB[usize::from(self.choose(false)? == Slot::B)];
-        for (start, count) in [(sd_image::SETTINGS_MIB, 8), (slot, 64)] {
-            let part = self.at("part.img");
-            let [from, to] = [format!("if={}", self.at("card.img").display()), format!("of={}", part.display())];
-            tool("dd", &[&from, &to, "bs=1M", &format!("skip={start}"), &format!("count={count}"), "status=none"])?;
-            tool("fsck.fat", &["-n", text(&part)?])?;
-        }
-        Ok(())
+        self.fsck_part(sd_image::SETTINGS_MIB, 8)?;
+        self.fsck_part(slot, 64)
     }
+
+    fn fsck_part(&self, start: u64, mib: u64) -> Result<(), String> {
+        let part = self.at("part.img");
+        let [from, to] = [format!("if={}", self.card().display()), format!("of={}", part.display())];
+        tool("dd", &[&from, &to, "bs=1M", &format!("skip={start}"), &format!("count={mib}"), "status=none"])?;
+        tool("fsck.fat", &["-n", text(&part)?]).map(drop)
+    }
+}
+
+/// A card's settings partition, as mtools name it.
+fn settings(card: &Path) -> Result<String, String> {
+    Ok(format!("{}@@{}M", text(card)?, sd_image::SETTINGS_MIB))
 }
 
 /// What the card lies in. QEMU can take only a USB one out.
@@ -371,6 +421,10 @@ struct Appliance {
 impl Appliance {
     fn wait(&mut self, needle: &str) -> Result<(), String> {
         self.machine.wait_for(needle, 0, LIMIT).map(drop)
+    }
+
+    fn wait_all(&mut self, needles: &[&str]) -> Result<(), String> {
+        needles.iter().try_for_each(|needle| self.wait(needle))
     }
 
     fn pull_card(&mut self) -> Result<(), String> {
