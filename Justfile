@@ -31,7 +31,7 @@ posix: (deps "build" "image" "qemu" "os" "net")
 check:
     cargo fmt --all --check
     cargo clippy --quiet --workspace --all-targets -- -D warnings
-    cargo clippy --quiet --test bench --test demo --test modes --test board --test stick --test shop_qemu --test nfs_linux --test nfs_programs --test nfs_posix --test sd_image --test update_qemu --test uboot --test hil_qemu -- -D warnings
+    cargo clippy --quiet --test bench --test demo --test modes --test board --test stick --test shop_qemu --test nfs_linux --test nfs_programs --test nfs_posix --test sd_image --test update_qemu --test trouble --test uboot --test hil_qemu -- -D warnings
     cargo metadata --quiet --locked --format-version 1 --manifest-path tests/fuzz/Cargo.toml >/dev/null
     board/budget
     cargo test --quiet --workspace --lib --bins

@@ -108,13 +108,15 @@ fn updates() -> Result<usize, String> {
     appliance.wait(&running("B", "0.9.0"))?;
     appliance.wait("serving as 192.168.99.1/24")?;
     ok("the next start is the new version, with the settings of the former");
+    // On a busy machine the settings come late, and the server is started again with them.
+    let pulled = appliance.machine.console.text().len();
     appliance.pull_card()?;
     std::thread::sleep(Duration::from_secs(3));
     appliance.panel.press('N')?;
     appliance.wait("unmounted and synced")?;
     appliance.machine.wait_exit(LIMIT)?;
     let died = |line: &str| line.contains("serve (") && line.contains(") ended");
-    if appliance.machine.console.text().lines().any(died) {
+    if appliance.machine.console.text()[pulled..].lines().any(died) {
         return Err("a process died of the card that was taken out".to_owned());
     }
     ok("the SD card can be taken out while it runs");
