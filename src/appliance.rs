@@ -2,16 +2,18 @@
 //! carries out what control says.
 //!
 //! I/O, but no decisions. One thread runs the loop; each shell has threads of
-//! its own and reports through `Inbox`, which never makes it wait.
+//! its own and reports through [`Inbox`], which never makes it wait.
+
+mod inbox;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant, SystemTime};
 
 use tracing::{info, warn};
 
+pub use self::inbox::Inbox;
+use self::inbox::Message;
 use crate::blackbox::{self, Left, Why, tap};
 use crate::config::{self, Config};
 use crate::control::Wanted;
@@ -19,10 +21,6 @@ use crate::control::{Action, Control, Event};
 use crate::directory::{Directory, Published};
 use crate::self_test::{self, Plan};
 use crate::{dhcp, health, init, memory, net, nfs, orders, panel, priority, store, tftp, update};
-
-/// Events of packets that may wait for control; more are dropped, as a full
-/// socket would drop them. Control handles about a million a second.
-const MAX_PACKET_EVENTS: usize = 4096;
 
 /// NFS calls that may run at once; most of them wait for the stick, not for a core.
 const NFS_WORKERS: usize = 16;
@@ -83,44 +81,6 @@ pub enum End {
     Try,
 }
 
-enum Message {
-    Event(Event),
-    Stop,
-}
-
-/// The one queue to control.
-#[derive(Clone)]
-pub struct Inbox {
-    sender: mpsc::Sender<Message>,
-    packets: Arc<AtomicUsize>,
-}
-
-impl Inbox {
-    /// For events that must not be lost; their number is bounded by their source.
-    fn send(&self, event: Event) {
-        // Control outlives every shell; at the very end nobody listens, and nothing is lost by that.
-        let _ = self.sender.send(Message::Event(event));
-    }
-
-    /// For events that anybody on the wire can cause: dropped when control is far behind.
-    fn send_packet(&self, event: Event) {
-        if self.packets.fetch_add(1, Ordering::Relaxed) < MAX_PACKET_EVENTS {
-            self.send(event);
-        } else {
-            self.packets.fetch_sub(1, Ordering::Relaxed);
-        }
-    }
-
-    /// Asks the loop to end; safe from any thread.
-    pub fn stop(&self) {
-        let _ = self.sender.send(Message::Stop);
-    }
-}
-
-fn is_packet(event: &Event) -> bool {
-    matches!(event, Event::Dhcp(_) | Event::Tftp(_) | Event::Nfs(_))
-}
-
 /// The running shells, as far as actions need them.
 struct Shells {
     net: net::Handle,
@@ -146,8 +106,8 @@ pub fn run(options: Options, started: impl FnOnce(Inbox)) -> Result<End, Error> 
         warn!("{problem}");
     }
 
-    let (sender, receiver) = mpsc::channel();
-    let inbox = Inbox { sender, packets: Arc::default() };
+    let inbox = Inbox::default();
+    let mut receiver = inbox.receiver();
     started(inbox.clone());
     let directory = Arc::new(Published::new(Directory::default()));
 
@@ -225,16 +185,13 @@ pub fn run(options: Options, started: impl FnOnce(Inbox)) -> Result<End, Error> 
         run: options.run,
         inbox: inbox.clone(),
     };
-    // Only now: the shells' threads would have it too. That of DHCP has it, for it starts in the loop.
+    priority::bound(priority::RUNAWAY);
     priority::prompt();
     shells.panel.show(control.status(clock.elapsed()));
     let end = 'run: loop {
         let sleep = control.poll_timeout(clock.elapsed()).unwrap_or(LONGEST_SLEEP);
-        let actions = match receiver.recv_timeout(sleep) {
-            Ok(Message::Event(event)) => {
-                if is_packet(&event) {
-                    inbox.packets.fetch_sub(1, Ordering::Relaxed);
-                }
+        let actions = match receiver.take(sleep) {
+            Some(Message::Event(event)) => {
                 if let Event::Net(net::Event::Interface { name, index, .. }) = &event {
                     shells.listen_for_dhcp(name, *index, &inbox);
                 }
@@ -257,8 +214,8 @@ pub fn run(options: Options, started: impl FnOnce(Inbox)) -> Result<End, Error> 
                 }
                 control.handle(clock.elapsed(), event)
             }
-            Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => break End::Stopped,
-            Err(RecvTimeoutError::Timeout) => control.poll(clock.elapsed()),
+            Some(Message::Stop) => break End::Stopped,
+            None => control.poll(clock.elapsed()),
         };
         for action in actions {
             if matches!(action, Action::PowerOff) {
@@ -341,7 +298,6 @@ impl Shells {
     fn self_test(&self, plan: Plan) {
         let inbox = self.inbox.clone();
         let run = move || {
-            priority::ordinary();
             inbox.send(Event::SelfTested(Box::new(self_test::run(&plan))));
         };
         if let Err(error) = std::thread::Builder::new().name("self-test".to_owned()).spawn(run) {
@@ -354,7 +310,6 @@ impl Shells {
     fn report(&self, wanted: Wanted) {
         let (run, save) = (self.run.clone(), self.store.sender());
         let make = move || {
-            priority::ordinary();
             let crash = wanted.summary.why == Why::Crash;
             let records = if crash { blackbox::ring::crashed(&run) } else { tap::records() };
             let files = blackbox::files(&wanted.summary, &records);
@@ -386,10 +341,7 @@ fn log_memory() {
 /// A shell's way to report, taken apart by `wrap`.
 fn sink<E: 'static>(inbox: &Inbox, wrap: fn(E) -> Event) -> Arc<dyn Fn(E) + Send + Sync> {
     let inbox = inbox.clone();
-    Arc::new(move |event| {
-        let event = wrap(event);
-        if is_packet(&event) { inbox.send_packet(event) } else { inbox.send(event) }
-    })
+    Arc::new(move |event| inbox.send(wrap(event)))
 }
 
 /// The configuration file; an absent one is no problem, an unreadable one is told.

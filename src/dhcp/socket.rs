@@ -26,6 +26,7 @@ use super::throttle::Throttle;
 use crate::blackbox::record::OURS;
 use crate::blackbox::tap;
 use crate::net::packet::{BROADCAST, IPV4, PacketSocket};
+use crate::priority;
 
 /// What the receiving thread reports.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,6 +61,11 @@ pub enum Error {
 /// Room for what waits to be read, as the kernel counts it: some 1,000 questions. By its
 /// default (212,992 bytes) a power cut's end with 200 Pis is over it where the thread is late.
 const RECEIVE_BYTES: usize = 1 << 20;
+
+/// Datagrams that are taken without a wait between them, more than 200 boards send that get power at once; then
+/// there is a pause. This thread runs before most others: a flood must not have its core.
+const PORTION: u32 = 512;
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// An open port 67. Dropping it ends its thread.
 #[derive(Debug)]
@@ -139,6 +145,7 @@ impl Drop for Socket {
 
 /// Takes datagrams until `stop` is readable.
 fn receive(udp: &UdpSocket, stop: &OwnedFd, sink: &dyn Fn(Event)) {
+    priority::prompt();
     let start = Instant::now();
     let mut throttle = Throttle::new();
     let mut counters = Counters::default();
@@ -163,23 +170,33 @@ fn receive(udp: &UdpSocket, stop: &OwnedFd, sink: &dyn Fn(Event)) {
         if polled.is_err() || ready[0].revents().is_empty() {
             continue;
         }
-        match udp.recv(&mut buffer) {
-            Ok(length) => match message::parse(&buffer[..length]) {
-                Ok(request) if throttle.admit(now, request.mac) => {
-                    let (from, to) =
-                        (SocketAddrV4::new(request.ciaddr, 68), SocketAddrV4::new(Ipv4Addr::BROADCAST, 67));
-                    tap::datagram(false, from, to, length, &buffer[..length]);
-                    sink(Event::Request(Box::new(request)));
+        for taken in 1.. {
+            match udp.recv(&mut buffer) {
+                Ok(length) => match message::parse(&buffer[..length]) {
+                    Ok(request) if throttle.admit(start.elapsed(), request.mac) => {
+                        let (from, to) =
+                            (SocketAddrV4::new(request.ciaddr, 68), SocketAddrV4::new(Ipv4Addr::BROADCAST, 67));
+                        tap::datagram(false, from, to, length, &buffer[..length]);
+                        sink(Event::Request(Box::new(request)));
+                    }
+                    Ok(_) => counters.throttled = counters.throttled.saturating_add(1),
+                    Err(reason) => {
+                        counters.malformed = counters.malformed.saturating_add(1);
+                        counters.last = Some(reason);
+                    }
+                },
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                // An error that stays, such as a vanished interface, must not become a busy loop.
+                Err(_) => {
+                    thread::sleep(Duration::from_millis(100));
+                    break;
                 }
-                Ok(_) => counters.throttled = counters.throttled.saturating_add(1),
-                Err(reason) => {
-                    counters.malformed = counters.malformed.saturating_add(1);
-                    counters.last = Some(reason);
-                }
-            },
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
-            // An error that stays, such as a vanished interface, must not become a busy loop.
-            Err(_) => thread::sleep(Duration::from_millis(100)),
+            }
+            if taken >= PORTION {
+                thread::sleep(PAUSE);
+                break;
+            }
         }
     }
 }

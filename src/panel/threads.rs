@@ -28,6 +28,8 @@ use crate::status::Status;
 const MAX_PRESSES: usize = 16;
 /// The clocks on a screen, the heart and the bars move on this often.
 const TICK: Duration = Duration::from_millis(500);
+/// What goes on by itself is drawn no more often than a display takes pictures (23 ms each); a press is taken at once.
+const REST: Duration = Duration::from_millis(20);
 /// A hold that is being drawn moves on in steps of this many thousandths.
 const HOLD_STEP: u16 = 25;
 
@@ -177,10 +179,17 @@ pub(super) fn compose(core: &Core, outlets: &[Arc<Outlet>], config: &config::Pan
     let (mut turner, mut presence) = (Pages::default(), Presence::new(config.dim_after, config.dark_after));
     let (mut told, mut told_at) = (Status::default(), Duration::ZERO);
     let mut drawn: Option<(Screen, Look)> = None;
+    let mut rest_until = Duration::ZERO;
     loop {
         let state = core.lock();
         let waited = core.changed.wait_timeout_while(state, TICK, |state| !state.news);
         let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        let rest = rest_until.saturating_sub(core.now());
+        if !rest.is_zero() {
+            let calm = |state: &mut State| state.presses.is_empty() && !state.closing;
+            let waited = core.changed.wait_timeout_while(state, rest, calm);
+            (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        }
         state.news = false;
         let (status, presses, hold, closing) =
             (state.status.take(), std::mem::take(&mut state.presses), state.hold, state.closing);
@@ -191,6 +200,8 @@ pub(super) fn compose(core: &Core, outlets: &[Arc<Outlet>], config: &config::Pan
             return;
         }
         let now = core.now();
+        // What a press leads to is drawn as soon as it is told.
+        rest_until = if presses.is_empty() { now + REST } else { Duration::ZERO };
         if let Some(status) = status {
             if presence::wakes(&told, &status) {
                 presence.wake(now);

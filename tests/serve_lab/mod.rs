@@ -10,7 +10,7 @@ pub mod storm;
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -105,7 +105,7 @@ pub struct Lab {
     /// Sticks that are disks, by the kernel's names; none: a folder is the stick.
     pub disks: Vec<String>,
     /// Open, so that the terminal does not hang up between two servers.
-    _near: OwnedFd,
+    near: OwnedFd,
 }
 
 impl Lab {
@@ -132,13 +132,13 @@ impl Lab {
         assert_eq!(unsafe { libc::openpty(&mut far, &mut near, null_mut(), null(), null()) }, 0);
         // SAFETY: openpty has just made both descriptors, and nothing else owns them.
         let (far, near) = unsafe { (File::from_raw_fd(far), OwnedFd::from_raw_fd(near)) };
-        let tty = fs::read_link(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&near))).unwrap();
+        let tty = fs::read_link(format!("/proc/self/fd/{}", near.as_raw_fd())).unwrap();
         let told = Arc::new(Mutex::new(Vec::new()));
         let each = told.clone();
         let panel =
             PanelTty::on(far.try_clone().unwrap(), far, move |shown| each.lock().unwrap().push(shown.words.clone()));
         bench.store();
-        Self { serve: None, server, switch, bench, panel, told, tty, disks: Vec::new(), _near: near }
+        Self { serve: None, server, switch, bench, panel, told, tty, disks: Vec::new(), near }
     }
 
     /// A running server whose stick holds one image, imported.
@@ -301,6 +301,15 @@ impl Lab {
 
     pub fn press(&mut self, key: char) {
         self.panel.press(key).unwrap();
+    }
+
+    /// The same without the kernel's worker thread that brings a terminal its bytes (TIOCSTI, ioctl_tty(2)): no
+    /// button waits for that one, and it waits like any other where there is more to do than there are cores.
+    #[allow(dead_code)] // one test measures it
+    pub fn press_at_once(&self, key: u8) {
+        // SAFETY: the terminal is open, and the byte lives through the call.
+        let result = unsafe { libc::ioctl(self.near.as_raw_fd(), libc::TIOCSTI, &raw const key) };
+        assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
     }
 
     /// Waits until the panel shows it.
