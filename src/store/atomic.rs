@@ -8,6 +8,9 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+/// Most entries of a folder that are looked at: a client's own, or its snapshots'.
+const MAX_CLEARED: usize = 10_000;
+
 /// Replaces `path` with `bytes`; `mode` is the new file's.
 pub fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     write_unsynced(path, bytes, mode, true)?;
@@ -33,6 +36,17 @@ pub fn write_unsynced(path: &Path, bytes: &[u8], mode: u32, sync: bool) -> io::R
         let _ = std::fs::remove_file(&temporary);
     }
     result
+}
+
+/// Removes what writes into `folder` left that were cut.
+pub fn clear(folder: &Path) -> io::Result<()> {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().take(MAX_CLEARED) {
+        let entry = entry?;
+        if entry.file_name().as_encoded_bytes().ends_with(b".toml.tmp") && entry.file_type()?.is_file() {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// Makes renames and new names in `folder` last.

@@ -69,6 +69,11 @@ pub fn open(store: &Path) -> Result<Library, LibraryError> {
     library.broken.extend(said);
     for record in &mut library.clients {
         library.broken.extend(recover::client(store, record));
+        let paths = ClientPaths::of(store, &record.client.role);
+        library.broken.extend(recover::writes(&[&paths.folder, &paths.snapshots()]));
+    }
+    for (id, _) in &library.images {
+        library.broken.extend(recover::writes(&[&ImagePaths::of(store, id).folder]));
     }
     Ok(library)
 }

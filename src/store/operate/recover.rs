@@ -58,6 +58,12 @@ pub fn client(store: &Path, record: &mut Record) -> Vec<String> {
     said
 }
 
+/// Removes what a cut left of a write into a client's or an image's folder. At an opening only: later it may be somebody's.
+pub fn writes(folders: &[&Path]) -> Vec<String> {
+    let failed = |folder: &&Path| atomic::clear(folder).err().map(|error| format!("{}: {error}", folder.display()));
+    folders.iter().filter_map(failed).collect()
+}
+
 /// What is left to do when a client's trees can be mounted.
 pub fn pending(record: &Record) -> Vec<Step> {
     let books = &record.books;
@@ -110,4 +116,27 @@ pub fn tidy(store: &Path, record: &mut Record) -> std::io::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::states::tests::record;
+
+    #[test]
+    fn what_a_cut_write_left_goes_and_nothing_else_does() {
+        let store = tempfile::tempdir().unwrap();
+        let record = record(0, &[(0, None)], &[]);
+        let paths = ClientPaths::of(store.path(), &record.client.role);
+        fs::create_dir_all(paths.snapshots()).unwrap();
+        fs::create_dir_all(paths.folder.join("folder.toml.tmp")).unwrap();
+        let (left, kept) =
+            (["client.toml.tmp", "snapshots/s.toml.tmp"], ["client.toml", "note.tmp", "snapshots/s.toml"]);
+        for name in left.iter().chain(&kept) {
+            fs::write(paths.folder.join(name), "x").unwrap();
+        }
+        assert_eq!(writes(&[&paths.folder, &paths.snapshots(), &paths.states()]), Vec::<String>::new());
+        assert!(left.iter().all(|name| !paths.folder.join(name).exists()));
+        assert!(kept.iter().all(|name| paths.folder.join(name).exists()));
+    }
 }
