@@ -232,9 +232,10 @@ fn list(file: &File) -> io::Result<Vec<FileEntry>> {
             if entry.is_dir() && !name.starts_with('.') && depth < MAX_DEPTH {
                 pending.push((entry.to_dir(), format!("{path}{name}/"), depth + 1));
             } else if entry.is_file() {
-                let mut hasher = Sha256::new();
-                io::copy(&mut entry.to_file(), &mut hasher)?;
-                let sha256 = hex(&hasher.finalize());
+                // It is in memory already, with all the others.
+                let mut content = Vec::new();
+                entry.to_file().read_to_end(&mut content)?;
+                let sha256 = hex(&Sha256::digest(&content));
                 found.push(FileEntry { name: format!("{path}{name}"), bytes: entry.len(), sha256 });
             }
         }
