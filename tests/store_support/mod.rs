@@ -276,28 +276,33 @@ pub fn make_image(image: &Path, root: &Path) {
 
 /// The same, with a FAT made of `boot`, which may have 3 MiB.
 pub fn make_image_of(image: &Path, boot: &Path, root: &Path) {
+    make_image_sized(image, boot, root, ROOT_BYTES, &[]);
+}
+
+/// The same, with a root of so many bytes, and more words for mke2fs.
+pub fn make_image_sized(image: &Path, boot: &Path, root: &Path, root_bytes: u64, words: &[&str]) {
     let scratch = tempfile::tempdir().unwrap();
-    let (fat, ext4) = (scratch.path().join("fat"), scratch.path().join("ext4"));
+    let fat = scratch.path().join("fat");
     File::create(&fat).unwrap().set_len(BOOT_BYTES).unwrap();
-    File::create(&ext4).unwrap().set_len(ROOT_BYTES).unwrap();
     let text = |path: &Path| path.to_str().unwrap().to_owned();
     run("mformat", &["-i", &text(&fat), "-v", "bootfs", "::"]);
     for entry in fs::read_dir(boot).unwrap() {
         run("mcopy", &["-s", "-i", &text(&fat), &text(&entry.unwrap().path()), "::"]);
     }
-    run("mke2fs", &["-q", "-t", "ext4", "-L", "rootfs", "-d", &text(root), &text(&ext4)]);
 
     let disk = File::create(image).unwrap();
-    disk.set_len(ROOT_START + ROOT_BYTES).unwrap();
+    disk.set_len(ROOT_START + root_bytes).unwrap();
     let table = scratch.path().join("table");
-    let (boot, root) = (BOOT_START / 512, ROOT_START / 512);
-    let (boot_sectors, root_sectors) = (BOOT_BYTES / 512, ROOT_BYTES / 512);
+    let (boot, start) = (BOOT_START / 512, ROOT_START / 512);
+    let (boot_sectors, root_sectors) = (BOOT_BYTES / 512, root_bytes / 512);
     let lines =
-        format!("label: dos\nstart={boot}, size={boot_sectors}, type=c\nstart={root}, size={root_sectors}, type=83\n");
+        format!("label: dos\nstart={boot}, size={boot_sectors}, type=c\nstart={start}, size={root_sectors}, type=83\n");
     fs::write(&table, lines).unwrap();
     run("sh", &["-c", &format!("sfdisk -q '{}' < {}", image.display(), table.display())]);
     disk.write_all_at(&fs::read(&fat).unwrap(), BOOT_START).unwrap();
-    disk.write_all_at(&fs::read(&ext4).unwrap(), ROOT_START).unwrap();
+    let (offset, size) = (format!("offset={ROOT_START}"), format!("{}k", root_bytes >> 10));
+    let made = ["-q", "-F", "-t", "ext4", "-L", "rootfs", "-E", &offset, "-d", &text(root)];
+    run("mke2fs", &[&made, words, &[&text(image), &size]].concat());
 }
 
 /// The usual image, as `name` in `folder`.
