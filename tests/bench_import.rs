@@ -5,6 +5,7 @@
 //!
 //! ```text
 //! just bench-import [AN.img.xz [/a/folder/on/the/stick]]
+//! BENCH_ONLY=b.img just bench-import     # that row alone
 //! ```
 //!
 //! Each round runs an import and the command one after the other, and the ratio
@@ -103,7 +104,9 @@ fn imports_beside_the_decompressor_alone() {
         ("b.img", "", "cp --sparse=always IN OUT".to_owned()),
     ];
     let out = path("out").display().to_string();
-    for (name, packer, unpacker) in &sources {
+    let only = std::env::var("BENCH_ONLY").ok();
+    for (name, packer, unpacker) in sources.iter().filter(|(name, ..)| only.as_deref().is_none_or(|only| only == *name))
+    {
         let source = path(name);
         if !packer.is_empty() {
             make(packer, &source);

@@ -115,6 +115,14 @@ impl<R> Ahead<R> {
         thread.join().map_err(|_| io::Error::other("the reading thread ended early"))
     }
 
+    /// What was read next, taken without a copy; empty at the end.
+    pub fn next_piece(&mut self) -> io::Result<&[u8]> {
+        let bytes = self.fill_buf()?.len();
+        let from = self.at;
+        self.consume(bytes);
+        Ok(&self.current[from..])
+    }
+
     /// Without its receiver the thread ends.
     fn hang_up(&mut self) {
         drop(std::mem::replace(&mut self.pieces, sync_channel(0).1));
@@ -235,6 +243,26 @@ mod tests {
             assert!(position.ended() && position.consumed() == 9000);
             assert_eq!(ahead.into_inner().unwrap().position(), 9000);
         }
+    }
+
+    #[test]
+    fn pieces_are_taken_as_they_were_read_also_behind_a_copy() {
+        let data: Vec<u8> = (0..10_000u32).map(|n| (n % 251) as u8).collect();
+        let position = Arc::new(Position::default());
+        let mut ahead = Ahead::new("test", io::Cursor::new(data.clone()), 4096, Some(position.clone())).unwrap();
+        let mut read = vec![0; 100];
+        ahead.read_exact(&mut read).unwrap();
+        let mut lengths = Vec::new();
+        loop {
+            let piece = ahead.next_piece().unwrap();
+            lengths.push(piece.len());
+            if piece.is_empty() {
+                break;
+            }
+            read.extend_from_slice(piece);
+        }
+        assert_eq!(lengths, [4096 - 100, 4096, 10_000 - 2 * 4096, 0]);
+        assert!(read == data && position.ended() && position.consumed() == 10_000);
     }
 
     #[test]

@@ -3,7 +3,6 @@
 //! The layout and the telling of partitions are pure; bytes go to the writer.
 
 use std::fs;
-use std::io::Read;
 use std::path::Path;
 
 use super::boot_files;
@@ -51,45 +50,28 @@ fn split(source: &mut Source, root: &Path, fat: &Path, run: &mut Context<'_>) ->
     // Of such an image only the boot files take room.
     let needed_bytes = if in_place { 0 } else { place.packed_bytes };
     let mut writer = Writer::start(root, fat, &run.job.store, needed_bytes, run.job.method)?;
-    let mut layout: Option<Layout> = None;
     let mut parts = Parts { in_place, ..Parts::default() };
-    let mut at = 0u64;
-    let mut piece = vec![0; PIECE_BYTES];
+    let mut buffer = vec![0; PIECE_BYTES];
+    // The partition table is in the first piece, whole.
+    let head = source.read_piece(&mut buffer).map_err(|error| place.explain(error))?;
+    let layout = self::layout(&buffer[..head], source.unpacked_bytes)?;
+    parts.take(&layout, 0, &buffer[..head], &mut writer)?;
+    let mut at = head as u64;
     loop {
         run.check()?;
-        let filled = read_piece(source, &mut piece).map_err(|error| place.explain(error))?;
-        if filled == 0 {
+        let piece = source.next_piece(&mut buffer).map_err(|error| place.explain(error))?;
+        if piece.is_empty() {
             break;
         }
-        let piece = &piece[..filled];
-        if layout.is_none() {
-            layout = Some(self::layout(piece, source.unpacked_bytes)?);
+        if at > layout.end.saturating_add(MAX_TAIL_BYTES) {
+            return Err(ImportError::Lying("the file holds far more than its partitions".into()));
         }
-        if let Some(layout) = &layout {
-            if at > layout.end.saturating_add(MAX_TAIL_BYTES) {
-                return Err(ImportError::Lying("the file holds far more than its partitions".into()));
-            }
-            parts.take(layout, at, piece, &mut writer)?;
-        }
-        at += filled as u64;
+        parts.take(&layout, at, piece, &mut writer)?;
+        at += piece.len() as u64;
     }
     let found = parts.finish(at)?;
     writer.finish(found.root.1, found.boot.1)?;
     Ok(found)
-}
-
-/// Reads until the piece is full or the image ends.
-fn read_piece(source: &mut Source, piece: &mut [u8]) -> std::io::Result<usize> {
-    let mut filled = 0;
-    while filled < piece.len() {
-        match source.read(&mut piece[filled..]) {
-            Ok(0) => break,
-            Ok(bytes) => filled += bytes,
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(filled)
 }
 
 /// Where the image's two partitions lie, in bytes.

@@ -28,7 +28,9 @@
 //! | `.zip` | 1.1 | 1.3 | 4.0 | 4.4 | 0.25 | 0.28 |
 //! | `.img` | 0.8 | 1.2 | 0.5 | 0.3 | 1.65 | 4.29 |
 //!
-//! Where nothing is unpacked, hashing is most of the work, which `cp` has not.
+//! Where nothing is unpacked, hashing is most of the work, which `cp` has not: of 600 MiB it takes 0.45 s, where `cp`
+//! and the disk take 0.39. Since that row holes are passed over and nothing is copied twice; it was not measured anew
+//! on an idle machine.
 //! Tarballs were never measured.
 
 mod ahead;

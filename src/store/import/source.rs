@@ -82,6 +82,33 @@ impl Source {
         self.place.clone()
     }
 
+    /// The next bytes, none at the end. Where nothing is decoded they are where the stick was read to; else `buffer` is
+    /// filled with them.
+    pub fn next_piece<'a>(&'a mut self, buffer: &'a mut [u8]) -> io::Result<&'a [u8]> {
+        if self.unpacked_hash.is_none() && matches!(self.decoder, Decoder::Plain(_)) {
+            return match &mut self.decoder {
+                Decoder::Plain(file) => file.next_piece(),
+                _ => Ok(&[]),
+            };
+        }
+        let filled = self.read_piece(buffer)?;
+        Ok(&buffer[..filled])
+    }
+
+    /// Reads until the piece is full or the image ends.
+    pub fn read_piece(&mut self, piece: &mut [u8]) -> io::Result<usize> {
+        let mut filled = 0;
+        while filled < piece.len() {
+            match self.read(&mut piece[filled..]) {
+                Ok(0) => break,
+                Ok(bytes) => filled += bytes,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(filled)
+    }
+
     /// Hashes what is left of the file; call it when `read` has returned 0.
     pub fn finish(self) -> Result<Hashes, ImportError> {
         let ahead = |file: Packed| file.into_inner();

@@ -32,7 +32,7 @@ use tokio_uring::buf::BoundedBuf;
 use super::{ImportError, RESERVE_BYTES, write_error};
 use crate::quota::{Figures, reserve_bytes};
 
-/// Bytes of a block, and what its place in the file is a multiple of.
+/// Most bytes of a block. Its place in the file is a multiple of a page.
 const BLOCK_BYTES: usize = 1 << 20;
 /// Blocks in all: being filled, queued and being written.
 const POOL_BLOCKS: usize = 16;
@@ -41,6 +41,8 @@ const IN_FLIGHT: usize = 8;
 /// Zeros are looked for in pages of this size: ext4's own. No disk below an
 /// ext4 asks more of O_DIRECT, in the file or in memory.
 const PAGE_BYTES: usize = 4096;
+/// Zeros for which a block ends before it is full: fewer are copied into it, and passed over when it is written.
+const GAP_BYTES: usize = 64 << 10;
 /// How much may be dirty before the writer waits for the stick.
 const WINDOW_BYTES: u64 = 8 << 20;
 /// How often the room left is asked for, in bytes written.
@@ -149,7 +151,22 @@ impl Writer {
     pub fn append(&mut self, mut bytes: &[u8]) -> Result<(), ImportError> {
         while !bytes.is_empty() {
             let Some((part, at, block)) = self.current.take() else { return Ok(()) };
+            let zeros = match &block {
+                Some(block) if block.filled % PAGE_BYTES > 0 => 0,
+                _ => leading_zeros(bytes),
+            };
             let mut block = match block {
+                // A hole: half of many an image.
+                None if zeros > 0 => {
+                    bytes = &bytes[zeros..];
+                    self.current = Some((part, at + zeros as u64, None));
+                    continue;
+                }
+                Some(block) if zeros >= GAP_BYTES => {
+                    self.current = Some((part, at + block.filled as u64, None));
+                    self.pass(Work::Write { part, at, block })?;
+                    continue;
+                }
                 Some(block) => block,
                 None => self.empty_block()?,
             };
@@ -243,13 +260,19 @@ impl Room {
         self.until_check = match self.until_check.checked_sub(bytes) {
             Some(left) => left,
             None => {
-                let free = free_bytes(&self.store)?;
-                if free < RESERVE_BYTES {
-                    return Err(no_room(RESERVE_BYTES - free + ROOM_INTERVAL_BYTES));
-                }
+                self.check(ROOM_INTERVAL_BYTES)?;
                 ROOM_INTERVAL_BYTES
             }
         };
+        Ok(())
+    }
+
+    /// `more` is what may still come.
+    fn check(&self, more: u64) -> Result<(), ImportError> {
+        let free = free_bytes(&self.store)?;
+        if free < RESERVE_BYTES {
+            return Err(no_room(RESERVE_BYTES - free + more));
+        }
         Ok(())
     }
 }
@@ -277,6 +300,7 @@ impl Thread {
                     let _ = self.recycle.send(block);
                 }
                 Work::Finish { root_bytes, boot_bytes } => {
+                    self.room.check(0)?;
                     self.root.set_len(root_bytes)?;
                     self.root.file.sync_all().map_err(|source| self.root.failed(source, 0))?;
                     // The FAT is only a means: it goes once its files are out.
@@ -312,6 +336,7 @@ impl Thread {
                     }
                     Work::Finish { root_bytes, boot_bytes } => {
                         settle(&mut writing, 0).await?;
+                        room.check(0)?;
                         root.target.borrow().set_len(root_bytes)?;
                         root.file.sync_all().await.map_err(|source| root.target.borrow().failed(source, 0))?;
                         boot.target.borrow().set_len(boot_bytes)?;
@@ -454,9 +479,15 @@ impl Target {
     }
 }
 
+const ZEROS: [u8; PAGE_BYTES] = [0; PAGE_BYTES];
+
+/// How many bytes of whole pages of zeros stand first.
+fn leading_zeros(bytes: &[u8]) -> usize {
+    bytes.chunks_exact(PAGE_BYTES).take_while(|page| **page == ZEROS).count() * PAGE_BYTES
+}
+
 /// Runs of pages that are not all zero, as ranges of `bytes`.
 pub fn data_runs(bytes: &[u8]) -> Vec<(usize, usize)> {
-    const ZEROS: [u8; PAGE_BYTES] = [0; PAGE_BYTES];
     let mut runs: Vec<(usize, usize)> = Vec::new();
     for (index, page) in bytes.chunks(PAGE_BYTES).enumerate() {
         if *page == ZEROS[..page.len()] {

@@ -7,13 +7,16 @@ use super::*;
 
 const WAYS: [Method; 2] = [Method::Uring, Method::Plain];
 
-/// Writes `content` as the root, in pieces of a size that fits no block.
-fn write_root(folder: &Path, content: &[u8], method: Method) -> Result<(), ImportError> {
+/// Pieces that fit no block and no page, and those that an unpacked image comes in.
+const PIECES: [usize; 2] = [700_001, 256 << 10];
+
+/// Writes `content` as the root, in pieces of this size.
+fn write_root(folder: &Path, content: &[u8], piece_bytes: usize, method: Method) -> Result<(), ImportError> {
     let mut writer = Writer::start(&folder.join("root"), &folder.join("boot"), folder, 0, method)?;
     writer.begin(Part::Boot, 3)?;
     writer.append(b"fat")?;
     writer.begin(Part::Root, content.len() as u64)?;
-    content.chunks(700_001).try_for_each(|piece| writer.append(piece))?;
+    content.chunks(piece_bytes).try_for_each(|piece| writer.append(piece))?;
     writer.finish(content.len() as u64, 3)
 }
 
@@ -56,9 +59,9 @@ fn both_ways_write_the_same_file_with_the_same_holes() {
     *content.last_mut().unwrap() = 9;
     let holes = content.chunks(PAGE_BYTES).filter(|page| page.iter().all(|&byte| byte == 0)).count();
     assert!(holes > 1000, "{holes}");
-    for method in WAYS {
+    for (method, piece_bytes) in WAYS.into_iter().flat_map(|method| PIECES.map(|piece_bytes| (method, piece_bytes))) {
         let folder = tempfile::tempdir().unwrap();
-        write_root(folder.path(), &content, method).unwrap();
+        write_root(folder.path(), &content, piece_bytes, method).unwrap();
         assert!(fs::read(folder.path().join("root")).unwrap() == content, "{method:?}");
         assert_eq!(fs::read(folder.path().join("boot")).unwrap(), b"fat");
         let allocated = fs::metadata(folder.path().join("root")).unwrap().blocks() * 512;
@@ -115,7 +118,7 @@ fn a_sandbox_without_io_uring_gets_plain_writes() {
     let tried = std::thread::spawn(move || {
         forbid_io_uring();
         assert!(ring(Method::Uring).is_none());
-        write_root(&path, &[5; 3 * BLOCK_BYTES + 7], Method::Uring)
+        write_root(&path, &[5; 3 * BLOCK_BYTES + 7], PIECES[0], Method::Uring)
     });
     tried.join().unwrap().unwrap();
     assert!(fs::read(folder.path().join("root")).unwrap() == [5; 3 * BLOCK_BYTES + 7]);
