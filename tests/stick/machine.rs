@@ -136,7 +136,7 @@ impl Appliance {
         let id = format!("usb{}", self.count);
         let arguments = format!(
             "{{\"driver\":\"usb-storage\",\"id\":\"{id}\",\"bus\":\"usb.0\",\"port\":\"{port}\",\"drive\":\"{name}\",\
-             \"serial\":\"{name}\",\"removable\":true}}"
+             \"serial\":\"{name}\",\"removable\":true,\"werror\":\"report\"}}"
         );
         self.tell("device_add", &arguments)?;
         self.plugged = Some(id);
@@ -148,6 +148,32 @@ impl Appliance {
         let id = self.plugged.take().ok_or("no stick is in")?;
         self.tell("device_del", &format!("{{\"id\":\"{id}\"}}"))?;
         self.answer(|line| (line.contains("DEVICE_DELETED") && line.contains(&id)).then_some(Ok(())))
+    }
+
+    /// The lock of a stick that is in slides on: from here on it refuses each write, as a drive does, with a sense key of
+    /// DATA PROTECT (what QEMU makes of ENOSPC), and reads as before.
+    pub fn lock(&mut self, name: &str) -> Result<(), String> {
+        self.tell(
+            "blockdev-add",
+            &format!(
+                "{{\"driver\":\"blkdebug\",\"node-name\":\"{name}-locked\",\"image\":\"{name}-raw\",\
+                 \"inject-error\":[{{\"event\":\"none\",\"iotype\":\"write\",\"errno\":{}}}]}}",
+                libc::ENOSPC
+            ),
+        )?;
+        self.lay_over(name, &format!("{name}-locked"))
+    }
+
+    /// While it is out.
+    pub fn unlock(&mut self, name: &str) -> Result<(), String> {
+        self.lay_over(name, &format!("{name}-raw"))
+    }
+
+    fn lay_over(&mut self, name: &str, below: &str) -> Result<(), String> {
+        let arguments = format!(
+            "{{\"options\":[{{\"driver\":\"throttle\",\"node-name\":\"{name}\",\"throttle-group\":\"slow\",\"file\":\"{below}\"}}]}}"
+        );
+        self.tell("blockdev-reopen", &arguments)
     }
 
     /// Waits for the next log line that holds `needle`.

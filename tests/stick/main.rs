@@ -3,7 +3,8 @@
 //!
 //! The stick is pulled while its image is imported, and while a client writes; put back
 //! in other ports; and in between a stranger's stick is put in its place. Then, under the same client, the appliance is
-//! reset with no word before, and switched off in order and on again. The
+//! reset with no word before, the stick's lock slides on (and it is put in again unlocked), and the appliance is
+//! switched off in order and on again. The
 //! client is a connection of ours that asks as the Linux client does: the same
 //! call again, on a new connection if need be, until it is answered.
 
@@ -121,6 +122,20 @@ fn stick() -> Result<usize, String> {
         writer.wait_for(written + 40, LIMIT)?;
         ok(&format!("power cut {round} under the client: it goes on with its handles"));
     }
+    appliance.lock("stick")?;
+    writer.wait_for_refusal(LIMIT)?;
+    ok("its lock slides on under the client: what it writes is refused, once the kernel has asked the drive");
+    appliance.log("takes no writes any more", LIMIT)?;
+    appliance.panel.wait_for("takes no writes", LIMIT)?;
+    ok("the display tells of the lock");
+    appliance.pull()?;
+    appliance.log("stick removed", LIMIT)?;
+    appliance.unlock("stick")?;
+    let written = writer.written();
+    appliance.plug("stick", 2)?;
+    writer.wait_for(written + 20, LIMIT)?;
+    ok("unlocked and put in again, the client goes on with its handles");
+
     writer.ends_in_order();
     appliance.power_off()?;
     let written = writer.written();

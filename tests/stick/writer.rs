@@ -1,4 +1,5 @@
-//! A client that writes without an end, as the Linux client would over a stick or an appliance that comes and goes.
+//! A client that writes without an end, as the Linux client would over a stick or an appliance that comes and goes. What is
+//! refused because the stick is locked it begins anew, as a person would who has looked at the lock.
 //!
 //! With each block it also makes a name, moves the one before, and removes one that was moved long ago:
 //! what must not be done twice. A power cut takes the server's memory of calls, so then, and only
@@ -32,6 +33,8 @@ const PATIENCE: Duration = Duration::from_secs(170);
 struct Shared {
     written: AtomicU64,
     stop: AtomicBool,
+    /// Answers that the file system takes no writes.
+    refused: AtomicU64,
     /// From here on each call is answered as if it were asked once.
     in_order: AtomicBool,
     failed: Mutex<Option<String>>,
@@ -78,6 +81,21 @@ impl Writer {
         Ok(())
     }
 
+    /// Waits until a call was refused: nothing that was asked behind it is done.
+    pub fn wait_for_refusal(&self, limit: Duration) -> Result<(), String> {
+        let (end, before) = (Instant::now() + limit, self.shared.refused.load(Ordering::SeqCst));
+        while self.shared.refused.load(Ordering::SeqCst) == before {
+            if let Some(error) = self.shared.failed.lock().expect("no holder panics").clone() {
+                return Err(format!("the client failed after {} writes: {error}", self.written()));
+            }
+            if Instant::now() > end {
+                return Err(format!("no call was refused in {limit:?}"));
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
     /// No power is cut any more.
     pub fn ends_in_order(&self) {
         self.shared.in_order.store(true, Ordering::SeqCst);
@@ -91,6 +109,7 @@ impl Writer {
 }
 
 struct Session {
+    shared: Arc<Shared>,
     address: Ipv4Addr,
     connection: Option<Client>,
     next_port: u16,
@@ -151,6 +170,12 @@ impl Session {
                     // It was not done, and is another call when it is asked again.
                     xid = None;
                     "JUKEBOX".to_owned()
+                }
+                // A person looks at the lock and begins anew, and so does this.
+                Ok(Nfs3Result::Err((nfsstat3::NFS3ERR_ROFS, _))) => {
+                    self.shared.refused.fetch_add(1, Ordering::SeqCst);
+                    xid = None;
+                    "ROFS".to_owned()
                 }
                 Ok(Nfs3Result::Err((stat, _))) => return Ok((Err(stat), sent > 1)),
                 Err(error) => error.to_string(),
@@ -213,8 +238,8 @@ fn block(number: u64) -> Vec<u8> {
     number.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes().repeat(BLOCK / 8)
 }
 
-fn run(address: Ipv4Addr, path: &str, shared: &Shared) -> Result<(u64, usize), String> {
-    let mut session = Session { address, connection: None, next_port: 1000 };
+fn run(address: Ipv4Addr, path: &str, shared: &Arc<Shared>) -> Result<(u64, usize), String> {
+    let mut session = Session { shared: shared.clone(), address, connection: None, next_port: 1000 };
     let mut mount = session.connect(20048).map_err(|error| format!("mount port: {error}"))?;
     let root = mount.mnt(path).map_err(|stat| format!("MNT {path}: {stat}"))?;
     drop(mount);
