@@ -15,7 +15,7 @@ demo: (deps "build" "image" "qemu" "os" "net") demo-images
 test: (deps "build" "image" "qemu" "os" "net" "lint") images
     tests/run
 
-# Each case of the NFS judge's tables, not a sample: hours in emulation. One in EVERY, the FROM-th: a part of that
+# Each case of the NFS judge's tables, not a sample: some three hours in emulation. Of EVERY parts, the one numbered FROM (from 0)
 nfs-whole EVERY="1" FROM="0": (deps "build" "image" "qemu" "net")
     ROOTSTOCK_NFS_EVERY={{EVERY}} ROOTSTOCK_NFS_FROM={{FROM}} tests/run nfs
 
@@ -36,7 +36,7 @@ check:
     board/budget
     cargo test --quiet --workspace --lib --bins
 
-# Kill the server and cut the power, under writing clients, sqlite, fsx and each operation on the store, for SEEDS seeds each (about 40 s a seed); large roots timed; then U-Boot, and 100 cut updates
+# Kill the server and cut the power, under writing clients, sqlite, fsx and each operation on the store, for SEEDS seeds each (about 80 s a seed); large roots timed; then U-Boot, and 100 cut updates
 soak SEEDS="200": (deps "build" "image" "qemu" "os" "net") image (image "pi5")
     tests/run soak {{SEEDS}}
     tests/run uboot
