@@ -3,8 +3,9 @@
 //! what they did (`--verify`).
 //!
 //! The client is the judge's (`tests/nfs_linux`), and runs each suite on the root and on a local ext4. What passes there
-//! must pass on the root, but for what `known.rs` names, case by case. Under the last fsx seeds our server is
-//! killed (SIGKILL) and started again, every few seconds. `tests/run posix` runs it.
+//! must pass on the root, but for what `known.rs` names, case by case. At the end pjdfstest is run once more, and fsx with
+//! some seeds, while our server is killed (SIGKILL) and started again, every few seconds: no call may be lost or done twice.
+//! `tests/run posix` runs it.
 //!
 //!     ROOTSTOCK_SEEDS=20   fsx seeds of either kind, instead of a few; `just soak`
 
@@ -35,13 +36,14 @@ use known::KNOWN;
 use lab::Lab;
 use support::command::run;
 use support::qemu::{Machine, Start, virt};
-use verdict::{Place, judge, sees_differences};
+use verdict::{CASES, Place, REMOUNTS, judge, sees_differences};
 
 const SEEDS: u64 = 4;
 const OPERATIONS: u64 = 1000;
 /// Longer than a client waits before it connects again.
 const BETWEEN_KILLS: Duration = Duration::from_secs(4);
-const KILLED: &str = "fsx-killed-";
+/// In the names of suites, for that.
+const KILLED: &str = "-killed";
 /// A suite that lost most of its cases would pass as well.
 const LEAST_CASES: usize = 200;
 /// Emulation on busy cores is slow: a limit only tells "hangs" from "slow". For one line.
@@ -131,7 +133,7 @@ fn suites() -> Result<(), String> {
                 let [what, suite, place, rest] = words_of(line);
                 let at = &mut places[usize::from(place == "root")];
                 match what {
-                    "begin" if place == "root" => killing.store(suite.starts_with(KILLED), Ordering::SeqCst),
+                    "begin" if place == "root" => killing.store(suite.contains(KILLED), Ordering::SeqCst),
                     "said" => at.said(suite, rest),
                     "end" => broken = std::mem::replace(&mut broken, Ok(())).and(at.ended(suite, rest)),
                     "begin" => {}
@@ -194,9 +196,8 @@ fn fill(root: &Path, tar: &str, programs: &Path) -> Result<(), String> {
 /// For the client: what to run, in this order.
 fn list(seeds: u64) -> String {
     let mut list = format!(
-        "{0} /suites/pjdfstest -c /suites/pjdfstest.toml -s /second -p {{}}\n\
-         {0}-erofs /suites/pjdfstest -c /suites/remount.toml -p {{}} erofs\n",
-        verdict::CASES
+        "{CASES} /suites/pjdfstest -c /suites/pjdfstest.toml -s /second -p {{}}\n\
+         {REMOUNTS} /suites/pjdfstest -c /suites/remount.toml -p {{}} erofs\n",
     );
     for (stressor, rounds) in STRESSORS {
         list += &format!(
@@ -204,12 +205,13 @@ fn list(seeds: u64) -> String {
              --{stressor}-ops {rounds}\n"
         );
     }
-    for kind in ["fsx-", KILLED] {
+    for kind in ["", KILLED] {
+        if !kind.is_empty() {
+            list += &format!("{CASES}{kind} /suites/pjdfstest -c /suites/pjdfstest.toml -s /second -p {{}}\n");
+        }
         for seed in 1..=seeds {
-            // Each file has its seed's own name, so that one that failed is left to be looked at.
-            list += &format!(
-                "{kind}{seed} /suites/fsx -f /suites/fsx.toml -S {seed} -N {OPERATIONS} -P /tmp {{}}/{kind}{seed}\n"
-            );
+            let name = format!("fsx{kind}-{seed}");
+            list += &format!("{name} /suites/fsx -f /suites/fsx.toml -S {seed} -N {OPERATIONS} -P /tmp {{}}/{name}\n");
         }
     }
     list
