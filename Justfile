@@ -36,7 +36,7 @@ check:
     board/budget
     cargo test --quiet --workspace --lib --bins
 
-# Kill the server and cut the power, under writing clients, sqlite, fsx and each operation on the store, for SEEDS seeds each (about 80 s a seed); large roots timed; then U-Boot, and 100 cut updates
+# Kill the server and cut the power, under writing clients, sqlite, fsx and each operation on the store, for SEEDS seeds each (about 80 s a seed); large roots timed; then U-Boot, and an update cut 2,120 times, of which 100 are started
 soak SEEDS="200": (deps "build" "image" "qemu" "os" "net") image (image "pi5")
     tests/run soak {{SEEDS}}
     tests/run uboot

@@ -44,7 +44,7 @@
 //! | [`init`] | PID 1: plan, supervision, modules, boot configuration, power | partly |
 //! | [`update`] | a signed file on the stick becomes the card's other slot, on trial first | partly |
 //! | [`hostile`] | all that takes bytes from outside, by name, for the fuzzer | yes |
-//! | [`health`] | the board's heat and supply | I/O |
+//! | [`health`] | the board's heat, supply and memory | I/O |
 //! | [`priority`] | which threads the kernel runs first | I/O |
 //! | [`memory`] | what the allocator gives back to the kernel | I/O |
 //! | [`ext4`] | whether a file system still takes changes | I/O |
