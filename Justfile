@@ -100,9 +100,13 @@ os-image: (deps "os")
 [private, parallel]
 demo-images: image os-image
 
-# What the tests boot
+# What the tests boot, and the tests themselves: the client's system takes one core for longest
 [private, parallel]
-images: image (image "pi5") os-image
+images: image (image "pi5") os-image test-programs
+
+[private]
+test-programs: (deps "build")
+    cargo test --quiet --no-run
 
 # Install Debian packages of the named groups of board/deps.list (all without a name)
 deps *GROUPS:
