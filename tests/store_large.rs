@@ -6,7 +6,9 @@
 //! file of the image that was changed in its place since the last snapshot costs the next one and each mount some
 //! microseconds. The kernel looks through them as it mounts, and their index must be gone before they are frozen.
 //!
-//! `ROOTSTOCK_LARGE=1` does it with some ten times as much and a cold cache: `just soak`. Needs root and loop devices.
+//! `ROOTSTOCK_LARGE=1` does it with some ten times as much and a cold cache: `just soak`. There a snapshot took 2.0 to 2.7 s
+//! on an idle machine (2026-11-30), with 10,000 changed files whose index must be unlinked, and may take three.
+//! Needs root and loop devices.
 
 #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
@@ -158,11 +160,12 @@ fn too_slow(is_large: bool) -> Vec<String> {
     };
     let reset = || Operation::Reset { role: role.clone(), new_identity: false };
     let snapshot = |name: &str| Operation::Snapshot { role: role.clone(), name: name.parse().unwrap() };
+    let pause = second * if is_large { 3 } else { 2 };
     for (what, operation, limit) in [
         ("swap", Operation::Swap { role: role.clone(), board: board(1) }, second),
-        ("snapshot", snapshot("a"), 2 * second),
+        ("snapshot", snapshot("a"), pause),
         ("swap over a frozen layer", Operation::Swap { role: role.clone(), board: board(2) }, second),
-        ("snapshot of nothing new", snapshot("b"), 2 * second),
+        ("snapshot of nothing new", snapshot("b"), pause),
         ("reset", reset(), second),
         ("restore", Operation::Restore { role: role.clone(), name: "a".parse().unwrap() }, second),
     ] {
