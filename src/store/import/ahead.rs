@@ -1,7 +1,7 @@
 //! Reads ahead on a thread of its own: the stick is read while the bytes before
 //! are hashed, those before are decoded, and those before are written.
 //!
-//! I/O by threads. At most `DEPTH` pieces wait between two of them.
+//! I/O by threads. At most `DEPTH` pieces wait between two of them, `HASHED_DEPTH` of three.
 
 use std::fs::File;
 use std::io::{self, BufRead, Read};
@@ -15,6 +15,8 @@ use super::hashing::{Hashing, HashingFile};
 
 /// Pieces that wait to be taken.
 const DEPTH: usize = 6;
+/// The same where there are three threads in a row.
+const HASHED_DEPTH: usize = 2;
 
 /// Where in the packed file its decoder is, and why that stopped.
 #[derive(Debug, Default)]
@@ -75,8 +77,8 @@ impl Ahead<HashingFile> {
     /// The same, hashed on a second thread: SHA-256 may take longer than all the rest.
     pub fn hashed(source: HashingFile, piece_bytes: usize, position: Arc<Position>) -> io::Result<Self> {
         let (file, hashing) = source.into_parts();
-        let (read_to, read) = sync_channel(DEPTH);
-        let (to, pieces) = sync_channel(DEPTH);
+        let (read_to, read) = sync_channel(HASHED_DEPTH);
+        let (to, pieces) = sync_channel(HASHED_DEPTH);
         let (spent, used) = channel();
         let builder = Builder::new().name("import-read".to_owned());
         let reader = builder.spawn(move || read_all(file, piece_bytes, &read_to, &used))?;
@@ -113,14 +115,6 @@ impl<R> Ahead<R> {
         self.hang_up();
         let thread = self.thread.take().ok_or(io::ErrorKind::Other)?;
         thread.join().map_err(|_| io::Error::other("the reading thread ended early"))
-    }
-
-    /// What was read next, taken without a copy; empty at the end.
-    pub fn next_piece(&mut self) -> io::Result<&[u8]> {
-        let bytes = self.fill_buf()?.len();
-        let from = self.at;
-        self.consume(bytes);
-        Ok(&self.current[from..])
     }
 
     /// Without its receiver the thread ends.
@@ -243,26 +237,6 @@ mod tests {
             assert!(position.ended() && position.consumed() == 9000);
             assert_eq!(ahead.into_inner().unwrap().position(), 9000);
         }
-    }
-
-    #[test]
-    fn pieces_are_taken_as_they_were_read_also_behind_a_copy() {
-        let data: Vec<u8> = (0..10_000u32).map(|n| (n % 251) as u8).collect();
-        let position = Arc::new(Position::default());
-        let mut ahead = Ahead::new("test", io::Cursor::new(data.clone()), 4096, Some(position.clone())).unwrap();
-        let mut read = vec![0; 100];
-        ahead.read_exact(&mut read).unwrap();
-        let mut lengths = Vec::new();
-        loop {
-            let piece = ahead.next_piece().unwrap();
-            lengths.push(piece.len());
-            if piece.is_empty() {
-                break;
-            }
-            read.extend_from_slice(piece);
-        }
-        assert_eq!(lengths, [4096 - 100, 4096, 10_000 - 2 * 4096, 0]);
-        assert!(read == data && position.ended() && position.consumed() == 10_000);
     }
 
     #[test]

@@ -59,15 +59,15 @@ fn split(source: &mut Source, root: &Path, fat: &Path, run: &mut Context<'_>) ->
     let mut at = head as u64;
     loop {
         run.check()?;
-        let piece = source.next_piece(&mut buffer).map_err(|error| place.explain(error))?;
-        if piece.is_empty() {
+        let filled = source.read_piece(&mut buffer).map_err(|error| place.explain(error))?;
+        if filled == 0 {
             break;
         }
         if at > layout.end.saturating_add(MAX_TAIL_BYTES) {
             return Err(ImportError::Lying("the file holds far more than its partitions".into()));
         }
-        parts.take(&layout, at, piece, &mut writer)?;
-        at += piece.len() as u64;
+        parts.take(&layout, at, &buffer[..filled], &mut writer)?;
+        at += filled as u64;
     }
     let found = parts.finish(at)?;
     writer.finish(found.root.1, found.boot.1)?;

@@ -23,8 +23,9 @@ use super::zip::{self, Zip, ZipError};
 use super::zstd::Zstd;
 use crate::store::packing::Compression;
 
-/// Bytes that are read from the stick at a time.
-const READ_BYTES: usize = 256 << 10;
+/// Bytes that are read from the stick at a time. In smaller pieces the hash waits more often for the thread before it:
+/// 893 MB took it 0.70 s by 256 KiB, 0.66 by 1 MiB, and 0.64 alone (2026-11-30, x86 with SHA instructions).
+const READ_BYTES: usize = 1 << 20;
 
 type Packed = Ahead<HashingFile>;
 
@@ -80,19 +81,6 @@ impl Source {
 
     pub fn place(&self) -> Place {
         self.place.clone()
-    }
-
-    /// The next bytes, none at the end. Where nothing is decoded they are where the stick was read to; else `buffer` is
-    /// filled with them.
-    pub fn next_piece<'a>(&'a mut self, buffer: &'a mut [u8]) -> io::Result<&'a [u8]> {
-        if self.unpacked_hash.is_none() && matches!(self.decoder, Decoder::Plain(_)) {
-            return match &mut self.decoder {
-                Decoder::Plain(file) => file.next_piece(),
-                _ => Ok(&[]),
-            };
-        }
-        let filled = self.read_piece(buffer)?;
-        Ok(&buffer[..filled])
     }
 
     /// Reads until the piece is full or the image ends.

@@ -7,8 +7,8 @@ use super::*;
 
 const WAYS: [Method; 2] = [Method::Uring, Method::Plain];
 
-/// Pieces that fit no block and no page, and those that an unpacked image comes in.
-const PIECES: [usize; 2] = [700_001, 256 << 10];
+/// Pieces that fit no block and no page, and those that an image comes in.
+const PIECES: [usize; 2] = [700_001, 1 << 20];
 
 /// Writes `content` as the root, in pieces of this size.
 fn write_root(folder: &Path, content: &[u8], piece_bytes: usize, method: Method) -> Result<(), ImportError> {
