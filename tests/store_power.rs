@@ -12,6 +12,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
+#[path = "store_power/backup.rs"]
+mod backup;
 #[allow(dead_code, reason = "other tests use the rest")]
 #[path = "nfs_lab/disk.rs"]
 mod disk;

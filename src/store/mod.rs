@@ -48,7 +48,7 @@ pub mod offline;
 pub mod operate;
 pub(crate) mod packing;
 pub mod personalise;
-mod place;
+pub mod place;
 mod prepare;
 pub mod reports;
 mod root;

@@ -289,7 +289,7 @@ mod tests {
 
     #[test]
     fn a_command_takes_what_people_went_on_with_and_no_twin_by_chance() {
-        let known = |id: Option<&str>, turn| Known { mark: None, id: id.map(str::to_owned), turn };
+        let known = |id: Option<&str>, turn| Known { id: id.map(str::to_owned), turn, ..Known::default() };
         for (first, other, expected) in [
             (known(Some("a"), 2), known(Some("a"), 1), true),
             // One disk copied by another tool.

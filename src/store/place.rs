@@ -76,20 +76,35 @@ impl Place {
     /// Checks what needs checking and mounts the store at `point`.
     pub fn open(&self, point: &Path, stop: &AtomicBool) -> Result<(), OpenError> {
         match self {
-            Self::Partition(device) => open_device(device, point, stop),
-            Self::Run { partition, span } => {
-                let window = Window { offset: span.at, bytes: span.bytes };
-                // Its blocks are kept in ext4's memory, and not a second time in the partition's.
-                let device = mounts::loop_device_direct(partition, window)?;
-                // The mount keeps the loop device when this handle goes.
-                open_device(&device.path, point, stop)
-            }
+            Self::Partition(_) | Self::Run { .. } => self.open_with(point, "errors=remount-ro", stop),
             Self::Memory { folder, bytes, from } => {
                 open_memory(folder, *bytes, point, stop)?;
                 let filled = from.as_ref().map_or(Ok(()), |from| borrow::fill(point, from));
                 filled.map_err(|source| OpenError::Memory { path: point.to_owned(), source })
             }
             Self::Folder(folder) => Ok(mounts::bind(folder, point)?),
+        }
+    }
+
+    /// Mounts a store on a stick to be made a copy. A file's content is then on the disk before anything that says so, at
+    /// whichever moment the stick is pulled: ext4 writes data before the metadata that came later (`data=ordered`), but
+    /// for blocks that it has not allocated yet, and so it allocates them at once.
+    pub fn open_to_fill(&self, point: &Path, stop: &AtomicBool) -> Result<(), OpenError> {
+        self.open_with(point, "errors=remount-ro,data=ordered,nodelalloc", stop)
+    }
+
+    fn open_with(&self, point: &Path, options: &str, stop: &AtomicBool) -> Result<(), OpenError> {
+        match self {
+            Self::Partition(device) => open_device(device, point, options, stop),
+            Self::Run { partition, span } => {
+                let window = Window { offset: span.at, bytes: span.bytes };
+                // Its blocks are kept in ext4's memory, and not a second time in the partition's.
+                let device = mounts::loop_device_direct(partition, window)?;
+                // The mount keeps the loop device when this handle goes.
+                open_device(&device.path, point, options, stop)
+            }
+            // No stick's.
+            Self::Memory { .. } | Self::Folder(_) => Err(OpenError::Busy { device: point.to_owned() }),
         }
     }
 
@@ -137,10 +152,10 @@ fn open_memory(folder: &Path, bytes: u64, point: &Path, stop: &AtomicBool) -> Re
     Ok(mounts::device(&device.path, point, "ext4", false, "discard")?)
 }
 
-fn open_device(device: &Path, point: &Path, stop: &AtomicBool) -> Result<(), OpenError> {
+fn open_device(device: &Path, point: &Path, options: &str, stop: &AtomicBool) -> Result<(), OpenError> {
     check(device, stop)?;
     // `discard` is not asked for: cheap sticks stall on it.
-    Ok(mounts::device(device, point, "ext4", false, "errors=remount-ro")?)
+    Ok(mounts::device(device, point, "ext4", false, options)?)
 }
 
 /// Runs `e2fsck -p`: always, because on a clean file system it looks at the

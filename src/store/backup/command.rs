@@ -9,7 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
-use super::{Backup, BackupError, Standing};
+use super::{Backup, BackupError, Standing, Target};
 use crate::store::devices::{self, Disk, Reading, Wanted};
 use crate::store::offline::{self, ANY, Offline, named};
 use crate::store::place::OpenError;
@@ -121,9 +121,9 @@ impl Pair {
         let place = now.and_then(|disk| worker::store_place(&devices::read(disk, ANY).ok()?));
         let place = place.ok_or_else(|| Error::NotFound(to.title.clone()))?;
         let point = from.site.run.join("second");
-        place.open(&point, stop).map_err(|error| busy_or_damaged(&to, &error))?;
+        let target = Target::open(&place, &point, stop).map_err(|error| busy_or_damaged(&to, &error))?;
         let locked = lock::take(&point).map_err(|source| Error::Write { path: point.clone(), source })?;
-        let copied = super::copy(&from.site.store, &point, seen, stop);
+        let copied = super::copy(&from.site.store, &target, seen, stop);
         drop(locked);
         let unmounted = mounts::unmount_below(&point, false);
         let copied = copied?;

@@ -54,13 +54,16 @@ pub struct Known {
     pub id: Option<String>,
     /// How often a copy stood in: the higher one is the one to go on with.
     pub turn: u32,
+    /// Nothing is in it, and nobody opened it: a copy that ended before it began.
+    pub is_new: bool,
 }
 
 impl Known {
     /// Of a mounted store.
     pub fn read(store: &Path) -> Self {
         let choice = library::read_choice(store).unwrap_or_default();
-        Self { mark: read(store), id: choice.id, turn: choice.turn }
+        let is_new = choice.id.is_none() && ![IMAGES, CLIENTS].iter().any(|name| store.join(name).exists());
+        Self { mark: read(store), id: choice.id, turn: choice.turn, is_new }
     }
 
     /// The order in which stores are tried when several are plugged in: no
@@ -89,6 +92,7 @@ pub fn standing(id: &str, turn: u32, second: &Known) -> Standing {
     match &second.mark {
         Some(mark) if mark.of == id => Standing::Copy(mark.taken),
         Some(_) => Standing::Other,
+        None if second.is_new => Standing::Copy(None),
         None if second.id.as_deref() != Some(id) => Standing::Other,
         // Twins by another tool are told of, not written over.
         None if second.turn >= turn => Standing::Later,
@@ -116,7 +120,7 @@ mod tests {
 
     fn known(mark: Option<(&str, Option<u64>)>, id: Option<&str>, turn: u32) -> Known {
         let mark = mark.map(|(of, taken)| Mark { of: of.into(), taken });
-        Known { mark, id: id.map(str::to_owned), turn }
+        Known { mark, id: id.map(str::to_owned), turn, is_new: false }
     }
 
     #[test]
@@ -131,6 +135,9 @@ mod tests {
         check(known(None, Some("a"), 1), Standing::Later);
         check(known(None, Some("b"), 0), Standing::Other);
         check(known(None, None, 0), Standing::Other);
+        // Its power went between the making of its store and the mark.
+        check(Known { is_new: true, ..known(None, None, 0) }, Standing::Copy(None));
+        check(Known { is_new: true, ..known(Some(("b", None)), None, 0) }, Standing::Other);
     }
 
     #[test]

@@ -38,6 +38,7 @@ pub use self::freeze::thaw;
 pub use self::mark::{Known, MARK, Mark, Standing, is_left_out, parse as parse_mark, read as read_mark, standing};
 use super::manifest::{self, CLIENTS};
 use super::operate::copy::{self, CopyError, Rules};
+use super::place::{OpenError, Place};
 use super::{atomic, library};
 
 /// How long clients' writes may wait. A client's own limit is minutes; a
@@ -89,9 +90,24 @@ pub fn size(folder: &Path) -> io::Result<(u64, u64)> {
     Ok((all.saturating_sub(vfs.f_bfree.saturating_mul(vfs.f_frsize)), all))
 }
 
-/// Makes the mounted store `to` a copy of the open store `from`. `seen` counts
-/// up to about the bytes that are used in `from`.
-pub fn copy(from: &Path, to: &Path, seen: &AtomicU64, stop: &AtomicBool) -> Result<Backup, BackupError> {
+/// A store that is mounted to become a copy, as a copy needs it.
+#[derive(Debug)]
+pub struct Target(PathBuf);
+
+impl Target {
+    pub fn open(place: &Place, point: &Path, stop: &AtomicBool) -> Result<Self, OpenError> {
+        place.open_to_fill(point, stop)?;
+        Ok(Self(point.to_owned()))
+    }
+
+    pub fn folder(&self) -> &Path {
+        &self.0
+    }
+}
+
+/// Makes `to` a copy of the open store `from`. `seen` counts up to about the bytes that are used in `from`.
+pub fn copy(from: &Path, to: &Target, seen: &AtomicU64, stop: &AtomicBool) -> Result<Backup, BackupError> {
+    let to = to.folder();
     let write = |path: &Path| {
         let path = path.to_owned();
         move |source| BackupError::Write { path, source }

@@ -63,8 +63,11 @@ pub struct Rules<'a> {
 }
 
 /// Which file, in which state, a copied layer's file was made from: inode,
-/// change time and size, of which no client can set the time.
-const MADE_FROM: &CStr = c"trusted.rootstock.made-from";
+/// change time and size, of which no client can set the time. Says the truth only in a file system where content is on
+/// the disk before it (`Place::open_to_fill`); `made-from`, of which that is not known, is not believed.
+const MADE_FROM: &CStr = c"trusted.rootstock.copied-from";
+/// Ours, and no copy's.
+const OUR_MARKS: &[u8] = b"trusted.rootstock.";
 /// What of the overlay's own marks means the same in a copy. The others name
 /// inodes (`origin`) or count names in the index (`nlink`), which are others there.
 const KEPT_MARKS: [&[u8]; 4] =
@@ -433,7 +436,7 @@ fn attributes(from: BorrowedFd<'_>, to: BorrowedFd<'_>, kept: &[&[u8]]) -> rusti
     };
     let mut value = Vec::new();
     for name in list[..length].split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
-        if name.starts_with(b"trusted.overlay.") && !kept.contains(&name) || name == MADE_FROM.to_bytes() {
+        if name.starts_with(b"trusted.overlay.") && !kept.contains(&name) || name.starts_with(OUR_MARKS) {
             continue;
         }
         value.resize(MAX_XATTR_BYTES, 0);

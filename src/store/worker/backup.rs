@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::disks::store_place;
 use super::{Message, Worker};
-use crate::store::backup::{self, Backup, BackupError, Known, Standing};
+use crate::store::backup::{self, Backup, BackupError, Known, Standing, Target};
 use crate::store::place::Place;
 use crate::store::prepare::Spot;
 use crate::store::words::{open_action, prepare_action};
@@ -177,7 +177,7 @@ impl Worker {
         let failed = |what: String| (what, "Pull the second stick, and plug it in again");
         let Some(store) = &self.store else { return Err(failed("the first stick was pulled".into())) };
         let point = self.second_point();
-        place.open(&point, &self.stop).map_err(|error| (chain(&error), open_action(&error)))?;
+        let target = Target::open(place, &point, &self.stop).map_err(|error| (chain(&error), open_action(&error)))?;
         let locked = lock::take(&point).map_err(|error| failed(format!("it cannot be locked: {error}")))?;
         let (from, stop, messages, sink) =
             (store.folder.clone(), Arc::new(AtomicBool::new(false)), self.messages.clone(), self.sink.clone());
@@ -186,7 +186,7 @@ impl Worker {
             let seen = Arc::new(AtomicU64::new(0));
             let over = Arc::new(AtomicBool::new(false));
             let ticker = tell_progress(&from, name, seen.clone(), over.clone(), sink);
-            let result = backup::copy(&from, &point, &seen, &stopped);
+            let result = backup::copy(&from, &target, &seen, &stopped);
             over.store(true, Ordering::Relaxed);
             if let Some(ticker) = ticker {
                 ticker.thread().unpark();
