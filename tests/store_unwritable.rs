@@ -110,6 +110,69 @@ fn a_store_that_cannot_be_written_serves_its_clients_from_memory_and_stays_as_it
     running.stop();
 }
 
+/// A stick all of which is an ext4 with an image.
+fn full_stick(bench: &Bench) -> LoopDisk {
+    let stick = disk(&bench.path("full"), 80 * MIB, "label: dos\nstart=2048, type=83\n");
+    let (partition, point) = (format!("{}p1", stick.node.display()), bench.path("mounted"));
+    run("mke2fs", &["-q", "-t", "ext4", &partition]);
+    fs::create_dir_all(&point).unwrap();
+    run("mount", &[&partition, point.to_str().unwrap()]);
+    pi_image(&point, "a.img");
+    fs::create_dir(point.join("profile")).unwrap();
+    fs::write(point.join("profile/authorized_keys"), "ssh-ed25519 AAAA me\n").unwrap();
+    unmount(&point);
+    stick
+}
+
+#[test]
+fn a_stick_that_is_full_serves_its_image_from_memory_until_one_with_room_comes() {
+    let bench = Bench::new();
+    let full = full_stick(&bench);
+    let before = fs::read(&full.file).unwrap();
+    let node = PathBuf::from(format!("/dev/loop{}", 7000 + std::process::id()));
+    let later = LoopDisk { node, file: bench.path("later") };
+    fs::File::create(&later.file).unwrap().set_len(300 * MIB).unwrap();
+    let plug = || drop(run("losetup", &["-P", later.node.to_str().unwrap(), later.file.to_str().unwrap()]));
+    let both = || Options { memory_bytes: Some(128 * MIB), ..options(&bench, &[&full, &later]) };
+    let closed = |event: &Event| matches!(event, Event::Closed { .. }).then_some(());
+
+    let mut running = Running::start(both());
+    running.opened();
+    let said = problem(&mut running, "Nothing is kept");
+    let expected = "has 0 MiB of unpartitioned space; 64 MiB are needed. Clients live in 128 MiB of memory / Shrink its \
+                    partition on a computer, or plug in a second, empty stick, then restart the appliance";
+    assert!(said.ends_with(expected), "{said}");
+    let image = running.imported().id;
+    let open = running.create(&client(1, &image));
+    assert_eq!(fs::read_to_string(open.root.join("root/.ssh/authorized_keys")).unwrap(), "ssh-ed25519 AAAA me\n");
+    fs::write(open.root.join("here"), "x").unwrap();
+    // Who lives there is not thrown out for a better one.
+    plug();
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    running.create(&client(2, &image));
+    assert!(open.root.join("here").exists() && running.seen.iter().find_map(closed).is_none());
+    running.stop();
+    run("losetup", &["-d", later.node.to_str().unwrap()]);
+
+    // Nobody lives there: the better one is asked for, and what was made in its stead goes.
+    let mut running = Running::start(both());
+    running.opened();
+    running.imported();
+    plug();
+    running.wait("Closed", closed);
+    running.wait("NeedsConfirmation", |event| matches!(event, Event::NeedsConfirmation { .. }).then_some(()));
+    running.send(Command::Prepare);
+    running.opened();
+    let image = running.imported().id;
+    let open = running.create(&client(1, &image));
+    fs::write(open.root.join("kept"), "kept").unwrap();
+    running.stop();
+    let mut running = Running::start(both());
+    assert_eq!(running.opened().1, std::slice::from_ref(&open));
+    running.stop();
+    assert!(fs::read(&full.file).unwrap() == before, "the full stick was written");
+}
+
 /// Puts a store onto a stick, with a profile and, once it is opened, an image.
 fn with_profile(bench: &Bench, stick: &LoopDisk) {
     fill_stick(bench, stick, |point| {

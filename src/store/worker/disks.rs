@@ -51,9 +51,13 @@ impl Worker {
         if self.is_released() {
             return;
         }
+        self.leave_makeshift();
         self.open_store();
         self.open_in_memory();
         self.mount_sources();
+        if self.open_beside_full() {
+            self.take_profiles();
+        }
         self.tell_updates();
         self.say_what_is_missing();
         self.tell_tables();
@@ -136,20 +140,26 @@ impl Worker {
         if self.candidate.as_deref() == Some(name) {
             self.candidate = None;
         }
-        if let Some(store) = self.store.take_if(|store| store.disk.as_deref() == Some(name)) {
-            if let Some(importing) = &self.importing {
-                importing.stop.store(true, Ordering::Relaxed);
-            }
-            self.end_operations(&store.stop);
-            self.left_memory.extend(store.inside_spare());
-            self.take_down_store();
-            self.said = None;
-            // What the others are to the next store is another matter.
-            for stick in self.sticks.values_mut() {
-                stick.second = None;
-            }
-            self.tell(Event::Closed { name: store.name });
+        if self.store.as_ref().is_some_and(|store| store.disk.as_deref() == Some(name)) {
+            self.close_store();
         }
+    }
+
+    /// The open store is no more.
+    pub(super) fn close_store(&mut self) {
+        let Some(store) = self.store.take() else { return };
+        if let Some(importing) = &self.importing {
+            importing.stop.store(true, Ordering::Relaxed);
+        }
+        self.end_operations(&store.stop);
+        self.left_memory.extend(store.inside_spare());
+        self.take_down_store();
+        self.said = None;
+        // What the others are to the next store is another matter.
+        for stick in self.sticks.values_mut() {
+            stick.second = None;
+        }
+        self.tell(Event::Closed { name: store.name });
     }
 
     /// Mounts what may hold images, and takes its profile.

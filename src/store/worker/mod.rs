@@ -5,12 +5,13 @@
 //! not by edge: what is there is compared with what was known.
 //!
 //! This file is the loop and what the worker knows; what it does is in `disks`, `opening`,
-//! `clients`, `importing`, `operating`, `room`, `scrubbing`, `spare`, `backup` and `card`.
+//! `clients`, `importing`, `operating`, `room`, `scrubbing`, `spare`, `full`, `backup` and `card`.
 
 mod backup;
 mod card;
 mod clients;
 mod disks;
+mod full;
 mod importing;
 mod opening;
 mod operating;
@@ -163,6 +164,8 @@ struct Store {
     writes: Writes,
     /// Of a stick that cannot be written: nothing of it can be changed.
     is_borrowed: bool,
+    /// In memory, since the stick is full.
+    is_makeshift: bool,
 }
 
 struct Importing {

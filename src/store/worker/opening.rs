@@ -273,6 +273,7 @@ impl Worker {
             sound,
             writes: Writes::Taken,
             is_borrowed: false,
+            is_makeshift: false,
         });
         self.said = None;
         self.candidate = None;
