@@ -75,7 +75,13 @@ impl Served {
 pub struct Directory {
     pub clients: Vec<Served>,
     pub handle_key: HandleKey,
+    /// Of the stores that were open before and may come back: whoever holds a handle of theirs waits. At most
+    /// [`MAX_FORMER_KEYS`].
+    pub former_keys: Vec<HandleKey>,
 }
+
+/// Sticks in turn; more is nobody's way of working.
+pub const MAX_FORMER_KEYS: usize = 4;
 
 impl Directory {
     pub fn client(&self, address: Ipv4Addr) -> Option<&Served> {

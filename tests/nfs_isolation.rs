@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use nfs_lab::*;
 use nfs3_client::nfs3_types::nfs3::*;
 use nfs3_client::nfs3_types::xdr_codec::Opaque;
+use rootstock::directory::HandleKey;
 use rootstock::nfs::Event;
 
 fn fh(bytes: &[u8]) -> nfs_fh3 {
@@ -68,6 +69,29 @@ fn a_handle_made_for_ones_own_tree_out_of_anothers_is_forged() {
         handle
     };
     check(B, moved, nfsstat3::NFS3ERR_BADHANDLE, "a forged handle");
+}
+
+/// Two stores begin with the same address for their first client.
+#[test]
+fn a_handle_of_the_stick_before_waits_while_another_one_is_in_and_is_good_again_with_its_own() {
+    let lab = Lab::new();
+    let root = lab.root(A);
+    let mut client = lab.client(A);
+    let mut asked = || match client.getattr(&root) {
+        Nfs3Result::Ok(_) => nfsstat3::NFS3_OK,
+        refused => status(refused),
+    };
+    assert_eq!(asked(), nfsstat3::NFS3_OK);
+    let own = (*lab.directory.get()).clone();
+    let mut other = own.clone();
+    other.handle_key = HandleKey([8; 16]);
+    lab.directory.set(other.clone());
+    assert_eq!(asked(), nfsstat3::NFS3ERR_BADHANDLE, "of a store that was never open");
+    other.former_keys = vec![HandleKey([9; 16]), own.handle_key.clone()];
+    lab.directory.set(other);
+    assert_eq!(asked(), nfsstat3::NFS3ERR_JUKEBOX);
+    lab.directory.set(own);
+    assert_eq!(asked(), nfsstat3::NFS3_OK);
 }
 
 #[test]

@@ -186,6 +186,8 @@ pub struct Control {
     store_open: bool,
     images: Vec<ImageId>,
     handle_key: HandleKey,
+    /// Of stores that were open before.
+    former_keys: Vec<HandleKey>,
     members: BTreeMap<Role, Member>,
     /// Also of clients on the stick that could not be opened.
     taken_roles: Vec<Role>,
@@ -253,6 +255,7 @@ impl Control {
             store_open: false,
             images: Vec::new(),
             handle_key: HandleKey::default(),
+            former_keys: Vec::new(),
             members: BTreeMap::new(),
             taken_roles: Vec::new(),
             window: if config.enrol.open == Opens::Always { Window::Always } else { Window::Closed },
@@ -362,7 +365,8 @@ impl Control {
             (!is_others).then(|| publish::served(own, address, &member.client, trees))
         };
         let clients = self.members.values().filter_map(ready).chain(self.self_test_served()).collect();
-        actions.push(Action::Publish(Directory { clients, handle_key: self.handle_key.clone() }));
+        let (handle_key, former_keys) = (self.handle_key.clone(), self.former_keys.clone());
+        actions.push(Action::Publish(Directory { clients, handle_key, former_keys }));
     }
 
     /// Shows the status if a face could look different now.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::problems::Topic;
 use super::{Action, Control, Member, Renewal, Trees, room};
 use crate::client::Role;
+use crate::directory::{HandleKey, MAX_FORMER_KEYS};
 use crate::stage::Sign;
 use crate::status::{Import, NewPlace, Room, Stage, Stick};
 use crate::{self_test, store};
@@ -50,7 +51,12 @@ impl Control {
                 self.store_open = true;
                 self.problems.clear_damaged();
                 self.images = images.into_iter().map(|image| image.id).collect();
-                self.handle_key = handle_key;
+                self.take_key(handle_key);
+                // Another store's client of the same name is another one.
+                self.members.retain(|role, member| {
+                    let own = clients.iter().find(|open| open.client.role == *role);
+                    own.is_none_or(|open| open.client.mac == member.client.mac)
+                });
                 self.taken_roles = taken_roles;
                 // Told next, as far as this store has them.
                 self.histories.clear();
@@ -73,7 +79,11 @@ impl Control {
                 self.reported(ticket, saved, actions);
                 return;
             }
-            Store::OtherFiles { roles } => self.other_files(roles),
+            Store::OtherFiles { roles } => {
+                self.other_files(roles);
+                self.former_keys.clear();
+                self.publish(actions);
+            }
             Store::BackupOffered { .. }
             | Store::BackupProgress { .. }
             | Store::BackedUp { .. }
@@ -208,6 +218,17 @@ impl Control {
         if matches!(self.stick, Stick::Absent | Stick::Reading | Stick::NeedsConfirmation { .. }) {
             self.problems.clear(&Topic::Stick);
         }
+    }
+
+    /// The open store's key; that of the one before is remembered.
+    fn take_key(&mut self, key: HandleKey) {
+        let former = std::mem::replace(&mut self.handle_key, key);
+        self.former_keys.retain(|known| *known != former);
+        if former != HandleKey::default() {
+            self.former_keys.insert(0, former);
+        }
+        self.former_keys.retain(|known| *known != self.handle_key);
+        self.former_keys.truncate(MAX_FORMER_KEYS);
     }
 
     /// Takes the store's clients in; what was known of their boots stays.

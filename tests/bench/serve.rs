@@ -38,7 +38,8 @@ pub fn run(trees: &Path) -> Result<()> {
         }
     };
     let clients = (0..lab::CLIENTS).map(served).collect();
-    let directory = Arc::new(Published::new(Directory { clients, handle_key: HandleKey([7; 16]) }));
+    let directory =
+        Arc::new(Published::new(Directory { clients, handle_key: HandleKey([7; 16]), ..Directory::default() }));
     let nfs_options = nfs::Options {
         listen,
         nfs_port: 2049,

@@ -123,7 +123,7 @@ impl Lab {
             kernel_words: String::new(),
         };
         let clients = vec![served(1, A, "a", 2), served(2, B, "b", 4)];
-        let directory = Directory { clients, handle_key: HandleKey([7; 16]) };
+        let directory = Directory { clients, handle_key: HandleKey([7; 16]), ..Directory::default() };
         let mut lab = Self {
             directory: Arc::new(Published::new(directory)),
             events: Arc::default(),

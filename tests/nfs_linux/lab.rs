@@ -71,7 +71,7 @@ pub fn serve(place: &Path) -> Result<Server, nfs::Error> {
         volume: None,
         kernel_words: String::new(),
     };
-    let directory = Directory { clients: vec![served], handle_key: HandleKey([7; 16]) };
+    let directory = Directory { clients: vec![served], handle_key: HandleKey([7; 16]), ..Directory::default() };
     let options = Options {
         listen: Ipv4Addr::UNSPECIFIED,
         nfs_port: 2049,

@@ -72,7 +72,7 @@ pub fn directory(boot: &Path) -> Arc<Published<Directory>> {
 }
 
 pub fn directory_of(clients: Vec<Served>) -> Arc<Published<Directory>> {
-    Arc::new(Published::new(Directory { clients, handle_key: HandleKey::default() }))
+    Arc::new(Published::new(Directory { clients, handle_key: HandleKey::default(), ..Directory::default() }))
 }
 
 /// A sink, and what went into it.

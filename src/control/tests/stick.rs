@@ -40,6 +40,50 @@ fn a_store_is_made_without_a_press_only_where_that_is_set() {
     }
 }
 
+#[test]
+fn handles_of_the_store_before_are_known_until_a_copy_of_it_stands_in() {
+    let mut bench = Bench::new();
+    let mut keys = |key: u8, stands_in: bool| {
+        let mut store = opened(vec![]);
+        if let store::Event::Opened { handle_key, .. } = &mut store {
+            *handle_key = HandleKey([key; 16]);
+        }
+        let mut actions = bench.control.handle(bench.now, Event::Store(store));
+        if stands_in {
+            actions.extend(bench.control.handle(bench.now, Event::Store(store::Event::OtherFiles { roles: vec![] })));
+        }
+        let directory = actions.into_iter().rev().find_map(|action| match action {
+            Action::Publish(directory) => Some(directory),
+            _ => None,
+        });
+        let directory = directory.unwrap();
+        assert_eq!(directory.handle_key, HandleKey([key; 16]));
+        directory.former_keys.into_iter().map(|key| key.0[0]).collect::<Vec<_>>()
+    };
+    assert_eq!(keys(1, false), [0u8; 0]);
+    assert_eq!(keys(2, false), [1]);
+    assert_eq!(keys(2, false), [1]);
+    assert_eq!(keys(1, false), [2]);
+    for (key, expected) in [(3, &[1, 2][..]), (4, &[3, 1, 2]), (5, &[4, 3, 1, 2]), (6, &[5, 4, 3, 1])] {
+        assert_eq!(keys(key, false), expected);
+    }
+    assert_eq!(keys(7, true), [0u8; 0]);
+}
+
+#[test]
+fn a_client_of_another_store_with_the_same_name_begins_as_one_that_is_off() {
+    let stage = |mac: MacAddr| {
+        let (mut bench, address) = one_client();
+        bench.event(mounted(address));
+        assert_eq!(bench.stage(), Stage::RootMounted);
+        bench.event(Event::Store(store::Event::Closed { name: "Stick".to_owned() }));
+        bench.event(Event::Store(opened(vec![Client { mac, ..enrolled() }])));
+        bench.stage()
+    };
+    assert_eq!(stage(MAC), Stage::RootMounted);
+    assert_eq!(stage(known().mac), Stage::Off);
+}
+
 fn failed(file: &str) -> Event {
     let (message, action) = ("is cut short".to_owned(), "Copy it again".to_owned());
     Event::Store(store::Event::ImportFailed { file: file.to_owned(), message, action })

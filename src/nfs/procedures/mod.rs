@@ -241,6 +241,7 @@ impl Context<'_> {
         let handle = match handle::decode(fh, &self.directory.handle_key) {
             Ok(handle) => handle,
             Err(HandleError::Shape) => return Err(self.refused("not a handle", NFS3ERR_BADHANDLE)),
+            Err(HandleError::Mac) if self.is_of_former_store(fh) => return Err(NFS3ERR_JUKEBOX),
             Err(HandleError::Mac) => return Err(self.refused("a forged handle", NFS3ERR_BADHANDLE)),
         };
         let Some(export) = client.exports().find(|export| export.id == handle.export) else {
@@ -259,6 +260,12 @@ impl Context<'_> {
     fn refused(&self, reason: &'static str, status: nfsstat3) -> nfsstat3 {
         self.peer.bad_handle(reason);
         status
+    }
+
+    /// Another stick was put in place of the one that this client runs from, and has a client at its address: an error
+    /// would cost it what it wrote and has not sent yet, and it gets its own files back with its own stick.
+    fn is_of_former_store(&self, fh: &[u8]) -> bool {
+        self.directory.former_keys.iter().any(|key| handle::decode(fh, key).is_ok())
     }
 
     /// The calling thread becomes the caller until the guard is dropped.

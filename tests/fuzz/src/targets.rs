@@ -74,7 +74,7 @@ impl World {
             volume: None,
             kernel_words: String::new(),
         };
-        let directory = Directory { clients: vec![served], handle_key: HandleKey([7; 16]) };
+        let directory = Directory { clients: vec![served], handle_key: HandleKey([7; 16]), ..Directory::default() };
         let probe = Probe::new(directory, ADDRESS);
         let world = Self { probe, top, _folder: folder, handles: RefCell::default(), calls: Cell::new(0) };
         world.plant();
