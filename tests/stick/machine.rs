@@ -2,17 +2,19 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
-use std::os::unix::net::UnixStream;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
+
+use rootstock::store::shop::{self, Media};
 
 use crate::store_support::{make_image_of, pi_root};
 use crate::support::command::run;
 use crate::support::netns::Netns;
 use crate::support::panel_tty::PanelTty;
 use crate::support::qemu::{Machine, Start, virt};
+use crate::support::qmp::{self, Monitor};
 use crate::support::sd_image;
 use crate::support::stick::{self, Content};
 
@@ -23,9 +25,29 @@ const MIB: u64 = 1 << 20;
 const STICK_BYTES: u64 = 2 << 30;
 /// Bytes a second: as slow as a cheap stick, so that there is a middle of an import to pull it in.
 const STICK_SPEED: u64 = 6 << 20;
+/// Where the store becomes a partition behind the exFAT.
 const EXFAT_BYTES: u64 = 256 * MIB;
 /// Noise in the image's root: what is random does not compress.
 const NOISE_BYTES: usize = 24 << 20;
+
+/// Where the store lies: the same test for both, since the kernel holds each in its own way.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A file in the exFAT that takes the whole stick, as one comes from the shop.
+    File,
+    /// A partition behind the exFAT.
+    Partition,
+}
+
+impl Kind {
+    pub fn from_environment() -> Result<Self, String> {
+        match std::env::var("ROOTSTOCK_STICK").as_deref() {
+            Ok("partition") => Ok(Self::Partition),
+            Ok("file") | Err(_) => Ok(Self::File),
+            Ok(other) => Err(format!("ROOTSTOCK_STICK is file or partition, not {other}")),
+        }
+    }
+}
 
 pub struct Appliance {
     pub wire: Netns,
@@ -33,21 +55,21 @@ pub struct Appliance {
     machine: Machine,
     command: Command,
     folder: PathBuf,
-    monitor: BufReader<UnixStream>,
+    monitor: Monitor,
     /// How much of the console was looked at.
     seen: usize,
-    /// The `-device` that is in, and how many there were.
+    /// The `-device` that is in.
     plugged: Option<String>,
-    count: u32,
 }
 
 impl Appliance {
-    pub fn start() -> Result<Self, String> {
+    pub fn start(kind: Kind) -> Result<Self, String> {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/stick");
         let _ = fs::remove_dir_all(&folder);
         fs::create_dir_all(&folder).map_err(|e| format!("{}: {e}", folder.display()))?;
         let image = image(&folder)?;
-        stick::make(&folder.join("stick.img"), STICK_BYTES, EXFAT_BYTES, &[Content { to: "pi.img.xz", from: &image }])?;
+        let exfat_bytes = if kind == Kind::File { STICK_BYTES - MIB } else { EXFAT_BYTES };
+        stick::make(&folder.join("stick.img"), STICK_BYTES, exfat_bytes, &[Content { to: "pi.img.xz", from: &image }])?;
         stick::make(&folder.join("stranger.img"), STICK_BYTES, EXFAT_BYTES, &[])?;
 
         let wire = Netns::new("stick");
@@ -78,15 +100,7 @@ impl Appliance {
             command.arg("-blockdev").arg(slow);
         }
         let (machine, panel, monitor) = power_on(&mut command, &folder)?;
-        let mut appliance = Self { wire, panel, machine, command, folder, monitor, seen: 0, plugged: None, count: 0 };
-        appliance.greet()?;
-        Ok(appliance)
-    }
-
-    fn greet(&mut self) -> Result<(), String> {
-        self.tell("qmp_capabilities", "{}")?;
-        // QEMU would end.
-        self.tell("set-action", "{\"reboot\":\"reset\"}")
+        Ok(Self { wire, panel, machine, command, folder, monitor, seen: 0, plugged: None })
     }
 
     /// The power goes and comes: nothing is ended, flushed or unmounted. The stick stays where it is.
@@ -98,56 +112,32 @@ impl Appliance {
     pub fn power_on(&mut self, stick: &str, port: u8) -> Result<(), String> {
         (self.machine, self.panel, self.monitor) = power_on(&mut self.command, &self.folder)?;
         self.seen = 0;
-        self.greet()?;
         self.plug(stick, port)
     }
 
     /// One command to QEMU; waits for its answer.
     fn tell(&mut self, command: &str, arguments: &str) -> Result<(), String> {
-        let line = format!("{{\"execute\":\"{command}\",\"arguments\":{arguments}}}\n");
-        self.monitor.get_mut().write_all(line.as_bytes()).map_err(|e| format!("monitor: {e}"))?;
-        self.answer(|line| match line {
-            line if line.contains("\"error\"") => Some(Err(format!("{command}: {line}"))),
-            line if line.contains("\"return\"") => Some(Ok(())),
-            _ => None,
-        })
+        let told = self.monitor.tell(command, arguments);
+        told.map_err(|error| self.crashed(error))
     }
 
-    fn answer(&mut self, mut wanted: impl FnMut(&str) -> Option<Result<(), String>>) -> Result<(), String> {
-        loop {
-            let mut line = String::new();
-            match self.monitor.read_line(&mut line) {
-                Ok(0) => {
-                    let crash = self.machine.crash().map(|signal| format!("{CRASHED}{signal}"));
-                    return Err(crash.unwrap_or_else(|| "QEMU closed its monitor".to_owned()));
-                }
-                Ok(_) => {}
-                Err(error) => return Err(format!("monitor: {error}")),
-            }
-            if let Some(result) = wanted(&line) {
-                return result;
-            }
-        }
+    fn crashed(&mut self, error: String) -> String {
+        let crash = (error == qmp::CLOSED).then(|| self.machine.crash()).flatten();
+        crash.map_or(error, |signal| format!("{CRASHED}{signal}"))
     }
 
     /// Puts a stick into a port.
     pub fn plug(&mut self, name: &str, port: u8) -> Result<(), String> {
-        self.count += 1;
-        let id = format!("usb{}", self.count);
-        let arguments = format!(
-            "{{\"driver\":\"usb-storage\",\"id\":\"{id}\",\"bus\":\"usb.0\",\"port\":\"{port}\",\"drive\":\"{name}\",\
-             \"serial\":\"{name}\",\"removable\":true,\"werror\":\"report\"}}"
-        );
-        self.tell("device_add", &arguments)?;
-        self.plugged = Some(id);
+        let plugged = self.monitor.plug(name, port);
+        self.plugged = Some(plugged.map_err(|error| self.crashed(error))?);
         Ok(())
     }
 
     /// Pulls the stick: no unmount, no flush, no word before.
     pub fn pull(&mut self) -> Result<(), String> {
         let id = self.plugged.take().ok_or("no stick is in")?;
-        self.tell("device_del", &format!("{{\"id\":\"{id}\"}}"))?;
-        self.answer(|line| (line.contains("DEVICE_DELETED") && line.contains(&id)).then_some(Ok(())))
+        let pulled = self.monitor.pull(&id);
+        pulled.map_err(|error| self.crashed(error))
     }
 
     /// The lock of a stick that is in slides on: from here on it refuses each write, as a drive does, with a sense key of
@@ -191,7 +181,11 @@ impl Appliance {
     /// Foreign checkers look at what is on the sticks.
     pub fn check(&self) -> Result<(), String> {
         let parts = stick::partitions(&self.folder.join("stick.img"))?;
-        let [exfat, store] = parts[..] else { return Err(format!("the stick has the partitions {parts:?}")) };
+        let exfat = *parts.first().ok_or("the stick has no partition")?;
+        let store = match parts[1..] {
+            [store] => store,
+            _ => exfat + store_file(&self.folder.join("stick.img"), exfat)?,
+        };
         let stranger = stick::partitions(&self.folder.join("stranger.img"))?;
         let [strange] = stranger[..] else {
             return Err(format!("the stranger's stick has the partitions {stranger:?}"));
@@ -211,17 +205,34 @@ impl Appliance {
     }
 }
 
+/// Where the store begins in the exFAT that begins at `start`.
+fn store_file(stick: &Path, start: u64) -> Result<u64, String> {
+    struct Part(fs::File, u64, u64);
+    impl Media for Part {
+        fn bytes(&self) -> u64 {
+            self.2 - self.1
+        }
+        fn read_at(&self, at: u64, buffer: &mut [u8]) -> std::io::Result<()> {
+            self.0.read_exact_at(buffer, self.1 + at)
+        }
+    }
+    let file = fs::File::open(stick).map_err(|e| format!("{}: {e}", stick.display()))?;
+    let end = file.metadata().map_err(|e| format!("{}: {e}", stick.display()))?.len();
+    let found = shop::find(&Part(file, start, end)).map_err(|refusal| refusal.to_string())?;
+    Ok(found.ok_or("the stick has no rootstock.store")?.at)
+}
+
 /// A machine with its panel and QEMU's monitor.
-fn power_on(command: &mut Command, folder: &Path) -> Result<(Machine, PanelTty, BufReader<UnixStream>), String> {
+fn power_on(command: &mut Command, folder: &Path) -> Result<(Machine, PanelTty, Monitor), String> {
     for left in ["panel.sock", "monitor.sock"] {
         let _ = fs::remove_file(folder.join(left));
     }
     let machine = Machine::start("appliance", command, folder)?;
     let panel = PanelTty::connect(&folder.join("panel.sock"), |_| {})?;
-    let monitor = folder.join("monitor.sock");
-    let monitor = UnixStream::connect(&monitor).map_err(|e| format!("{}: {e}", monitor.display()))?;
-    monitor.set_read_timeout(Some(Duration::from_secs(20))).map_err(|e| format!("monitor: {e}"))?;
-    Ok((machine, panel, BufReader::new(monitor)))
+    let mut monitor = Monitor::connect(&folder.join("monitor.sock"))?;
+    // QEMU would end.
+    monitor.tell("set-action", "{\"reboot\":\"reset\"}")?;
+    Ok((machine, panel, monitor))
 }
 
 /// A small operating system in Raspberry Pi OS's layout, packed as a download is.

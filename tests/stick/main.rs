@@ -1,6 +1,7 @@
 //! The stick test: a stick that is pulled, and an appliance that loses its power, at the worst
 //! moments, with the SD image's own kernel in an emulated machine.
 //!
+//! Its store is a file in exFAT, as on a stick from the shop (`ROOTSTOCK_STICK=partition`: a partition).
 //! The stick is pulled while its image is imported, and while a client writes; put back
 //! in other ports; and in between a stranger's stick is put in its place. Then, under the same client, the appliance is
 //! reset with no word before, the stick's lock slides on (and it is put in again unlocked), and the appliance is
@@ -22,7 +23,7 @@ mod writer;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use machine::Appliance;
+use machine::{Appliance, Kind};
 use support::netns::Netns;
 use support::virtual_pi::{Board, VirtualPi};
 use writer::Writer;
@@ -63,10 +64,12 @@ fn stick() -> Result<usize, String> {
         println!("{:6.1}s ok {what}", began.elapsed().as_secs_f32());
         passed += 1;
     };
-    let mut appliance = Appliance::start()?;
+    let kind = Kind::from_environment()?;
+    let mut appliance = Appliance::start(kind)?;
     appliance.plug("stick", 1)?;
-    appliance.panel.wait_for("Hold ENROLL", LIMIT)?;
-    appliance.panel.press('E')?;
+    let (asks, key) = if kind == Kind::File { ("Press ENROLL", 'e') } else { ("Hold ENROLL", 'E') };
+    appliance.panel.wait_for(asks, LIMIT)?;
+    appliance.panel.press(key)?;
 
     appliance.log("import begins", LIMIT)?;
     std::thread::sleep(Duration::from_secs(2));

@@ -7,6 +7,7 @@ pub mod netns;
 pub mod panel_tty;
 pub mod picture;
 pub mod qemu;
+pub mod qmp;
 pub mod random;
 pub mod sd_image;
 pub mod ssd1306_decoder;
