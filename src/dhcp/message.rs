@@ -7,7 +7,7 @@ use std::net::Ipv4Addr;
 
 use dhcproto::v4::{HType, MAGIC, Opcode, borrowed};
 
-use super::options::{HEADER_BYTES, Options};
+use super::options::{HEADER_BYTES, Options, Truncated};
 use super::quirks::{self, Identity};
 use crate::client::MacAddr;
 
@@ -98,6 +98,12 @@ pub enum Ignored {
     NoMessageType,
     #[error("message type {0} is none that is read here")]
     OtherMessageType(u8),
+}
+
+impl From<Truncated> for Ignored {
+    fn from(Truncated(code): Truncated) -> Self {
+        Self::TruncatedOption(code)
+    }
 }
 
 /// Reads one UDP payload that came to port 67.

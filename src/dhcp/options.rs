@@ -5,14 +5,16 @@
 
 use std::borrow::Cow;
 
-use super::message::Ignored;
-
 /// Bytes before the options: the fixed fields and the magic cookie (RFC 2131 §2).
 pub(super) const HEADER_BYTES: usize = 240;
 
 const PAD: u8 = 0;
 const OVERLOAD: u8 = 52;
 const END: u8 = 255;
+
+/// This option runs past the field that it is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Truncated(pub u8);
 
 /// Each option takes at least two bytes, so a message of at most
 /// [`super::message::MAX_BYTES`] has at most half as many.
@@ -21,7 +23,7 @@ pub(super) struct Options<'p>(Vec<(u8, &'p [u8])>);
 
 impl<'p> Options<'p> {
     /// `packet` holds at least [`HEADER_BYTES`]; the cookie is already checked.
-    pub(super) fn walk(packet: &'p [u8]) -> Result<Self, Ignored> {
+    pub(super) fn walk(packet: &'p [u8]) -> Result<Self, Truncated> {
         let mut options = Self(Vec::new());
         options.walk_field(packet.get(HEADER_BYTES..).unwrap_or_default())?;
         // Option 52 counts in the options field only: one inside `file` or
@@ -40,14 +42,14 @@ impl<'p> Options<'p> {
 
     /// A field that ends without option 255 is taken: some clients leave it out
     /// where the datagram ends. One that ends inside an option is not.
-    fn walk_field(&mut self, mut field: &'p [u8]) -> Result<(), Ignored> {
+    fn walk_field(&mut self, mut field: &'p [u8]) -> Result<(), Truncated> {
         while let Some((&code, rest)) = field.split_first() {
             match code {
                 PAD => field = rest,
                 END => break,
                 _ => {
-                    let (&length, rest) = rest.split_first().ok_or(Ignored::TruncatedOption(code))?;
-                    let value = rest.get(..usize::from(length)).ok_or(Ignored::TruncatedOption(code))?;
+                    let (&length, rest) = rest.split_first().ok_or(Truncated(code))?;
+                    let value = rest.get(..usize::from(length)).ok_or(Truncated(code))?;
                     self.0.push((code, value));
                     field = &rest[value.len()..];
                 }
@@ -88,7 +90,7 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(packet: &[u8], expected: Result<&[(u8, &[u8])], Ignored>) {
+    fn check(packet: &[u8], expected: Result<&[(u8, &[u8])], Truncated>) {
         assert_eq!(Options::walk(packet).map(|options| options.0), expected.map(<[_]>::to_vec));
     }
 
@@ -101,9 +103,9 @@ mod tests {
 
     #[test]
     fn an_option_past_the_end_is_refused() {
-        check(&message(&[], &[], &[53]), Err(Ignored::TruncatedOption(53)));
-        check(&message(&[], &[], &[53, 1, 1, 12, 5, b'a']), Err(Ignored::TruncatedOption(12)));
-        check(&message(&[], &[61, 255], &[52, 1, 1, 255]), Err(Ignored::TruncatedOption(61)));
+        check(&message(&[], &[], &[53]), Err(Truncated(53)));
+        check(&message(&[], &[], &[53, 1, 1, 12, 5, b'a']), Err(Truncated(12)));
+        check(&message(&[], &[61, 255], &[52, 1, 1, 255]), Err(Truncated(61)));
     }
 
     #[test]
