@@ -4,7 +4,7 @@
 //! Pure.
 
 use super::evidence::Reached;
-use super::rules::{Case, Rule};
+use super::rule::{Case, Rule};
 use super::{Dialogue, Hint};
 use crate::client::Model;
 use crate::dhcp::Asker;

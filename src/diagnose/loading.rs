@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::evidence::Reached;
 use super::files::File;
-use super::rules::{Case, Rule};
+use super::rule::{Case, Rule};
 use super::{Files, Hint};
 use crate::client::Model;
 use crate::dhcp::Asker;

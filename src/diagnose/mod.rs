@@ -2,7 +2,7 @@
 //!
 //! Pure. `evidence` and `files` are the bounded record of what one board's boot
 //! showed us; `watch` keeps it from boot to boot and says when a boot counts as
-//! stuck; `rules` is the table that names the cause. A wrong hint is worse than
+//! stuck; `rules` names the cause. A wrong hint is worse than
 //! none: a rule applies only where its observation excludes the others (a test
 //! holds that each scripted exchange meets one rule), and where none applies the
 //! hint is [`Hint::Unknown`].
@@ -12,7 +12,9 @@
 //! | `hint` | the name of a hint and its words |
 //! | `evidence`, `files` | what was seen of one boot |
 //! | `watch` | boot after boot of one board; when to judge |
-//! | `rules`, `asking`, `loading`, `starting` | the tables of rules, by how far the boot came |
+//! | `rule` | what a rule is, and the case that it looks at |
+//! | `asking`, `loading`, `starting` | the tables of rules, by how far the boot came |
+//! | `rules` | all of them; which one applies |
 //!
 //! Each of the 39 symptoms in the project's notes is driven by a script in
 //! `control/tests/symptoms`, but for those that cannot be seen from here (that test holds this table too):
@@ -37,6 +39,7 @@ mod evidence;
 mod files;
 mod hint;
 mod loading;
+mod rule;
 mod rules;
 mod starting;
 mod watch;
@@ -44,5 +47,6 @@ mod watch;
 pub use evidence::{Attempt, Dialogue, Reached};
 pub use files::{File, Files};
 pub use hint::Hint;
-pub use rules::{Facts, Rule, all, judge, rule};
+pub use rule::{Facts, Rule};
+pub use rules::{all, judge, rule};
 pub use watch::{Verdict, Watch};

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use super::evidence::{Attempt, Reached};
-use super::rules::{Case, Rule};
+use super::rule::{Case, Rule};
 use super::{Hint, evidence::Calls};
 use crate::nfs::Refusal;
 

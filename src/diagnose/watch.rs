@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use super::Hint;
 use super::evidence::{Attempt, Dialogue, Reached};
-use super::rules::{self, Case, Facts};
+use super::rule::{Case, Facts};
+use super::rules;
 use super::starting;
 use crate::dhcp::{Answer, Asker, Request};
 use crate::{nfs, tftp};
