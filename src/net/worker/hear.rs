@@ -2,7 +2,7 @@
 //!
 //! I/O.
 
-use super::speak::send;
+use super::sockets::{comes, send, take};
 use super::*;
 
 impl Worker {
@@ -95,35 +95,4 @@ impl Worker {
             }
         }
     }
-}
-
-pub(super) fn readable(socket: PacketSocket) -> io::Result<AsyncFd<PacketSocket>> {
-    // SAFETY: `PacketSocket` owns an open descriptor and neither closes nor
-    // exchanges it before it is dropped.
-    Ok(unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }?)
-}
-
-/// Waits for a frame. An error means that the interface is gone, which netlink tells.
-async fn comes(socket: Option<&AsyncFd<PacketSocket>>) {
-    match socket {
-        Some(socket) => match socket.readable().await {
-            Ok(_) => {}
-            Err(_) => pending().await,
-        },
-        None => pending().await,
-    }
-}
-
-/// The next frame that has come, if any.
-fn take(socket: &AsyncFd<PacketSocket>, buffer: &mut [u8]) -> Option<(usize, MacAddr)> {
-    // ENETDOWN comes once when the link goes down.
-    for _ in 0..2 {
-        let mut ready = socket.readable().now_or_never()?.ok()?;
-        match ready.try_io(|socket| socket.get_ref().receive(buffer)) {
-            Ok(Ok(received)) => return Some(received),
-            Ok(Err(_)) => {}
-            Err(_would_block) => return None,
-        }
-    }
-    None
 }

@@ -5,6 +5,7 @@
 //! `kernel`; here is when.
 
 mod hear;
+mod sockets;
 mod speak;
 mod upkeep;
 

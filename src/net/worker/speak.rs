@@ -2,7 +2,7 @@
 //!
 //! I/O; when to send what is decided in `probe`, `survey` and `dhcp::lease`.
 
-use super::hear::readable;
+use super::sockets::{readable, send, xid};
 use super::*;
 
 impl Worker {
@@ -153,17 +153,4 @@ impl Worker {
             self.chosen.as_ref().map_or(0, |chosen| u64::from(chosen.mac.0[5]) << 8 | u64::from(chosen.mac.0[4]));
         Duration::from_millis(last % 2000)
     }
-}
-
-pub(super) fn send(chosen: &Chosen, packet: &[u8]) {
-    // One of several that say the same; a link that is down is told by netlink.
-    let _ = chosen.arp.get_ref().send(BROADCAST, packet);
-}
-
-/// A number that tells our question from another one's. No secret: who can
-/// read the wire sees it anyway, so the clock does; `getrandom` may block here.
-pub(super) fn xid(mac: MacAddr) -> u32 {
-    let nanos = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().subsec_nanos();
-    let [.., c, d, e, f] = mac.0;
-    nanos.rotate_left(7) ^ u32::from_be_bytes([c, d, e, f])
 }

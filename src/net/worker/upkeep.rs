@@ -2,8 +2,7 @@
 //!
 //! I/O by netlink.
 
-use super::hear::readable;
-use super::speak::xid;
+use super::sockets::{readable, xid};
 use super::*;
 
 impl Worker {
