@@ -21,8 +21,8 @@ use super::connection::{Connection, Input, Pace, Record, SCRATCH};
 use super::owed::Ledger;
 use super::peer::Peer;
 use super::pipe::Outlet;
-use super::server::{Shared, lock};
 use super::service::{self, Haste, Outcome, Pending, Source};
+use super::shared::{Shared, lock};
 use super::xdr::Encoder;
 
 /// Calls that one thread does before other connections have their turn.

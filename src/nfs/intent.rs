@@ -19,15 +19,13 @@ use std::net::Ipv4Addr;
 use siphasher::sip::SipHasher13;
 
 use super::handle::{self, Handle};
-use super::reply_cache::Key;
+use super::reply_cache::{Key, MAX_REPLY_BYTES};
 use super::xdr::{Cursor, Encoder, Malformed};
 use crate::directory::HandleKey;
 
 /// Room of one record in the journal. Four fill a page exactly: none crosses from one page into the
 /// next, where a kill could part it.
 pub const RECORD_BYTES: usize = 1024;
-/// The longest reply that is remembered: a CREATE's has about 350 bytes.
-pub const MAX_REPLY_BYTES: usize = 900;
 /// Changes with the layout.
 const VERSION: u32 = 1;
 const MAX_NAME: usize = 255;

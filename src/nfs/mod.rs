@@ -9,7 +9,7 @@
 //!
 //! | file | what it is |
 //! |---|---|
-//! | `server` | start and stop, and what its parts share |
+//! | `server`, `shared` | start and stop; what its parts share |
 //! | `sockets` | those that listen, and the table of connections, in one epoll set |
 //! | `threads` | those that do the calls, and the one that looks after them |
 //! | `batch` | what one connection sent, done and answered together |
@@ -118,6 +118,7 @@ mod rpc;
 mod server;
 mod service;
 mod settle;
+mod shared;
 mod sockets;
 mod threads;
 mod xdr;

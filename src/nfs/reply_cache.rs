@@ -17,7 +17,6 @@ use std::time::{Duration, Instant};
 
 use siphasher::sip::SipHasher13;
 
-use super::intent::MAX_REPLY_BYTES;
 use super::rpc::Credentials;
 
 /// A Linux client has at most some hundred calls open, and repeats within a minute.
@@ -27,6 +26,8 @@ pub const MAX_ENTRIES_PER_CLIENT: usize = 512;
 pub const SLOTS_PER_CLIENT: usize = 128;
 /// Clients with entries; the one heard of longest ago goes first.
 pub const MAX_CLIENTS: usize = 256;
+/// The longest reply that is remembered, here and in a record of the journal: a CREATE's has about 350 bytes.
+pub const MAX_REPLY_BYTES: usize = 900;
 /// After this, an equal xid is taken for a new call.
 pub const MAX_AGE: Duration = Duration::from_secs(120);
 

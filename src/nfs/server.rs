@@ -1,23 +1,21 @@
-//! The server as a whole: start and stop, and what its parts share. Its sockets are in `sockets`, its threads
-//! in `threads`, and what they do for a connection in `batch`.
+//! The server as a whole: start and stop. What its parts share is in `shared`, its sockets are in `sockets`,
+//! its threads in `threads`, and what they do for a connection in `batch`.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::connection::Connection;
 use super::export::Exports;
 use super::file::Budget;
 use super::journal::{Journal, milliseconds_since_boot};
 use super::peer::Peers;
-use super::pipe::Pipes;
 use super::portmap::Ports;
 use super::reply_cache::ReplyCache;
 use super::service::{Memory, Service};
 use super::settle::Unsettled;
+use super::shared::{Shared, spawn};
 use super::sockets::Sockets;
-use super::threads::Load;
 use super::{Error, Event, Options};
 use crate::directory::{Directory, Published};
 
@@ -30,20 +28,6 @@ const THREADS: std::ops::RangeInclusive<usize> = 4..=64;
 pub struct Server {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
-}
-
-/// What the threads share.
-pub struct Shared {
-    pub service: Service<Weak<Connection>>,
-    pub sockets: Sockets,
-    pub stopping: AtomicBool,
-    /// Threads, and that one of them ended.
-    running: Mutex<usize>,
-    ended: Condvar,
-    /// Connections that are not read yet: see `settle`.
-    pub held: Mutex<Vec<u64>>,
-    pub load: Load,
-    pub pipes: Arc<Pipes>,
 }
 
 pub fn start(
@@ -70,25 +54,17 @@ pub fn start(
         Memory { journal, unsettled }
     });
     let workers = options.workers.clamp(*THREADS.start(), *THREADS.end());
-    let shared = Arc::new(Shared {
-        service: Service {
-            exports: Exports::new(verifier(), budget),
-            peers: Peers::new(workers),
-            directory,
-            sink,
-            ports,
-            allow_unprivileged_ports: options.allow_unprivileged_ports,
-            replies: Mutex::new(replies),
-            memory,
-        },
-        sockets,
-        stopping: AtomicBool::new(false),
-        running: Mutex::new(0),
-        ended: Condvar::new(),
-        held: Mutex::default(),
-        load: Load::default(),
-        pipes: Arc::default(),
-    });
+    let service = Service {
+        exports: Exports::new(verifier(), budget),
+        peers: Peers::new(workers),
+        directory,
+        sink,
+        ports,
+        allow_unprivileged_ports: options.allow_unprivileged_ports,
+        replies: Mutex::new(replies),
+        memory,
+    };
+    let shared = Arc::new(Shared::new(service, sockets));
     // From here on dropping the server stops the threads that run already.
     let mut server = Server { shared, threads: Vec::new() };
     for n in 0..workers {
@@ -118,17 +94,8 @@ impl Server {
         }
         let deadline = Instant::now() + STOP;
         shared.sockets.wake();
-        shared.ended.notify_all();
         shared.sockets.stop_listening();
-        let mut running = lock(&shared.running);
-        while *running > 0 {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                break;
-            }
-            (running, _) = shared.ended.wait_timeout(running, left).unwrap_or_else(PoisonError::into_inner);
-        }
-        drop(running);
+        shared.wait_for_threads(deadline);
         let connections = shared.sockets.connections();
         while Instant::now() < deadline && !connections.iter().all(|connection| connection.is_flushed()) {
             std::thread::sleep(Duration::from_millis(5));
@@ -150,25 +117,6 @@ impl Server {
         self.threads.push(thread.map_err(|source| Error::System { operation: "spawn a thread", source })?);
         Ok(())
     }
-}
-
-impl Shared {
-    /// Waits for so long, or until the server stops.
-    pub fn pause(&self, time: Duration) {
-        let running = lock(&self.running);
-        drop(self.ended.wait_timeout(running, time).unwrap_or_else(PoisonError::into_inner));
-    }
-}
-
-pub fn spawn(shared: &Arc<Shared>, name: String, run: fn(&Arc<Shared>)) -> std::io::Result<JoinHandle<()>> {
-    let own = shared.clone();
-    *lock(&shared.running) += 1;
-    let spawned = std::thread::Builder::new().name(name).stack_size(512 << 10).spawn(move || {
-        run(&own);
-        *lock(&own.running) -= 1;
-        own.ended.notify_all();
-    });
-    spawned.inspect_err(|_| *lock(&shared.running) -= 1)
 }
 
 impl Drop for Server {
@@ -211,8 +159,4 @@ fn raise_descriptor_limit() -> usize {
         }
     }
     getrlimit(Resource::Nofile).current.and_then(|current| usize::try_from(current).ok()).unwrap_or(usize::MAX)
-}
-
-pub fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -6,7 +6,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
@@ -16,7 +16,7 @@ use super::Event;
 use super::batch::Buffers;
 use super::peer::Peer;
 use super::pipe::Outlet;
-use super::server::{Shared, lock, spawn};
+use super::shared::{Shared, lock, spawn};
 use super::sockets::{Ready, Socket};
 
 /// How often trees are checked and let go.
@@ -30,16 +30,6 @@ const MAX_THREADS: usize = 192;
 /// How many are started in one tick, and how long they stay without work.
 const RELIEVED_AT_ONCE: usize = 8;
 const RELIEF: Duration = Duration::from_secs(10);
-
-/// What the threads do, for `Shared::relieve_if_stuck`.
-#[derive(Default)]
-pub struct Load {
-    threads: AtomicUsize,
-    /// Of them, those that wait for something to do.
-    idle: AtomicUsize,
-    /// Events that were dealt with, since the start.
-    ended: AtomicUsize,
-}
 
 impl Shared {
     /// One of the threads that there always are.
