@@ -396,7 +396,13 @@ fn a_moved_client_gets_the_other_image_with_what_it_keeps() {
         assert_eq!(clients[&role(1)].client.image, shop.image);
         assert_eq!(read(&clients[&role(1)].root, "etc/setting"), "x");
     });
-    shop.perform(&Operation::ImageRemove { image: shop.other.clone() });
+    let Outcome::Done { message, .. } = shop.perform(&Operation::ImageRemove { image: shop.other.clone() }) else {
+        panic!()
+    };
+    assert!(
+        message.ends_with("is removed. Delete its file on the stick too, or it is imported again: b.img"),
+        "{message}"
+    );
     assert!(!shop.bench.store().join("images").join(shop.other.as_str()).exists());
 }
 
@@ -490,6 +496,74 @@ fn a_promoted_root_is_an_image_without_a_name() {
     assert!(read(&open.root, "etc/fstab").contains("/clients/pi-2/boot") || !open.root.join("etc/fstab").exists());
     running.stop();
     assert!(shop.refused(&Operation::ImageRemove { image }).contains("pi-2"));
+}
+
+/// The program as a person types it; its words, and its complaint.
+fn rootstock(store: &Path, words: &[&str]) -> Result<String, String> {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_rootstock"));
+    let output = command.args(words).arg("--store").arg(store).output().unwrap();
+    let [said, complaint] = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
+    if output.status.success() { Ok(said) } else { Err(complaint) }
+}
+
+/// The stick itself, its partition, and an image of that partition.
+#[test]
+fn every_command_works_on_a_stick_that_is_plugged_into_a_pc() {
+    let shop = Shop::new();
+    unmount(&shop.bench.store());
+    let (image, other) = (shop.image.as_str(), shop.other.as_str());
+    let stick = disk(&shop.bench.path("pc"), 600 * MIB, "label: gpt\nstart=2048, size=2048\nstart=4096\n");
+    let partition = PathBuf::from(format!("{}p2", stick.node.display()));
+    let copied = shop.bench.path("disk");
+    run(
+        "dd",
+        &[
+            "bs=1M",
+            "conv=sparse",
+            "status=none",
+            &format!("if={}", copied.display()),
+            &format!("of={}", partition.display()),
+        ],
+    );
+    let says = |store: &Path, words: &[&str], expected: &str| {
+        let said = rootstock(store, words).unwrap_or_else(|error| panic!("{words:?}: {error}"));
+        assert!(said.contains(expected), "{words:?}: {said:?} does not say {expected:?}");
+        said
+    };
+    for (store, words, expected) in [
+        (&stick.node, &["client", "list"][..], "pi-1"),
+        (&partition, &["client", "show", "pi-1"], image),
+        (&copied, &["client", "list"], "pi-1"),
+        (&stick.node, &["client", "snapshot", "pi-1", "good"], "snapshot good of pi-1 is taken"),
+        (&partition, &["client", "snapshots", "pi-1"], "good"),
+        (&copied, &["client", "reset", "pi-1", "--yes"], "pi-1 is pristine"),
+        (&stick.node, &["client", "reset", "pi-1", "--new-identity", "--yes"], "new SSH host keys and machine-id"),
+        (&stick.node, &["client", "restore", "pi-1", "good", "--yes"], "pi-1 is as it was at good"),
+        (&partition, &["client", "rename", "pi-1", "kitchen"], "pi-1 is kitchen now"),
+        (&stick.node, &["client", "swap", "kitchen", "--mac", "dc:a6:32:00:00:77"], "is the board dc:a6:32:00:00:77"),
+        (&stick.node, &["client", "move", "kitchen", other, "--keep", "/home", "--yes"], "Kept: its name, address"),
+        (&stick.node, &["client", "forget", "kitchen", "good"], "snapshot good of kitchen is deleted"),
+        (&stick.node, &["image", "promote", "kitchen", "--name", "lab"], "a new image was made of kitchen: lab-"),
+        (&stick.node, &["image", "default", image], "new clients get"),
+        (&stick.node, &["image", "default", "--newest"], "new clients get the newest image"),
+        (&stick.node, &["image", "show", other], "kitchen"),
+        (&stick.node, &["image", "remove", image], "is removed"),
+        (&stick.node, &["image", "verify", other], "hashes are noted"),
+        (&stick.node, &["stick", "check"], "all as it was"),
+        (&stick.node, &["stick", "show"], "clients    1"),
+    ] {
+        says(store, words, expected);
+    }
+    let refusal = rootstock(&stick.node, &["image", "remove", other]).unwrap_err();
+    assert!(refusal.contains("is used by kitchen"), "{refusal}");
+    says(&stick.node, &["client", "delete", "kitchen", "--yes"], "kitchen is deleted");
+    says(&stick.node, &["image", "remove", other], "b.img");
+    assert!(!says(&stick.node, &["image", "list"], "lab").contains(other));
+    run("e2fsck", &["-fn", partition.to_str().unwrap()]);
+    // What is on no store says so.
+    let refusal = rootstock(&PathBuf::from(format!("{}p1", stick.node.display())), &["client", "list"]).unwrap_err();
+    assert!(refusal.contains("holds no store"), "{refusal}");
+    run("mount", &["-o", "loop", copied.to_str().unwrap(), shop.bench.store().to_str().unwrap()]);
 }
 
 #[test]

@@ -205,6 +205,39 @@ fn images_and_the_profile_of_a_second_stick_go_to_the_store_of_the_first() {
     running.stop();
 }
 
+/// ext4 here; exFAT and FAT32 in `shop_qemu`, whose kernel has them.
+#[test]
+fn images_are_found_in_any_partition_of_any_table() {
+    let bench = Bench::new();
+    let tables = [
+        ("gpt", "label: gpt\nstart=2048, size=131072\nstart=133120, size=131072\n", "p2"),
+        (
+            "logical",
+            "label: dos\nstart=2048, type=5\nstart=4096, size=2048, type=83\nstart=8192, size=131072, type=83\n",
+            "p6",
+        ),
+        ("none", "", ""),
+    ];
+    let store = disk(&bench.path("store"), 300 * MIB, "");
+    run("mke2fs", &["-q", "-t", "ext4", "-L", "ROOTSTOCK", store.node.to_str().unwrap()]);
+    let sticks = tables.map(|(name, table, number)| {
+        let stick = disk(&bench.path(name), 160 * MIB, table);
+        let (partition, point) = (format!("{}{number}", stick.node.display()), bench.path("mounted"));
+        run("mke2fs", &["-q", "-F", "-t", "ext4", "-L", "files", &partition]);
+        fs::create_dir_all(&point).unwrap();
+        run("mount", &[&partition, point.to_str().unwrap()]);
+        make_another(&pi_image(&point, &format!("{name}.img")), name.as_bytes());
+        unmount(&point);
+        stick
+    });
+    let all: Vec<&LoopDisk> = sticks.iter().chain([&store]).collect();
+    let mut running = Running::start(bench.with_sticks(&all));
+    running.opened();
+    let mut names = [(); 3].map(|()| running.imported().name);
+    names.sort();
+    assert_eq!(names, ["gpt", "logical", "none"]);
+}
+
 #[test]
 fn without_a_stick_absent_is_said() {
     let bench = Bench::new();

@@ -29,6 +29,9 @@ pub struct Ext4 {
     pub uuid: [u8; 16],
     /// Size by the superblock's own count.
     pub bytes: u64,
+    /// What its files take, by the superblock's own counts: without free inodes and the journal, which may be all
+    /// zeros. Nothing where the journal holds changes, because the counts are older then.
+    pub files_bytes: u64,
     /// `INCOMPAT_RECOVER`: the journal holds changes that were not replayed.
     pub needs_recovery: bool,
     /// Incompatible features that no kernel we know of mounts.
@@ -53,14 +56,25 @@ pub fn ext4(head: &[u8]) -> Option<Ext4> {
     let high_blocks = if incompat & 0x80 == 0 { 0 } else { u64::from(u32_at(336)) };
     let blocks = u64::from(u32_at(4)) | high_blocks << 32;
     let block_bytes = 1024u64 << u32_at(24).min(6);
+    let bytes = blocks.saturating_mul(block_bytes);
+    let needs_recovery = incompat & 0x4 != 0;
+    let high_free = if incompat & 0x80 == 0 { 0 } else { u64::from(u32_at(344)) };
+    let free = (u64::from(u32_at(12)) | high_free << 32).saturating_mul(block_bytes);
+    let inode_bytes = u64::from(u16_at(88));
+    let (inode_tables, free_inodes) = (u64::from(u32_at(0)) * inode_bytes, u64::from(u32_at(16)) * inode_bytes);
+    // `s_jnl_blocks` is a copy of the journal's inode, its size at the end.
+    let has_journal = u32_at(92) & 0x4 != 0;
+    let journal = if has_journal { u64::from(u32_at(332)) | u64::from(u32_at(328)) << 32 } else { 0 };
+    let files = bytes.saturating_sub(free).saturating_sub(free_inodes.min(inode_tables)).saturating_sub(journal);
     let label = sb[120..136].split(|&b| b == 0).next().unwrap_or_default();
     let mut uuid = [0; 16];
     uuid.copy_from_slice(&sb[104..120]);
     Some(Ext4 {
         label: String::from_utf8_lossy(label).into_owned(),
         uuid,
-        bytes: blocks.saturating_mul(block_bytes),
-        needs_recovery: incompat & 0x4 != 0,
+        bytes,
+        files_bytes: if needs_recovery { 0 } else { files },
+        needs_recovery,
         unknown_features: incompat & !KNOWN_INCOMPAT,
     })
 }
@@ -105,6 +119,22 @@ mod tests {
         let found = ext4(&superblock(b"sixteen bytes ok", 0x8000_0004)).unwrap();
         assert_eq!(found.label, "sixteen bytes ok");
         assert!(found.needs_recovery && found.unknown_features == 0x8000_0000);
+    }
+
+    #[test]
+    fn what_an_ext4s_files_take_is_its_blocks_but_for_free_ones_free_inodes_and_the_journal() {
+        let mut head = superblock(b"rootfs", 0x2c2);
+        let mut put = |at: usize, value: u32| head[1024 + at..1028 + at].copy_from_slice(&value.to_le_bytes());
+        // 1000 blocks of 4 KiB, 400 of them free; 512 inodes of 256 bytes, 448 free; a journal of 1 MiB.
+        for (at, value) in [(12, 400), (0, 512), (16, 448), (88, 256), (92, 0x3c), (332, 1 << 20)] {
+            put(at, value);
+        }
+        assert_eq!(ext4(&head).unwrap().files_bytes, 600 * 4096 - 448 * 256 - (1 << 20));
+        // Not replayed: the counts are those of before.
+        head[1024 + 96] |= 4;
+        assert_eq!(ext4(&head).unwrap().files_bytes, 0);
+        head[1024 + 12..1024 + 16].fill(0xff);
+        assert_eq!(ext4(&head).unwrap().files_bytes, 0);
     }
 
     #[test]

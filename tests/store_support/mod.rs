@@ -219,6 +219,23 @@ pub fn client(n: u8, image: &ImageId) -> Client {
     }
 }
 
+fn noise() -> Vec<u8> {
+    let mut state = 1u64;
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (state >> 56) as u8
+    };
+    (0..MIB).map(|_| next()).collect()
+}
+
+/// Makes a copy of the usual image another one, by at most 64 bytes of a file in its root.
+pub fn make_another(image: &Path, mark: &[u8]) {
+    let content = fs::read(image).unwrap();
+    let noise = noise();
+    let at = content.windows(64).position(|window| window == &noise[64..128]).unwrap() - 64;
+    OpenOptions::new().write(true).open(image).unwrap().write_all_at(mark, at as u64).unwrap();
+}
+
 /// A small root that looks like Raspberry Pi OS to the rules.
 pub fn pi_root(folder: &Path) {
     let files = [
@@ -245,14 +262,7 @@ pub fn pi_root(folder: &Path) {
         fs::create_dir_all(folder.join(name)).unwrap();
     }
     // Something that does not compress, so that the .xz is no trifle.
-    let mut state = 1u64;
-    let noise: Vec<u8> = (0..MIB)
-        .map(|_| {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            (state >> 56) as u8
-        })
-        .collect();
-    fs::write(folder.join("usr/share/doc/noise"), noise).unwrap();
+    fs::write(folder.join("usr/share/doc/noise"), noise()).unwrap();
     fs::hard_link(folder.join("usr/share/doc/one"), folder.join("usr/share/doc/two")).unwrap();
 }
 

@@ -59,13 +59,15 @@ pub fn take(root: &Path, to: &Path) -> Result<(), ImportError> {
     Err(ImportError::NotPi(format!("it has {what}")))
 }
 
-/// What a Pi's firmware looks for first.
 fn is_boot(folder: &OwnedFd) -> rustix::io::Result<bool> {
-    let is_ours = |name: &[u8]| {
-        let framed = |start: &[u8], end: &[u8]| name.starts_with(start) && name.ends_with(end);
-        matches!(name, b"config.txt" | b"bootcode.bin") || framed(b"start", b".elf") || framed(b"kernel", b".img")
-    };
-    Ok(names(folder)?.iter().any(|name| is_ours(name)))
+    Ok(names(folder)?.iter().any(|name| is_boot_file(name)))
+}
+
+/// Whether it is what a Pi's firmware looks for first; a FAT knows no upper and lower case.
+pub fn is_boot_file(name: &[u8]) -> bool {
+    let name = name.to_ascii_lowercase();
+    let framed = |start: &[u8], end: &[u8]| name.starts_with(start) && name.ends_with(end);
+    matches!(&name[..], b"config.txt" | b"bootcode.bin") || framed(b"start", b".elf") || framed(b"kernel", b".img")
 }
 
 fn names(folder: &OwnedFd) -> rustix::io::Result<Vec<Vec<u8>>> {

@@ -36,7 +36,13 @@ pub struct Promises {
 pub fn beside(path: &Path, compression: Compression) -> Result<Promises, ImportError> {
     let packed = promise(path)?;
     let inner = match compression {
-        Compression::None | Compression::Zip => None,
+        Compression::None => None,
+        // `a.img.zip` and `a.zip`.
+        Compression::Zip => {
+            let inner = path.with_extension("");
+            let is_image = inner.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("img"));
+            Some(if is_image { inner } else { path.with_extension("img") })
+        }
         _ => Some(path.with_extension("")),
     };
     // With the unpacked file beside it, the checksum is that file's own.
@@ -60,27 +66,62 @@ fn promise(path: &Path) -> Result<Option<Promise>, ImportError> {
         Err(source) => return Err(ImportError::Read { path: path.with_file_name(&file), source }),
     };
     let file = crate::store::sources::shown(&file);
-    match parse(&String::from_utf8_lossy(&bytes), &name.to_string_lossy()) {
+    match parse(&text(&bytes), &name.to_string_lossy()) {
         Some(sha256) => Ok(Some(Promise { file, sha256 })),
         None => Err(ImportError::NoChecksum(file)),
     }
 }
 
-/// A checksum file's digits for `file`: as `sha256sum` writes them
-/// (`<64 digits> [ *]<name>`), or bare. Where only one line has digits they
-/// are meant for this file, whatever it was called when they were made.
+/// A checksum file's digits for `file`, as `sha256sum`, BSD's `sha256`, openssl, PowerShell and certutil write them, or
+/// bare. Where only one line has digits they are meant for this file, whatever it was called when they were made.
 pub fn parse(text: &str, file: &str) -> Option<[u8; 32]> {
-    let lines = text.trim_start_matches('\u{feff}').lines().take(MAX_LINES).filter_map(|line| {
-        // sha256sum marks a line whose name it had to escape.
-        let line = line.trim().trim_start_matches('\\');
-        let (digits, name) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
-        Some((from_hex(digits)?, name.trim_start().trim_start_matches('*')))
-    });
-    let lines: Vec<([u8; 32], &str)> = lines.collect();
-    let is_ours = |name: &str| name.is_empty() || name.rsplit('/').next() == Some(file);
+    let lines: Vec<([u8; 32], &str)> =
+        text.trim_start_matches('\u{feff}').lines().take(MAX_LINES).filter_map(line).collect();
+    let is_ours = |name: &str| {
+        name.is_empty() || name.rsplit(['/', '\\']).next().is_some_and(|name| name.eq_ignore_ascii_case(file))
+    };
     match lines.as_slice() {
         [(only, _)] => Some(*only),
         lines => lines.iter().find(|(_, name)| is_ours(name)).map(|(digits, _)| *digits),
+    }
+}
+
+/// The digits of one line and the name beside them, which may be empty.
+fn line(line: &str) -> Option<([u8; 32], &str)> {
+    // sha256sum marks a line whose name it had to escape.
+    let line = line.trim().trim_start_matches('\\');
+    // `SHA256 (a.img) = <digits>`; other hashes have as many digits.
+    if let Some((tagged, digits)) = line.rsplit_once('=')
+        && let Some((tag, name)) = tagged.trim_end().strip_suffix(')').and_then(|tagged| tagged.split_once('('))
+    {
+        let ours = ["SHA256", "SHA2-256", "SHA-256"].iter().any(|ours| tag.trim().eq_ignore_ascii_case(ours));
+        return ours.then(|| from_hex(digits.trim())).flatten().map(|digits| (digits, name));
+    }
+    let mut rest = line;
+    while !rest.is_empty() {
+        let (word, behind) = rest.split_once(char::is_whitespace).unwrap_or((rest, ""));
+        // `sha256:<digits>`, as GitHub shows them.
+        let digits = word.rsplit(':').next().unwrap_or(word);
+        if let Some(digits) = from_hex(digits) {
+            return Some((digits, behind.trim_start().trim_start_matches('*')));
+        }
+        rest = behind.trim_start();
+    }
+    // An older certutil's pairs.
+    let pairs: String = line.split(' ').collect();
+    from_hex(&pairs).map(|digits| (digits, ""))
+}
+
+/// A checksum file's text. PowerShell's `>` writes UTF-16.
+fn text(bytes: &[u8]) -> String {
+    let wide = |unit: fn([u8; 2]) -> u16| {
+        let units: Vec<u16> = bytes[2..].chunks_exact(2).map(|pair| unit([pair[0], pair[1]])).collect();
+        String::from_utf16_lossy(&units)
+    };
+    match bytes {
+        [0xff, 0xfe, ..] => wide(u16::from_le_bytes),
+        [0xfe, 0xff, ..] => wide(u16::from_be_bytes),
+        _ => String::from_utf8_lossy(bytes).into_owned(),
     }
 }
 
@@ -116,6 +157,45 @@ mod tests {
         check(&format!("{digits}  one.img\n{digits}  two.img\n"), false);
         check("not a checksum", false);
         check("", false);
+        check(&format!("{}  a.img.xz", "abc".repeat(32)), false);
+    }
+
+    #[test]
+    fn checksum_files_are_read_as_other_tools_write_them() {
+        let (digits, other) = ("ab".repeat(32), "cd".repeat(32));
+        let upper = digits.to_uppercase();
+        let check = |text: &str| assert_eq!(parse(text, "a.img.xz"), Some([0xab; 32]), "{text:?}");
+        // BSD's and macOS's sha256, `sha256sum --tag`, Fedora's signed list.
+        check(&format!("SHA256 (a.img.xz) = {digits}\n"));
+        check(&format!(
+            "Hash: SHA256\n\n# a.img.xz: 5 bytes\nSHA256 (b.img) = {other}\nSHA256 (a.img.xz) = {digits}\n"
+        ));
+        check(&format!(
+            "SHA512/256 (a.img.xz) = {other}\nBLAKE2s (a.img.xz) = {other}\nSHA256 (a.img.xz) = {digits}\n"
+        ));
+        // openssl, before and since 3.
+        check(&format!("SHA256(a.img.xz)= {digits}\n"));
+        check(&format!("SHA2-256(b.img)= {other}\nSHA2-256(./a.img.xz)= {digits}\n"));
+        // PowerShell's Get-FileHash as a table and as a list.
+        check(&format!(
+            "\r\nAlgorithm       Hash                                   Path\r\n---------       ----        ----\r\n\
+             SHA256          {other}       C:\\Users\\me\\b.img\r\nSHA256          {upper}       C:\\Users\\me\\A.img.xz\r\n"
+        ));
+        check(&format!("Algorithm : SHA256\r\nHash      : {upper}\r\nPath      : C:\\Users\\me\\a.img.xz\r\n"));
+        // certutil, of today and of Windows 7.
+        check(&format!("SHA256 hash of a.img.xz:\r\n{digits}\r\nCertUtil: -hashfile command completed.\r\n"));
+        check(&format!("SHA256 hash of file a.img.xz:\r\n{}\r\nCertUtil: done.\r\n", vec!["ab"; 32].join(" ")));
+        check(&format!("sha256:{digits}\n"));
+    }
+
+    #[test]
+    fn what_powershell_writes_in_utf_16_is_read_too() {
+        let line = format!("\u{feff}{}  a.img\r\n", "ab".repeat(32));
+        for order in [u16::to_le_bytes as fn(u16) -> [u8; 2], u16::to_be_bytes] {
+            let bytes: Vec<u8> = line.encode_utf16().flat_map(order).collect();
+            assert_eq!(parse(&text(&bytes), "a.img"), Some([0xab; 32]));
+        }
+        let _ = text(&[0xff, 0xfe, 0]);
     }
 
     #[test]
@@ -131,6 +211,10 @@ mod tests {
         assert_eq!((both.packed.unwrap().sha256, both.unpacked.unwrap().sha256), ([0x34; 32], [0x12; 32]));
         write("a.img", "");
         assert_eq!(found().unwrap().unpacked, None, "the unpacked file is there itself");
+        let of_zip = |name: &str| beside(&folder.path().join(name), Compression::Zip).unwrap().unpacked;
+        write("b.img.sha256", &"56".repeat(32));
+        assert_eq!(of_zip("b.zip").unwrap().sha256, [0x56; 32]);
+        assert_eq!(of_zip("b.img.zip"), of_zip("b.zip"));
         write("a.img.xz.sha256", "no digits");
         assert!(matches!(found(), Err(ImportError::NoChecksum(file)) if file == "a.img.xz.sha256"));
         let long = folder.path().join("x".repeat(255));

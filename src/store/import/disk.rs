@@ -3,12 +3,13 @@
 //! The layout and the telling of partitions are pure; bytes go to the writer.
 
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use super::boot_files;
 use super::source::{Hashes, Source};
 use super::writer::{Part, Writer};
 use super::{Context, ImportError, MAX_UNPACKED_BYTES, write_error};
+use super::{boot_files, boot_tree};
 use crate::store::identify::{self, Content};
 use crate::store::in_place::InPlace;
 use crate::store::manifest::ImagePaths;
@@ -37,6 +38,12 @@ pub fn unpack(mut source: Source, paths: &ImagePaths, run: &mut Context<'_>) -> 
     fs::create_dir(paths.boot()).map_err(|error| write_error(&paths.boot(), error))?;
     if boot_files::extract(&fat, &paths.boot())? == 0 {
         return Err(ImportError::NotPi("its boot partition is empty".into()));
+    }
+    // A PC's image has a FAT and an ext4 too.
+    let mut files = fs::read_dir(paths.boot()).map_err(|error| write_error(&paths.boot(), error))?.flatten();
+    if !files.any(|file| boot_tree::is_boot_file(file.file_name().as_bytes())) {
+        let missing = "its boot partition has none of a Pi's boot files, such as config.txt";
+        return Err(ImportError::NotPi(missing.into()));
     }
     // The FAT was only a means.
     fs::remove_file(&fat).map_err(|error| write_error(&fat, error))?;
@@ -153,6 +160,9 @@ impl Parts {
             if head.len() == identify::HEAD_BYTES {
                 part = self.identify(run, &head)?;
                 if let Some(part) = part {
+                    if part == Part::Root {
+                        writer.expect(identify::ext4(&head).map_or(0, |ext4| ext4.files_bytes))?;
+                    }
                     writer.begin(part, run.1)?;
                     writer.append(&head)?;
                 }

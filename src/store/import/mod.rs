@@ -52,7 +52,7 @@ mod zip;
 mod zstd;
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
@@ -79,6 +79,8 @@ use crate::client::ImageId;
 const MAX_UNPACKED_BYTES: u64 = 320 << 30;
 /// Never taken by an import: the clients' writes need it.
 pub const RESERVE_BYTES: u64 = 64 << 20;
+/// Bytes of two roots that are compared at a time.
+const COMPARED_BYTES: usize = 1 << 20;
 /// Most entries of `images/` that are looked at.
 const MAX_IMAGES: usize = 10_000;
 
@@ -118,7 +120,7 @@ pub enum ImportError {
     Truncated(u64),
     #[error("the file is damaged at about byte {at}: {reason}")]
     Damaged { at: u64, reason: String },
-    #[error("the file needs more memory to unpack than this appliance has")]
+    #[error("the file needs more memory to unpack than an appliance has: xz takes -9 at most, zstd --long=27")]
     TooMuchMemory,
     #[error("not a Raspberry Pi image: {0}")]
     NotPi(String),
@@ -161,7 +163,9 @@ impl ImportError {
             }
             Self::Boot(_) | Self::Tar { .. } => "Download the image again",
             Self::NoChecksum(_) => "Copy the checksum file again, or delete it",
-            Self::Zip(ZipError::NoImage | ZipError::Several { .. }) => "Unpack it on a computer and copy one .img",
+            Self::Zip(ZipError::NoImage | ZipError::Several { .. } | ZipError::PackedTwice { .. }) => {
+                "Unpack it on a computer and copy one .img"
+            }
             Self::Zip(ZipError::Encrypted { .. } | ZipError::Method { .. } | ZipError::TooMany | ZipError::Split) => {
                 "Unpack it on a computer and copy the .img"
             }
@@ -256,6 +260,9 @@ fn import_into(
         return Ok(known);
     }
     check_root(&paths.root(), &job.check_point, stop)?;
+    if let Some(known) = same_image(job, &paths, root_bytes, stop)? {
+        return Ok(known);
+    }
 
     let id = manifest::image_id(&job.source.file, &hashes.packed);
     let manifest = ImageManifest {
@@ -369,14 +376,69 @@ fn known_by_size(
     Ok(known_image(&job.store, &hash, &job.source))
 }
 
-/// An image that came from the same bytes; it remembers this file from now on.
+/// An image that came from the same bytes.
 fn known_image(store: &Path, sha256: &[u8; 32], source: &SourceFile) -> Option<Imported> {
     let hex = manifest::hex(sha256);
-    let (id, mut manifest) = images(store).find(|(_, manifest)| manifest.sha256 == hex)?;
+    let (id, manifest) = images(store).find(|(_, manifest)| manifest.sha256 == hex)?;
+    remember(store, id, manifest, source)
+}
+
+/// The image remembers this file from now on.
+fn remember(store: &Path, id: ImageId, mut manifest: ImageManifest, source: &SourceFile) -> Option<Imported> {
     manifest.add_source(source.clone());
     let text = toml::to_string(&manifest).ok()?;
     let _ = atomic::write(&ImagePaths::of(store, &id).manifest(), text.as_bytes(), 0o644);
     Some(Imported { id, manifest, known: true })
+}
+
+/// An image with the same root and boot files, which came in another packing. Two that are not the same differ in their
+/// superblocks, so both are read whole only where they are.
+fn same_image(
+    job: &Job,
+    new: &ImagePaths,
+    root_bytes: u64,
+    stop: &AtomicBool,
+) -> Result<Option<Imported>, ImportError> {
+    for (id, manifest) in images(&job.store).filter(|(_, manifest)| manifest.root_bytes == root_bytes) {
+        let paths = ImagePaths::of(&job.store, &id);
+        if same_root(&new.root(), &paths.root(), stop)? && same_files(&new.boot(), &paths.boot()) {
+            return Ok(remember(&job.store, id, manifest, &job.source));
+        }
+    }
+    Ok(None)
+}
+
+/// Whether two roots are the same to the byte; one that cannot be read is another.
+fn same_root(a: &Path, b: &Path, stop: &AtomicBool) -> Result<bool, ImportError> {
+    let (Ok(mut a), Ok(mut b)) = (File::open(a), File::open(b)) else { return Ok(false) };
+    let (mut one, mut other) = (vec![0; COMPARED_BYTES], vec![0; COMPARED_BYTES]);
+    // The superblocks are in the first piece.
+    loop {
+        if stop.load(Ordering::Relaxed) {
+            return Err(ImportError::Stopped);
+        }
+        let (Ok(bytes), Ok(others)) = (fill(&mut a, &mut one), fill(&mut b, &mut other)) else { return Ok(false) };
+        if one[..bytes] != other[..others] {
+            return Ok(false);
+        }
+        if bytes == 0 {
+            return Ok(true);
+        }
+    }
+}
+
+/// Reads until the piece is full or the file ends.
+fn fill(file: &mut File, piece: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < piece.len() {
+        match file.read(&mut piece[filled..]) {
+            Ok(0) => break,
+            Ok(bytes) => filled += bytes,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
 }
 
 /// Mounts the root once, read-only, before anybody is told of it.

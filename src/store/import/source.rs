@@ -127,6 +127,9 @@ fn open_decoder(mut file: File, cores: usize, place: &mut Place) -> Result<(Deco
         Compression::Xz => {
             let blocks = xz::read_blocks(&mut BufReader::new(&mut file)).map_err(|error| match error.kind() {
                 io::ErrorKind::UnexpectedEof => ImportError::Truncated(place.packed_bytes),
+                io::ErrorKind::InvalidData => {
+                    ImportError::Damaged { at: place.packed_bytes, reason: error.to_string() }
+                }
                 _ => read_error(error),
             })?;
             let unpacked = blocks.iter().try_fold(0u64, |sum, block| sum.checked_add(block.uncompressed));

@@ -22,6 +22,8 @@ const MAX_TAIL_BYTES: u64 = 64 << 20;
 
 /// How much larger a file system is made than the files should be, at least.
 const SPARE_BYTES: u64 = 64 << 20;
+/// What the file system's own blocks and the boot files may take beside.
+const OWN_MIB: u64 = 16;
 /// What a packed file is thought to unpack to at most, where it does not tell.
 const USUAL_RATIO: u64 = 16;
 
@@ -55,7 +57,9 @@ fn unpack_into(
     let wanted = source.unpacked_bytes.unwrap_or(place.packed_bytes).saturating_add(RESERVE_BYTES);
     let free = free_bytes(&run.job.store)?;
     if free < wanted {
-        return Err(no_room(wanted - free));
+        // What is said is what it will take, as far as that is known.
+        let rest = source.unpacked_bytes.map_or(place.packed_bytes / 2 * 3, |_| 0);
+        return Err(no_room((wanted - free).saturating_add(rest)));
     }
     let (point, store) = (&run.job.check_point, &run.job.store);
     let mut room = NewRoot::create(&paths.root(), point, store, bytes, run.stop)?;
@@ -69,7 +73,8 @@ fn unpack_into(
         if sum > MAX_UNPACKED_BYTES {
             return Err(ImportError::NotPi(format!("its files take more than {} GiB", MAX_UNPACKED_BYTES >> 30)));
         }
-        extract.entry(&entry, &mut tar, &mut room, run)?;
+        let made = extract.entry(&entry, &mut tar, &mut room, run);
+        made.map_err(|error| run.with_the_rest(error, sum))?;
     }
     extract.finish(&room)?;
     let hashes = drain(tar.into_inner(), run)?.finish()?;
@@ -95,6 +100,19 @@ fn drain(mut ahead: Ahead<Source>, run: &mut Context<'_>) -> Result<Source, Impo
 }
 
 impl Context<'_> {
+    /// Where there is no room on the way: what is still to come is missing too, packed as what came before.
+    fn with_the_rest(&self, error: ImportError, made_bytes: u64) -> ImportError {
+        let (read, all) = (self.place.read_bytes().max(1), self.place.packed_bytes);
+        let rest = u128::from(made_bytes) * u128::from(all.saturating_sub(read)) / u128::from(read);
+        match error {
+            ImportError::NoRoom { missing_mib } => {
+                let rest = u64::try_from(rest >> 20).unwrap_or(u64::MAX);
+                ImportError::NoRoom { missing_mib: missing_mib.saturating_add(rest).saturating_add(OWN_MIB) }
+            }
+            other => other,
+        }
+    }
+
     /// What it means that a tarball cannot be read on.
     pub fn tar_error(&self, error: TarError) -> ImportError {
         match error {

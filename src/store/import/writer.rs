@@ -64,9 +64,21 @@ pub enum Part {
 }
 
 enum Work {
-    Begin { part: Part, bytes: u64 },
-    Write { part: Part, at: u64, block: Block },
-    Finish { root_bytes: u64, boot_bytes: u64 },
+    /// The root's files take so many bytes, about.
+    Expect(u64),
+    Begin {
+        part: Part,
+        bytes: u64,
+    },
+    Write {
+        part: Part,
+        at: u64,
+        block: Block,
+    },
+    Finish {
+        root_bytes: u64,
+        boot_bytes: u64,
+    },
 }
 
 /// Memory for one block, aligned as O_DIRECT wants it.
@@ -107,6 +119,7 @@ impl Block {
 
 /// The sending half; dropping it ends the thread.
 pub struct Writer {
+    store: PathBuf,
     work: Option<Sender<Work>>,
     thread: Option<JoinHandle<Result<(), ImportError>>>,
     /// Blocks come back here when they are written.
@@ -134,10 +147,20 @@ impl Writer {
         let failed_at = root.path.clone();
         let (work, queue) = channel(POOL_BLOCKS);
         let (recycle, written) = mpsc::channel();
-        let thread = Thread { root, boot, room: Room { store: store.to_owned(), until_check: 0 }, recycle };
+        let thread = Thread { root, boot, room: Room::new(store), recycle };
         let spawned = std::thread::Builder::new().name("import-write".into()).spawn(move || thread.run(queue, method));
         let thread = spawned.map_err(|source| write_error(&failed_at, source))?;
-        Ok(Self { work: Some(work), thread: Some(thread), written, made: 0, current: None })
+        Ok(Self { store: store.to_owned(), work: Some(work), thread: Some(thread), written, made: 0, current: None })
+    }
+
+    /// The root that comes holds files of so many bytes: refuses at once where they cannot fit, before minutes of
+    /// unpacking. A quarter of them may be zeros, of which nobody tells before.
+    pub fn expect(&mut self, bytes: u64) -> Result<(), ImportError> {
+        let free = free_bytes(&self.store)?;
+        if free < RESERVE_BYTES.saturating_add(bytes / 4 * 3) {
+            return Err(no_room(RESERVE_BYTES.saturating_add(bytes + ROOM_INTERVAL_BYTES).saturating_sub(free)));
+        }
+        self.pass(Work::Expect(bytes))
     }
 
     /// The next bytes are those of this partition, from its start.
@@ -253,14 +276,23 @@ pub fn no_room(missing_bytes: u64) -> ImportError {
 struct Room {
     store: PathBuf,
     until_check: u64,
+    /// What of the root's files is still to come, as far as is known.
+    left: u64,
 }
 
 impl Room {
-    fn take(&mut self, bytes: u64) -> Result<(), ImportError> {
+    fn new(store: &Path) -> Self {
+        Self { store: store.to_owned(), until_check: 0, left: 0 }
+    }
+
+    fn take(&mut self, part: Part, bytes: u64) -> Result<(), ImportError> {
+        if part == Part::Root {
+            self.left = self.left.saturating_sub(bytes);
+        }
         self.until_check = match self.until_check.checked_sub(bytes) {
             Some(left) => left,
             None => {
-                self.check(ROOM_INTERVAL_BYTES)?;
+                self.check(self.left.saturating_add(ROOM_INTERVAL_BYTES))?;
                 ROOM_INTERVAL_BYTES
             }
         };
@@ -291,9 +323,10 @@ impl Thread {
         }
         while let Some(work) = queue.blocking_recv() {
             match work {
+                Work::Expect(bytes) => self.room.left = bytes,
                 Work::Begin { part, bytes } => self.target(part).set_len(bytes)?,
                 Work::Write { part, at, mut block } => {
-                    self.room.take(block.filled as u64)?;
+                    self.room.take(part, block.filled as u64)?;
                     self.target(part).write(at, block.bytes())?;
                     block.filled = 0;
                     // A sender that went away does not want it any more.
@@ -328,9 +361,10 @@ impl Thread {
         let result: Result<(), ImportError> = async {
             while let Some(work) = queue.recv().await {
                 match work {
+                    Work::Expect(bytes) => room.left = bytes,
                     Work::Begin { part, bytes } => target(part).target.borrow().set_len(bytes)?,
                     Work::Write { part, at, block } => {
-                        room.take(block.filled as u64)?;
+                        room.take(part, block.filled as u64)?;
                         settle(&mut writing, IN_FLIGHT - 1).await?;
                         writing.spawn_local(target(part).clone().write(at, block, recycle.clone()));
                     }

@@ -49,7 +49,7 @@ impl Block {
 }
 
 /// All blocks of a file, in order, from its indexes; reads the end of the file
-/// only. An error means truncated or damaged there: nothing else ends so.
+/// only. `UnexpectedEof`: no stream ends there, so it is cut. `InvalidData`: what stands there is damaged.
 pub fn read_blocks(file: &mut (impl Read + Seek)) -> io::Result<Vec<Block>> {
     let mut end = file.seek(SeekFrom::End(0))?;
     let mut blocks = Vec::new();
@@ -68,7 +68,7 @@ pub fn read_blocks(file: &mut (impl Read + Seek)) -> io::Result<Vec<Block>> {
         }
         end = read_stream(file, end, &mut blocks)?;
     }
-    if blocks.len() > MAX_BLOCKS || blocks.is_empty() {
+    if blocks.is_empty() {
         return Err(cut());
     }
     blocks.reverse();
@@ -76,7 +76,11 @@ pub fn read_blocks(file: &mut (impl Read + Seek)) -> io::Result<Vec<Block>> {
 }
 
 fn cut() -> io::Error {
-    io::Error::new(io::ErrorKind::UnexpectedEof, "the end of an xz file is missing or damaged")
+    io::Error::new(io::ErrorKind::UnexpectedEof, "the end of an xz file is missing")
+}
+
+fn damaged() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "its list of blocks is none")
 }
 
 fn read_at(file: &mut (impl Read + Seek), at: u64, bytes: &mut [u8]) -> io::Result<()> {
@@ -91,32 +95,35 @@ fn read_stream(file: &mut (impl Read + Seek), end: u64, blocks: &mut Vec<Block>)
     let footer_at = end.checked_sub(12).ok_or_else(cut)?;
     read_at(file, footer_at, &mut footer)?;
     let stored = u32::from_le_bytes([footer[0], footer[1], footer[2], footer[3]]);
-    if footer[10..] != *b"YZ" || crc32(&footer[4..10]) != stored {
+    if footer[10..] != *b"YZ" {
         return Err(cut());
+    }
+    if crc32(&footer[4..10]) != stored {
+        return Err(damaged());
     }
     let flags = [footer[8], footer[9]];
     let index_bytes = (u64::from(u32::from_le_bytes([footer[4], footer[5], footer[6], footer[7]])) + 1) * 4;
-    let index_at = footer_at.checked_sub(index_bytes).ok_or_else(cut)?;
+    let index_at = footer_at.checked_sub(index_bytes).ok_or_else(damaged)?;
     if index_bytes > MAX_INDEX_BYTES {
-        return Err(cut());
+        return Err(damaged());
     }
     let mut index = vec![0; index_bytes as usize]; // at most MAX_INDEX_BYTES
     read_at(file, index_at, &mut index)?;
-    let records = parse_index(&index).ok_or_else(cut)?;
+    let records = parse_index(&index).ok_or_else(damaged)?;
     if blocks.len() + records.len() > MAX_BLOCKS {
-        return Err(cut());
+        return Err(damaged());
     }
     let mut at = index_at;
     for (unpadded, uncompressed) in records.into_iter().rev() {
-        let padded = unpadded.checked_next_multiple_of(4).ok_or_else(cut)?;
-        at = at.checked_sub(padded).ok_or_else(cut)?;
+        let padded = unpadded.checked_next_multiple_of(4).ok_or_else(damaged)?;
+        at = at.checked_sub(padded).ok_or_else(damaged)?;
         blocks.push(Block { start: at, unpadded, uncompressed, flags });
     }
-    let start = at.checked_sub(12).ok_or_else(cut)?;
+    let start = at.checked_sub(12).ok_or_else(damaged)?;
     let mut header = [0; 12];
     read_at(file, start, &mut header)?;
     if header[..6] != MAGIC || header[6..8] != flags {
-        return Err(cut());
+        return Err(damaged());
     }
     Ok(start)
 }

@@ -38,6 +38,8 @@ pub enum ZipError {
     TooMany,
     #[error("the zip holds no .img file")]
     NoImage,
+    #[error("the zip holds {name}, which is packed once more")]
+    PackedTwice { name: String },
     #[error("the zip holds {count} images, and one is wanted: {names}")]
     Several { count: usize, names: String },
     #[error("{name} in the zip is encrypted")]
@@ -100,15 +102,19 @@ pub fn find_image(file: &mut (impl Read + Seek)) -> Result<Entry, ZipError> {
     }
     file.seek(SeekFrom::Start(start))?;
     let mut directory = BufReader::new(&mut *file).take(bytes);
-    let mut images = Vec::new();
+    let (mut images, mut packed) = (Vec::new(), None);
     for _ in 0..count {
         let found = read_entry(&mut directory)?;
-        if is_image(&found.entry.name) {
-            images.push(found);
+        match kind(&found.entry.name) {
+            Kind::Image => images.push(found),
+            Kind::Packed => packed = Some(found.entry.name),
+            Kind::Other => {}
         }
     }
     let count = images.len();
-    let Some(Found { mut entry, flags, method }) = images.pop() else { return Err(ZipError::NoImage) };
+    let Some(Found { mut entry, flags, method }) = images.pop() else {
+        return Err(packed.map_or(ZipError::NoImage, |name| ZipError::PackedTwice { name }));
+    };
     if count > 1 {
         let names = images.iter().map(|found| found.entry.name.as_str()).chain([entry.name.as_str()]);
         let mut names = names.take(MAX_TOLD).collect::<Vec<_>>().join(", ");
@@ -144,11 +150,26 @@ pub fn find_image(file: &mut (impl Read + Seek)) -> Result<Entry, ZipError> {
     Ok(entry)
 }
 
+/// What a file in a zip is, by its name.
+enum Kind {
+    Image,
+    /// An image that is packed in the zip a second time.
+    Packed,
+    Other,
+}
+
 /// What macOS adds beside each file does not count.
-fn is_image(name: &str) -> bool {
-    let file = name.rsplit('/').next().unwrap_or(name);
+fn kind(name: &str) -> Kind {
+    // Some of Windows' packers part folders so.
+    let file = name.rsplit(['/', '\\']).next().unwrap_or(name);
     let plain = packing::Packing { content: Content::Disk, compression: Compression::None };
-    packing::packing(file) == Some(plain) && !name.starts_with("__MACOSX/")
+    match packing::packing(file) {
+        _ if name.starts_with("__MACOSX") => Kind::Other,
+        Some(packing) if packing == plain => Kind::Image,
+        Some(_) => Kind::Packed,
+        None if packing::is_unread(file) => Kind::Packed,
+        None => Kind::Other,
+    }
 }
 
 /// The directory's place, length and number of entries.

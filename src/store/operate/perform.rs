@@ -77,7 +77,21 @@ pub fn perform(
         Some(image) => format!("{}: {image}", operation.done()),
         None => operation.done(),
     };
+    let message = message + &comes_back(operation, &library);
     Ok(Outcome::Done { message, warnings: finished.warnings })
+}
+
+/// A file on a stick is imported as long as it lies there.
+fn comes_back(operation: &Operation, library: &Library) -> String {
+    let Operation::ImageRemove { image } = operation else { return String::new() };
+    let sources = library.images.iter().filter(|(id, _)| id == image).flat_map(|(_, manifest)| &manifest.source);
+    let mut files: Vec<&str> = sources.map(|source| source.file.as_str()).collect();
+    files.sort_unstable();
+    files.dedup();
+    match files[..] {
+        [] => String::new(),
+        _ => format!(". Delete its file on the stick too, or it is imported again: {}", files.join(", ")),
+    }
 }
 
 /// What failed half-way takes no room on the stick until its next opening.

@@ -103,6 +103,8 @@ impl Worker {
         match result {
             Ok(Imported { id, manifest, known }) => {
                 if known {
+                    // Of very many copies the image forgets some, and they would take turns for ever.
+                    self.refused.insert(source.clone());
                     self.tell(Event::AlreadyThere { file: source.file.clone(), image: id.clone() });
                 }
                 if let Some(store) = self.store.as_mut().filter(|_| !stopped) {

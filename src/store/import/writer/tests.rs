@@ -27,7 +27,7 @@ fn check_fails(file: impl Into<File>, expected: impl Fn(&ImportError) -> bool) {
         let folder = tempfile::tempdir().unwrap();
         let target = |file| Target { file, path: "the root".into(), window: (0, 0), pushed: (0, 0) };
         let (root, boot) = (target(file.try_clone().unwrap()), target(tempfile::tempfile().unwrap()));
-        let room = Room { store: folder.path().to_owned(), until_check: 0 };
+        let room = Room::new(folder.path());
         let thread = Thread { root, boot, room, recycle: mpsc::channel().0 };
         let (work, queue) = channel(2);
         let mut block = Block::new();
