@@ -11,7 +11,8 @@ mod store_support;
 mod support;
 
 use std::fs;
-use std::process::{Command, Output};
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Output, Stdio};
 
 use rustix::process::Signal;
 use serve_lab::*;
@@ -58,17 +59,34 @@ fn a_client_is_listed_kept_reset_and_restored_while_the_server_runs() {
     assert!(error.contains("pi-1 runs: shut it down first") && code == Some(3), "{error}");
     let (error, _) = refuses(&lab, &["client", "reset", "pi-9"]);
     assert!(error.contains("there is no client pi-9"), "{error}");
-    pi.netns.ip("address flush dev eth0");
 
     let upper = lab.run_folder().join("clients/pi-1/root");
     fs::write(upper.join("mine"), "first").unwrap();
-    assert!(says(&lab, &["client", "snapshot", "pi-1", "good", "--wait"]).contains("snapshot good of pi-1 is taken"));
+    // It says that it waits, and goes on by itself when the client is off.
+    let mut waiting = Command::new(env!("CARGO_BIN_EXE_rootstock"));
+    waiting.args(["client", "snapshot", "pi-1", "good", "--wait", "--run"]).arg(lab.run_folder());
+    let mut waiting = waiting.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = String::new();
+    BufReader::new(waiting.stderr.take().unwrap()).read_line(&mut said).unwrap();
+    assert_eq!(said, "rootstock: the client runs; waiting until it is off\n");
+    assert!(waiting.try_wait().unwrap().is_none());
+    pi.netns.ip("address flush dev eth0");
+    let waited = waiting.wait_with_output().unwrap();
+    assert!(String::from_utf8_lossy(&waited.stdout).contains("snapshot good of pi-1 is taken"), "{}", lab.log());
     fs::write(upper.join("mine"), "second").unwrap();
     assert!(says(&lab, &["client", "snapshots", "pi-1"]).contains("good"));
     assert!(says(&lab, &["client", "reset", "pi-1", "--yes"]).contains("pi-1 is pristine. Kept: its name"));
     assert!(!upper.join("mine").exists());
     says(&lab, &["client", "restore", "pi-1", "good"]);
     assert_eq!(fs::read_to_string(upper.join("mine")).unwrap(), "first");
+
+    // By the buttons: NEXT to its page, ENROLL asks, ENROLL held does it.
+    lab.turn_to_client();
+    lab.press('e');
+    lab.screen("Reset pi-1?");
+    lab.press('E');
+    lab.told("pi-1 is pristine");
+    assert!(!upper.join("mine").exists());
 
     // It boots as ever, and mounts what it booted.
     assert_eq!(lab.boots(&pi).address, address);

@@ -363,6 +363,51 @@ fn a_kernel_upgraded_inside_a_client_is_loaded_next_and_never_without_our_words(
         );
         pi.netns.ip(&format!("address add {address}/24 dev eth0"));
     }
+
+    // And by Debian's own hook, as the kernel's package runs it on the client.
+    let made = debian_hook();
+    let content = |start: &str| made.iter().find(|(name, _)| name.starts_with(start)).unwrap().1.as_slice();
+    pi.net(async || {
+        let mut client = mount("/clients/pi-1/boot").await.unwrap();
+        for (name, bytes) in &made {
+            replace_file(&mut client, name, bytes).await;
+        }
+    });
+    pi.netns.ip("address flush dev eth0");
+    let fetched = pi.netns.run(|| pi.board.boot(PATIENCE)).unwrap_or_else(|failure| panic!("{failure}\n{}", lab.log()));
+    assert!(fetched.kernel() == Some(content("vmlinuz-6.12.99")), "{:?}", fetched.files.keys());
+    assert!(fetched.initramfs() == Some(content("initrd.img-6.12.99")), "{:?}", fetched.files.keys());
+    assert!(String::from_utf8_lossy(content("cmdline.txt")).contains("fsck.repair=yes"), "the hook made its own line");
+    let words = fetched.command_line("ttyAMA0");
+    assert!(
+        words.contains(" net.ifnames=0 ") && words.contains(" root=/dev/nfs nfsroot=192.168.77.1:/clients/pi-1/root,")
+    );
+    assert!(words.matches(" root=").count() == 1 && !words.contains("fsck.repair"), "{words}");
+}
+
+/// What raspi-firmware's hook, from the pinned package, leaves in /boot/firmware when a kernel 6.12.99 was installed.
+fn debian_hook() -> Vec<(String, Vec<u8>)> {
+    let folder = tempfile::tempdir().unwrap();
+    let script = r#"set -eu
+        cd "$1"
+        grep '^raspi-firmware/' "$2/board/pi3-4/packages.lock" > lock
+        dpkg-deb -x "$("$2/board/fetch" "$PWD/lock" | cut -d ' ' -f 4)" package
+        mkdir -p boot/firmware stub out
+        # This machine is no Pi, which the hook asks dpkg first.
+        printf '#!/bin/sh\necho arm64\n' > stub/dpkg
+        chmod +x stub/dpkg
+        seq -f 'kernel %g' 2000 > boot/vmlinuz-6.12.99-arm64
+        seq -f 'initramfs %g' 2000 > boot/initrd.img-6.12.99-arm64
+        mkdir -p /boot
+        mount --bind boot /boot
+        mount -t tmpfs firmware /boot/firmware
+        PATH=$PWD/stub:$PATH DEB_MAINT_PARAMS="'configure' '6.12.99-arm64'" \
+            sh package/etc/kernel/postinst.d/z50-raspi-firmware
+        cp /boot/firmware/* out/"#;
+    let top = env!("CARGO_MANIFEST_DIR");
+    store_support::run("unshare", &["-m", "sh", "-c", script, "sh", folder.path().to_str().unwrap(), top]);
+    let files = fs::read_dir(folder.path().join("out")).unwrap().map(|entry| entry.unwrap());
+    files.map(|file| (file.file_name().into_string().unwrap(), fs::read(file.path()).unwrap())).collect()
 }
 
 #[test]

@@ -109,12 +109,18 @@ fn looping(folder: &Path) -> PathBuf {
     file
 }
 
-/// One partition over all of the stick, an image and a note on it.
+/// exFAT in a GPT, as macOS makes it; FAT32 without any table, as some sticks come. (exFAT in an MBR is what the stick test has.)
+fn partition(kind: &str, stick: &LoopDisk) -> String {
+    let number = if kind == "exfat" { "p1" } else { "" };
+    format!("{}{number}", stick.node.display())
+}
+
+/// One file system over all of the stick, an image and a note on it.
 fn make_stick(kind: &str, folder: &Path) -> PathBuf {
     let file = folder.join("stick.img");
-    let number = if kind == "exfat" { "7" } else { "c" };
-    let stick = disk(&file, STICK_BYTES, &format!("label: dos\nstart=2048, type={number}\n"));
-    let partition = format!("{}p1", stick.node.display());
+    let table = "label: gpt\nstart=2048, type=EBD0A0A2-B9E5-4433-87C0-68B6B72699C7\n";
+    let stick = disk(&file, STICK_BYTES, if kind == "exfat" { table } else { "" });
+    let partition = partition(kind, &stick);
     let image = pi_image(folder, "raspios-small.img");
     let note = folder.join("note.txt");
     fs::write(&note, "my own note\n").unwrap();
@@ -123,7 +129,7 @@ fn make_stick(kind: &str, folder: &Path) -> PathBuf {
         run("mkfs.exfat", &["-c", "32K", &partition]);
         with_exfat(folder, &partition, |point| drop(run("cp", &[image, note, point.to_str().unwrap()])));
     } else {
-        run("mkfs.fat", &["-F", "32", "-s", "32", &partition]);
+        run("mkfs.fat", &["-I", "-F", "32", "-s", "32", &partition]);
         run("mcopy", &["-i", &partition, image, note, "::"]);
     }
     file
@@ -141,7 +147,7 @@ fn with_exfat<T>(folder: &Path, partition: &str, work: impl FnOnce(&Path) -> T) 
 /// fsck finds nothing and the note is there; the free bytes.
 fn check(kind: &str, file: &Path) -> u64 {
     let stick = LoopDisk::attach(file);
-    let partition = format!("{}p1", stick.node.display());
+    let partition = partition(kind, &stick);
     let folder = file.parent().unwrap();
     let said = run(if kind == "exfat" { "fsck.exfat" } else { "fsck.fat" }, &["-n", "-v", &partition]);
     if kind == "exfat" {

@@ -367,6 +367,11 @@ fn a_bomb_of_zeros_ends_at_the_tables_end() {
     // 200 MiB behind the last partition, in 200 KiB.
     let bomb = "(cat IN; head -c 200M /dev/zero) | gzip -1 > OUT";
     refusals.add("img.gz", bomb, "far more than its partitions", |_, _| {});
+    // By one thread, and by several at once.
+    for options in ["", "--block-size=16MiB"] {
+        let bomb = format!("(cat IN; head -c 200M /dev/zero) | xz -0 -T1 {options} > OUT");
+        refusals.add("img.xz", &bomb, "far more than its partitions", |_, _| {});
+    }
     // A table that promises 2 TiB.
     let vast = "cp IN OUT.raw; printf '\\377\\377\\377\\377' | dd of=OUT.raw bs=1 seek=474 conv=notrunc status=none; \
                 zstd -q --rm OUT.raw -o OUT";

@@ -312,6 +312,16 @@ impl Lab {
         assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
     }
 
+    /// Turns to the first client's page, past that of the overview where this is about something else.
+    #[allow(dead_code)] // one test turns there
+    pub fn turn_to_client(&mut self) {
+        self.press('n');
+        thread::sleep(Duration::from_millis(500));
+        if self.told.lock().unwrap().last().is_some_and(|screen| screen.contains("Ready")) {
+            self.press('n');
+        }
+    }
+
     /// Waits until the panel shows it.
     #[track_caller]
     pub fn screen(&self, words: &str) {

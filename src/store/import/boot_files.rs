@@ -343,6 +343,20 @@ mod tests {
     }
 
     #[test]
+    fn a_fat_with_a_slash_in_a_name_is_refused_by_that_name() {
+        let image = fat(8, |fs| drop(fs.root_dir().create_file("some long nameX.txt").unwrap()));
+        let mut bytes = fs::read(image.path()).unwrap();
+        // In the long name's second entry, in UTF-16; its check is of the short name.
+        let at = bytes.windows(6).position(|window| window == b"e\0X\0.\0").unwrap();
+        bytes[at + 2] = b'/';
+        fs::write(image.path(), &bytes).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let said = extract(image.path(), folder.path()).unwrap_err().to_string();
+        assert!(said.contains("cannot be used: \"some long name/.txt\""), "{said}");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
     fn fat_times_become_unix_times() {
         let check = |(year, month, day), (hour, min, sec), expected| {
             let time = DateTime { date: Date { year, month, day }, time: Time { hour, min, sec, millis: 0 } };

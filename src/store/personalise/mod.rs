@@ -11,6 +11,7 @@
 
 mod cloud;
 mod custom;
+mod dns;
 mod identity;
 mod keep;
 mod keys;

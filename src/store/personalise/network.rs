@@ -56,19 +56,3 @@ pub fn ifupdown(c: &Context<'_>) -> Outcome {
     }
     Ok(acted)
 }
-
-pub fn dns(c: &Context<'_>) -> Outcome {
-    if c.dns.is_empty() {
-        return Ok(false);
-    }
-    let resolved = c.root.read_link("etc/resolv.conf").is_some_and(|target| target.contains("systemd/resolve"));
-    if resolved {
-        let servers: Vec<String> = c.dns.iter().map(ToString::to_string).collect();
-        let text = format!("[Resolve]\nDNS={}\n", servers.join(" "));
-        c.root.write("etc/systemd/resolved.conf.d/90-rootstock.conf", text.as_bytes(), None)?;
-    } else {
-        let text: String = c.dns.iter().map(|server| format!("nameserver {server}\n")).collect();
-        c.root.write("etc/resolv.conf", text.as_bytes(), None)?;
-    }
-    Ok(true)
-}

@@ -2,7 +2,7 @@
 //! and why. Pure data; the functions lie by topic beside this file.
 
 use super::units::mask;
-use super::{Rule, cloud, custom, identity, network, read_only, system, users, volume};
+use super::{Rule, cloud, custom, dns, identity, network, read_only, system, users, volume};
 
 pub const RULES: &[Rule] = &[
     Rule {
@@ -125,10 +125,11 @@ pub const RULES: &[Rule] = &[
     },
     Rule {
         name: "dns",
-        finds: "name servers in the appliance's configuration",
-        does: "writes them for systemd-resolved or into /etc/resolv.conf",
-        why: "an interface that nothing manages brings no name servers",
-        apply: network::dns,
+        finds: "name servers in the appliance's configuration, or else systemd",
+        does: "writes them for systemd-resolved or into /etc/resolv.conf; or a unit that does so with those that came \
+               with the interface's address",
+        why: "an interface that nothing manages brings no name servers: beside a router no name would be found",
+        apply: dns::dns,
     },
     Rule {
         name: "user",
