@@ -14,7 +14,8 @@ use async_tftp::packet::Error as Denial;
 use futures_io::AsyncRead;
 use tokio::net::UdpSocket;
 
-use super::files::{BootFile, Files};
+use super::boot_file::BootFile;
+use super::files::Files;
 use super::packet::{self, DATA_HEADER_BYTES, Packet, Request};
 use super::progress::{ACKNOWLEDGED, ENDED, OFFERED, OPENING, Progress};
 use super::transfer::{MAX_BLKSIZE, Outcome, Output, Transfer, wire_number};

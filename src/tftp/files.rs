@@ -11,21 +11,17 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use async_tftp::packet;
 use async_tftp::server::Handler;
-use futures_io::{AsyncRead, AsyncWrite};
+use futures_io::AsyncWrite;
 use tokio::runtime::Handle;
-use tokio::task::JoinHandle;
 
+use super::boot_file::BootFile;
 use super::path::{self, Denied, Kind};
 use super::{Event, Sink, cmdline, config, tree};
 use crate::directory::{Directory, Published, Served};
-
-/// How much of a file is read at once, in bytes: one hop to the pool for some
-/// twenty blocks, and small enough for a thousand transfers at once.
-const CHUNK_BYTES: usize = 32 * 1024;
 
 /// Sent for a `config.txt` that the image has not.
 const EMPTY_CONFIG: &[u8] = b"# This image has no config.txt.\n";
@@ -74,7 +70,7 @@ impl Files {
         let job = self.runtime.spawn_blocking(move || find(&served, kind, at_root, &file, runtime));
         match job.await.unwrap_or_else(|error| Err(tree::Error::Open { path: "".into(), source: error.into() })) {
             Ok((file, left_out)) => {
-                let size = Some(file.size);
+                let size = Some(file.size());
                 (self.sink)(Event::Started { address, path: shown, folder, size });
                 if left_out > 0 {
                     (self.sink)(Event::CommandLineShortened { address, left_out });
@@ -162,57 +158,6 @@ fn names_command_line(tree: &Path, file: &[u8]) -> bool {
     false
 }
 
-/// A boot file while it is sent: bytes in memory, or a file read chunk by chunk.
-pub struct BootFile {
-    size: u64,
-    /// What `chunk` begins with, in bytes from the file's start.
-    chunk_at: u64,
-    chunk: Vec<u8>,
-    /// What was read out of `chunk`.
-    taken: usize,
-    rest: Option<(Arc<File>, Handle)>,
-    reading: Option<JoinHandle<io::Result<Vec<u8>>>>,
-}
-
-impl BootFile {
-    fn of(bytes: Vec<u8>) -> Self {
-        Self { size: bytes.len() as u64, chunk_at: 0, chunk: bytes, taken: 0, rest: None, reading: None }
-    }
-
-    /// Reads the first chunk: most boot files are no longer.
-    fn read(file: File, size: u64, runtime: Handle) -> io::Result<Self> {
-        let chunk = read_chunk(&file, 0, size)?;
-        let rest = (size > chunk.len() as u64).then(|| (Arc::new(file), runtime));
-        Ok(Self { size, chunk_at: 0, chunk, taken: 0, rest, reading: None })
-    }
-
-    /// In bytes, as it was when the file was opened.
-    pub fn size(&self) -> u64 {
-        self.size
-    }
-
-    /// While one chunk is sent, the next is read.
-    fn read_ahead(&mut self) {
-        let at = self.chunk_at + self.chunk.len() as u64;
-        if let Some((file, runtime)) = &self.rest
-            && self.reading.is_none()
-            && at < self.size
-        {
-            let (file, size) = (file.clone(), self.size);
-            self.reading = Some(runtime.spawn_blocking(move || read_chunk(&file, at, size)));
-        }
-    }
-}
-
-/// The chunk at this offset of a file that had `size` bytes when it was
-/// opened. One that shrank meanwhile is an error, not a shorter file.
-fn read_chunk(file: &File, offset: u64, size: u64) -> io::Result<Vec<u8>> {
-    let wanted = usize::try_from(size - offset).unwrap_or(CHUNK_BYTES).min(CHUNK_BYTES);
-    let mut chunk = vec![0; wanted];
-    file.read_exact_at(&mut chunk, offset)?;
-    Ok(chunk)
-}
-
 fn read_at_most(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
     let mut length = 0;
     while length < bytes.len() {
@@ -222,31 +167,6 @@ fn read_at_most(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<usize>
         }
     }
     Ok(length)
-}
-
-impl AsyncRead for BootFile {
-    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &mut [u8]) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        loop {
-            this.read_ahead();
-            let ready = &this.chunk[this.taken..];
-            if !ready.is_empty() || bytes.is_empty() {
-                let length = ready.len().min(bytes.len());
-                bytes[..length].copy_from_slice(&ready[..length]);
-                this.taken += length;
-                return Poll::Ready(Ok(length));
-            }
-            if let Some(reading) = &mut this.reading {
-                let chunk = ready!(Pin::new(reading).poll(context)).map_err(io::Error::from);
-                this.reading = None;
-                this.chunk_at += this.chunk.len() as u64;
-                this.taken = 0;
-                this.chunk = chunk.and_then(|read| read)?;
-                continue;
-            }
-            return Poll::Ready(Ok(0));
-        }
-    }
 }
 
 impl Handler for Files {

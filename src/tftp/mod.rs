@@ -5,7 +5,7 @@
 //! - `config`: what `config.txt` calls the command line; pure.
 //! - `packet`: the datagrams of RFC 1350 and 2347; pure.
 //! - `transfer`: one transfer as a state machine; pure.
-//! - `tree`, `files`: opening a boot file, and the `Handler` that serves it.
+//! - `tree`, `files`: opening a boot file, and the `Handler` that serves it; `boot_file`: its content, chunk by chunk.
 //! - `exchange`, `progress`: one request, served to its end; what it and the listener tell each other.
 //! - `server`: the thread, the socket of port 69, and who may have how many transfers.
 //!
@@ -29,6 +29,7 @@
 //!    keeps every client waiting; and it tells nobody how a transfer ended,
 //!    which the panel shows (both read in its source).
 
+mod boot_file;
 pub mod cmdline;
 pub mod config;
 mod exchange;
