@@ -1,187 +1,16 @@
-//! What clients may occupy on the stick: a limit for each, and a reserve that only the appliance may use.
-//!
-//! Pure but for its counters, which the store fills and NFS keeps as changes go by. No clock, no file.
-//!
-//! **Why counted here and not by the kernel.** ext4's project quotas would be exact without us, but not every
-//! kernel has them (QFMT_V2 is a module that many leave out), no store made until now has the feature, and what
-//! hits their limit inside overlayfs's copy-up is not told apart from a full disk. All that a client changes
-//! passes through our NFS server, which sees each file's blocks before and after. So it counts the difference, and
-//! the store measures each client's folder now and then, slowly, and puts right what was missed (`store/usage.rs`).
-//! That works on every kernel and every store.
-//!
-//! **What counts** is what the client's folder in the store occupies, as `du` tells: its layers, its frozen states
-//! (snapshots), its block volume. A file costs its blocks; the number of files is limited too, since an empty
-//! one costs an inode that nobody else can have.
-//!
-//! **How exact.** A write is refused before it is done, to the block. Missed until the next measurement: blocks of
-//! directories that a first change copies up (4 KiB each), of maps of very scattered files, and what removing a
-//! changed file of the image gives back.
+//! What one client occupies and may occupy, and what it claims before each change. Pure but for its counters.
 
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// This far from a limit nobody looks closely: more than all calls at one time can write.
-const NEAR: Amount = Amount { bytes: 64 << 20, files: 1024 };
-/// The reserve without a setting: a part of the store between these two, but never more than `MOST_OF_STORE`.
-/// An enrolment takes 0.3 MiB, a snapshot less.
-const RESERVE_PART: u64 = 32;
-const RESERVE_LEAST: u64 = 64 << 20;
-const RESERVE_MOST: u64 = 512 << 20;
-const MOST_OF_STORE: u64 = 8;
-/// Inodes kept back: an enrolment makes some 40.
-const RESERVE_FILES: u64 = 16 << 10;
+use super::NEAR;
+use super::amount::{Amount, Counter};
+use super::space::{Figures, Refusal, Space};
+
 /// One file for so many bytes of a quota. ext4 makes one inode for 16 KiB, and an operating system's files have 20 KiB
 /// each, so that those who fill their share with such files take their share of the inodes.
 const BYTES_PER_FILE: u64 = 8 << 10;
 const NO_LIMIT: u64 = u64::MAX;
-
-/// Bytes on the stick and files, or a change of them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Amount {
-    pub bytes: i64,
-    pub files: i64,
-}
-
-impl Amount {
-    pub const fn bytes(bytes: i64) -> Self {
-        Self { bytes, files: 0 }
-    }
-
-    fn less(self, other: Self) -> Self {
-        Self { bytes: self.bytes.saturating_sub(other.bytes), files: self.files.saturating_sub(other.files) }
-    }
-
-    fn and(self, other: Self) -> Self {
-        Self { bytes: self.bytes.saturating_add(other.bytes), files: self.files.saturating_add(other.files) }
-    }
-
-    /// Whether what this asks for (more than nothing) is there, and `slack` besides.
-    fn fits(self, left: Self, slack: Self) -> bool {
-        let fits = |asked: i64, left: i64, slack: i64| asked <= 0 || asked.saturating_add(slack) <= left;
-        fits(self.bytes, left.bytes, slack.bytes) && fits(self.files, left.files, slack.files)
-    }
-}
-
-/// Two counters that are read and changed together, though not at one moment.
-#[derive(Debug, Default)]
-struct Counter {
-    bytes: AtomicI64,
-    files: AtomicI64,
-}
-
-impl Counter {
-    fn get(&self) -> Amount {
-        Amount { bytes: self.bytes.load(Relaxed), files: self.files.load(Relaxed) }
-    }
-
-    fn set(&self, amount: Amount) {
-        self.bytes.store(amount.bytes, Relaxed);
-        self.files.store(amount.files, Relaxed);
-    }
-
-    /// Returns what it is then.
-    fn add(&self, amount: Amount) -> Amount {
-        let bytes = self.bytes.fetch_add(amount.bytes, Relaxed);
-        let files =
-            if amount.files == 0 { self.files.load(Relaxed) } else { self.files.fetch_add(amount.files, Relaxed) };
-        Amount { bytes, files }.and(amount)
-    }
-}
-
-/// What `statvfs` says of the store's file system.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Figures {
-    pub total_bytes: u64,
-    pub free_bytes: u64,
-    pub total_files: u64,
-    pub free_files: u64,
-}
-
-impl Figures {
-    pub fn of(vfs: &rustix::fs::StatVfs) -> Self {
-        Self {
-            total_bytes: vfs.f_blocks.saturating_mul(vfs.f_frsize),
-            free_bytes: vfs.f_bavail.saturating_mul(vfs.f_frsize),
-            total_files: vfs.f_files,
-            free_files: vfs.f_favail,
-        }
-    }
-}
-
-/// Bytes of a store that clients and imports leave free.
-pub fn reserve_bytes(total: u64, wanted: Option<u64>) -> u64 {
-    let usual = (total / RESERVE_PART).clamp(RESERVE_LEAST, RESERVE_MOST);
-    wanted.unwrap_or(usual).min(total / MOST_OF_STORE)
-}
-
-/// Why a change is refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal {
-    /// The client has its share.
-    Quota,
-    /// The stick is full, up to the reserve.
-    Space,
-}
-
-/// The room of one store, shared by all accounts.
-#[derive(Debug, Default)]
-pub struct Space {
-    wanted: Option<u64>,
-    /// Above the reserve, when it was last told, less what was taken since.
-    left: Counter,
-    /// Claimed and not settled.
-    pending: Counter,
-}
-
-impl Space {
-    /// With a reserve of so many bytes, or the usual one. Nothing is left until it is told.
-    pub fn new(wanted: Option<u64>) -> Self {
-        Self { wanted, ..Self::default() }
-    }
-
-    /// Takes in what the file system says now.
-    pub fn tell(&self, figures: &Figures) {
-        self.left.set(self.above_reserve(figures));
-    }
-
-    /// What clients may still take, negative inside the reserve.
-    fn above_reserve(&self, figures: &Figures) -> Amount {
-        let signed = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
-        let reserve = reserve_bytes(figures.total_bytes, self.wanted);
-        // A file system without a count of inodes (btrfs) says 0 of 0.
-        let files = match figures.total_files {
-            0 => i64::MAX / 2,
-            total => signed(figures.free_files) - signed(RESERVE_FILES.min(total / MOST_OF_STORE)),
-        };
-        Amount { bytes: signed(figures.free_bytes) - signed(reserve), files }
-    }
-
-    /// Bytes of a file system of this size that clients do not get.
-    pub fn reserve_bytes(&self, total: u64) -> u64 {
-        reserve_bytes(total, self.wanted)
-    }
-
-    /// Bytes that clients may still take.
-    pub fn left_bytes(&self, figures: &Figures) -> u64 {
-        u64::try_from(self.above_reserve(figures).bytes).unwrap_or(0)
-    }
-
-    fn claim(&self, want: Amount, fresh: &dyn Fn() -> Option<Figures>) -> Result<(), Refusal> {
-        let before = self.pending.add(want).less(want);
-        let enough = |slack| want.fits(self.left.get().less(before), slack);
-        if enough(NEAR) {
-            return Ok(());
-        }
-        if let Some(figures) = fresh() {
-            self.tell(&figures);
-        }
-        if enough(Amount::default()) {
-            return Ok(());
-        }
-        self.pending.add(Amount::default().less(want));
-        Err(Refusal::Space)
-    }
-}
 
 /// How closely a claim looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -281,7 +110,7 @@ impl Account {
     /// Bytes that could be claimed now, and what stands in the way of more.
     pub fn left(&self, figures: &Figures) -> (u64, Refusal) {
         let quota = self.limit().less(self.used.get()).bytes;
-        let space = self.space.above_reserve(figures).less(self.space.pending.get()).bytes;
+        let space = self.space.unclaimed(figures).bytes;
         let refusal = if quota <= space { Refusal::Quota } else { Refusal::Space };
         (u64::try_from(quota.min(space)).unwrap_or(0), refusal)
     }
@@ -322,7 +151,7 @@ impl Account {
     pub fn view(&self, figures: &Figures) -> View {
         let unsigned = |value: i64| u64::try_from(value).unwrap_or(0);
         let left = self.space.above_reserve(figures);
-        let reserve = reserve_bytes(figures.total_bytes, self.space.wanted);
+        let reserve = self.space.reserve_bytes(figures.total_bytes);
         let Some(quota) = self.quota() else {
             let (bytes, files) = (unsigned(left.bytes), unsigned(left.files));
             return View {
@@ -355,49 +184,21 @@ pub struct Claim<'a> {
 impl Claim<'_> {
     /// The change is done, and came to so much.
     pub fn settle(mut self, actual: Amount) {
-        self.account.space.left.add(Amount::default().less(actual));
+        self.account.space.took(actual);
         self.account.count(actual);
         self.give_back();
     }
 
     fn give_back(&mut self) {
-        let back = Amount::default().less(std::mem::take(&mut self.want));
-        self.account.used.add(back);
-        self.account.space.pending.add(back);
+        let want = std::mem::take(&mut self.want);
+        self.account.used.add(Amount::default().less(want));
+        self.account.space.give_back(want);
     }
 }
 
 impl Drop for Claim<'_> {
     fn drop(&mut self) {
         self.give_back();
-    }
-}
-
-/// How near a limit is, for people.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub enum Level {
-    #[default]
-    Fine,
-    /// A tenth is left, or less.
-    Near,
-    /// A hundredth is left, or less: writes fail, or will in a moment.
-    Full,
-}
-
-impl Level {
-    /// Of `left` in `total`, seen from the level before: it must become clearly better to be told so.
-    pub fn next(self, left: u64, total: u64) -> Self {
-        let within = |parts: u64| u128::from(left) * u128::from(parts) <= u128::from(total);
-        let level = match () {
-            () if within(100) => Self::Full,
-            () if within(10) => Self::Near,
-            () => Self::Fine,
-        };
-        match (self, level) {
-            (Self::Full, Self::Near) if within(50) => Self::Full,
-            (Self::Full | Self::Near, Self::Fine) if within(8) => Self::Near,
-            _ => level,
-        }
     }
 }
 
@@ -415,17 +216,6 @@ mod tests {
         let space = Space::new(None);
         space.tell(&figures);
         Account::new(Arc::new(space), quota)
-    }
-
-    #[test]
-    fn the_reserve_is_a_part_of_the_store_and_never_most_of_it() {
-        let check = |total: u64, wanted, expected: u64| assert_eq!(reserve_bytes(total, wanted), expected);
-        check(64 * MIB, None, 8 * MIB);
-        check(1 << 30, None, 64 * MIB);
-        check(8 << 30, None, 256 * MIB);
-        check(1 << 40, None, 512 * MIB);
-        check(1 << 40, Some(0), 0);
-        check(1 << 30, Some(1 << 40), 128 * MIB);
     }
 
     #[test]
@@ -500,18 +290,5 @@ mod tests {
         assert_eq!(free.bytes, [(8 << 30) - (256 << 20), (1 << 30) - (256 << 20), (1 << 30) - (256 << 20)]);
         limited.count(Amount::bytes(9 << 30));
         assert_eq!(limited.view(&disk).bytes, [4 << 30, 0, 0]);
-    }
-
-    #[test]
-    fn a_level_does_not_flutter() {
-        let steps: Vec<Level> = [50, 11, 10, 11, 12, 13, 1, 2, 3, 0]
-            .into_iter()
-            .scan(Level::Fine, |level, left| {
-                *level = level.next(left, 100);
-                Some(*level)
-            })
-            .collect();
-        use Level::*;
-        assert_eq!(steps, [Fine, Fine, Near, Near, Near, Fine, Full, Full, Near, Full]);
     }
 }
