@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 use rootstock::client::{Model, Role};
 use rootstock::store::operate::{Board, Operation};
 use rootstock::store::{Command, Event};
+use store_support::limits::Limits;
 use store_support::*;
 
 /// How much there is of everything.
@@ -107,17 +108,13 @@ fn forget_caches(is_large: bool) {
     }
 }
 
-/// Figures are told with `--nocapture`. What else the machine does may hinder one attempt, not three.
 #[test]
 fn neither_a_large_image_nor_a_client_that_changed_much_makes_anybody_wait() {
     let is_large = std::env::var_os("ROOTSTOCK_LARGE").is_some();
-    let slow: Vec<Vec<String>> =
-        (0..3).map_while(|_| Some(too_slow(is_large)).filter(|slow| !slow.is_empty())).collect();
-    assert!(slow.len() < 3, "{slow:#?}");
+    Limits::are_kept(|limits| attempt(is_large, limits));
 }
 
-/// What took longer than it may.
-fn too_slow(is_large: bool) -> Vec<String> {
+fn attempt(is_large: bool, limits: &mut Limits) {
     let size = if is_large { LARGE } else { SMALL };
     let bench = Bench::new();
     // In memory: overlayfs waits for the disk at each file that it copies up, which is not what is asked here.
@@ -137,17 +134,10 @@ fn too_slow(is_large: bool) -> Vec<String> {
     println!("imported");
 
     let second = Duration::from_secs(1);
-    let mut slow = Vec::new();
-    let mut check = |what: &str, took: Duration, limit: Duration| {
-        println!("{what}: {took:?}");
-        if took >= limit {
-            slow.push(format!("{what}: {took:?}"));
-        }
-    };
     forget_caches(is_large);
     let started = Instant::now();
     let open = running.create(&client(1, &image));
-    check("enrol", started.elapsed(), second);
+    limits.check("enrol", started.elapsed(), second);
     changes(&open.root, &size);
     rustix::fs::syncfs(fs::File::open(&store).unwrap()).unwrap();
     println!("changed");
@@ -171,14 +161,13 @@ fn too_slow(is_large: bool) -> Vec<String> {
         ("restore", Operation::Restore { role: role.clone(), name: "a".parse().unwrap() }, second),
     ] {
         forget_caches(is_large);
-        check(what, operate(&mut running, operation), limit);
+        limits.check(what, operate(&mut running, operation), limit);
         if what.starts_with("snapshot") {
             are_one(&open.root, &size);
         }
     }
     changes(&open.root, &size);
     forget_caches(is_large);
-    check("reset of a root that changed much", operate(&mut running, reset()), second);
+    limits.check("reset of a root that changed much", operate(&mut running, reset()), second);
     running.stop();
-    slow
 }

@@ -19,6 +19,7 @@ use rootstock::store::operate::site::Site;
 use rootstock::store::operate::{Board, Operation, Outcome};
 use rootstock::store::trash;
 use rootstock::store::{Command, Event, OpenClient, Options, Surroundings};
+use store_support::limits::Limits;
 use store_support::*;
 
 /// Set where one test runs in a process of its own.
@@ -755,25 +756,15 @@ fn a_renamed_client_finds_its_volume_by_its_new_name() {
     assert!(script.contains("/clients/kitchen/volume") && !script.contains("pi-1"), "{script}");
 }
 
-/// Figures are told with `--nocapture`. What else the machine does may hinder one attempt, not three.
 #[test]
 fn what_should_take_a_moment_does() {
-    let slow: Vec<Vec<String>> = (0..3).map_while(|_| Some(too_slow()).filter(|slow| !slow.is_empty())).collect();
-    assert!(slow.len() < 3, "{slow:#?}");
+    Limits::are_kept(one_attempt);
 }
 
-/// What took longer than it may.
-fn too_slow() -> Vec<String> {
+fn one_attempt(limits: &mut Limits) {
     let shop = Shop::new();
     shop.change(wild_changes);
     let second = Duration::from_secs(1);
-    let mut slow = Vec::new();
-    let mut check = |what: &str, took: Duration, limit: Duration| {
-        println!("{what}: {took:?}");
-        if took >= limit {
-            slow.push(format!("{what}: {took:?}"));
-        }
-    };
     let board = Board { mac: "d8:3a:dd:00:00:09".parse().unwrap(), serial: None, revision: None, model: Model::Pi5 };
     for (operation, limit) in [
         (snapshot("s"), 2 * second),
@@ -783,15 +774,14 @@ fn too_slow() -> Vec<String> {
     ] {
         let started = Instant::now();
         shop.perform(&operation);
-        check(&format!("{operation:?}"), started.elapsed(), limit);
+        limits.check(&format!("{operation:?}"), started.elapsed(), limit);
     }
     let mut running = shop.bench.start_in_folder();
     running.opened();
     let started = Instant::now();
     running.create(&client(2, &shop.image));
-    check("enrol", started.elapsed(), second);
+    limits.check("enrol", started.elapsed(), second);
     running.stop();
-    slow
 }
 
 /// With 200 clients the store may open 2 s later than with one, and an idle

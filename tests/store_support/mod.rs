@@ -8,6 +8,7 @@
 #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
 pub mod handles;
+pub mod limits;
 
 use std::fs::{self, File, OpenOptions};
 use std::net::Ipv4Addr;
