@@ -3,9 +3,12 @@
 // Helpers of a test may panic as tests do.
 #![allow(clippy::unwrap_used)]
 
+#[path = "support/terminal.rs"]
+mod terminal;
+
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
@@ -16,6 +19,7 @@ use rootstock::panel::{Button, Event, Gesture, Handle, Options, Source, start};
 use rootstock::status::{Network, Status, Stick};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
+use terminal::Terminal;
 
 /// Far more than anything here takes, for a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -31,16 +35,9 @@ struct Viewer {
 
 impl Viewer {
     fn new(columns: u16, rows: u16) -> Self {
-        let (mut far, mut near) = (-1, -1);
-        use std::ptr::{null, null_mut};
-        // SAFETY: both pointers are to integers that live through the call; the others may be null.
-        assert_eq!(unsafe { libc::openpty(&mut far, &mut near, null_mut(), null(), null()) }, 0);
-        // SAFETY: openpty has just made both descriptors, and nothing else owns them.
-        let (far, near) = unsafe { (File::from_raw_fd(far), OwnedFd::from_raw_fd(near)) };
+        let Terminal { far, near, path } = Terminal::open().unwrap();
         let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
         tcsetwinsize(&near, size).unwrap();
-        let path = rustix::fs::readlink(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&near)), vec![]);
-        let path = PathBuf::from(path.unwrap().into_string().unwrap());
         Self { far, near, path, seen: String::new() }
     }
 

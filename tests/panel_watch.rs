@@ -11,17 +11,17 @@ mod support;
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use rustix::io::FdFlags;
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::termios::{LocalModes, Termios, Winsize, tcgetattr, tcsetwinsize};
 use serve_lab::{Lab, eventually};
 use support::netns::Child;
+use support::terminal::Terminal;
 
 /// `rootstock watch` and the person before it.
 struct Watch {
@@ -36,16 +36,8 @@ struct Watch {
 
 impl Watch {
     fn start(lab: &Lab, columns: u16, rows: u16) -> Self {
-        let (mut far, mut near) = (-1, -1);
-        use std::ptr::{null, null_mut};
-        // SAFETY: both pointers are to integers that live through the call; the others may be null.
-        assert_eq!(unsafe { libc::openpty(&mut far, &mut near, null_mut(), null(), null()) }, 0);
-        // SAFETY: openpty has just made both descriptors, and nothing else owns them.
-        let (far, near) = unsafe { (File::from_raw_fd(far), OwnedFd::from_raw_fd(near)) };
-        // Or the program itself would hold its terminal's far end.
-        for end in [far.as_fd(), near.as_fd()] {
-            rustix::io::fcntl_setfd(end, FdFlags::CLOEXEC).unwrap();
-        }
+        // Programs get neither end by themselves, or this one would hold its terminal's far end.
+        let Terminal { far, near, .. } = Terminal::open().unwrap();
         let before = tcgetattr(&near).unwrap();
         let ends = [(); 3].map(|()| Stdio::from(near.try_clone().unwrap()));
         let [input, output, error] = ends;

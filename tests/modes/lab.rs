@@ -3,11 +3,10 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::ptr::{null, null_mut};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -15,6 +14,7 @@ use crate::show::Show;
 use crate::support::command::run;
 use crate::support::netns::{Child, Netns};
 use crate::support::panel_tty::PanelTty;
+use crate::support::terminal::Terminal;
 
 const LOOK: Duration = Duration::from_millis(100);
 /// Of the stick with the lock, which holds one image, packed and unpacked.
@@ -89,14 +89,7 @@ impl Lab {
         wire.bridge("br0");
         wire.ip("address add 192.168.77.250/24 dev br0");
         wire.plug("br0", "port-s", &server, "eth0", [0xb8, 0x27, 0xeb, 0, 0, 1]);
-        let (mut far, mut near) = (-1, -1);
-        // SAFETY: both pointers are to integers that live through the call; the others may be null.
-        if unsafe { libc::openpty(&mut far, &mut near, null_mut(), null(), null()) } != 0 {
-            return Err(format!("openpty: {}", std::io::Error::last_os_error()));
-        }
-        // SAFETY: openpty has just made both descriptors, and nothing else owns them.
-        let (far, near) = unsafe { (File::from_raw_fd(far), OwnedFd::from_raw_fd(near)) };
-        let tty = fs::read_link(format!("/proc/self/fd/{}", near.as_raw_fd())).map_err(|error| error.to_string())?;
+        let Terminal { far, near, path: tty } = Terminal::open().map_err(|error| format!("a terminal: {error}"))?;
         let panel = PanelTty::on(far.try_clone().map_err(|error| error.to_string())?, far, Show::screens());
         Ok(Self { serve: None, folder, wire, os_image, server, stick, locked: None, panel, tty, _near: near })
     }

@@ -8,9 +8,9 @@
 pub mod storm;
 
 use std::ffi::OsStr;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -27,6 +27,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::store_support::{Bench, make_image_of, pi_root};
 use crate::support::netns::{Child, Netns};
 use crate::support::panel_tty::PanelTty;
+use crate::support::terminal::Terminal;
 use crate::support::tftp::pattern;
 use crate::support::virtual_pi::{Board, Fetched, VirtualPi};
 
@@ -126,13 +127,7 @@ impl Lab {
         let bench = Bench::new();
         let server = Netns::new("serve");
         switch.plug("br0", port, &server, "eth0", mac);
-        let (mut far, mut near) = (-1, -1);
-        use std::ptr::{null, null_mut};
-        // SAFETY: both pointers are to integers that live through the call; the others may be null.
-        assert_eq!(unsafe { libc::openpty(&mut far, &mut near, null_mut(), null(), null()) }, 0);
-        // SAFETY: openpty has just made both descriptors, and nothing else owns them.
-        let (far, near) = unsafe { (File::from_raw_fd(far), OwnedFd::from_raw_fd(near)) };
-        let tty = fs::read_link(format!("/proc/self/fd/{}", near.as_raw_fd())).unwrap();
+        let Terminal { far, near, path: tty } = Terminal::open().unwrap();
         let told = Arc::new(Mutex::new(Vec::new()));
         let each = told.clone();
         let panel =

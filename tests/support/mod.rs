@@ -12,6 +12,7 @@ pub mod random;
 pub mod sd_image;
 pub mod ssd1306_decoder;
 pub mod stick;
+pub mod terminal;
 pub mod tftp;
 pub mod trouble;
 pub mod update_file;
