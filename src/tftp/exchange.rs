@@ -16,6 +16,7 @@ use tokio::net::UdpSocket;
 
 use super::boot_file::BootFile;
 use super::files::Files;
+use super::inbox::{Inbox, PortClosed};
 use super::packet::{self, DATA_HEADER_BYTES, Packet, Request};
 use super::progress::{ACKNOWLEDGED, ENDED, OFFERED, OPENING, Progress};
 use super::transfer::{MAX_BLKSIZE, Outcome, Output, Transfer, wire_number};
@@ -173,13 +174,14 @@ async fn exchange(
     tell: &(impl Fn(u64) + Sync),
     repeated: &(dyn Fn() + Sync),
 ) -> io::Result<Exchanged> {
-    let mut window = Window::default();
-    let mut told = since;
+    let (mut window, mut inbox) = (Window::default(), Inbox::new());
+    let mut told = Duration::ZERO;
     // One timer for the whole transfer: it is set anew when it rings too early, not for each block.
     let mut timer = pin!(tokio::time::sleep_until(since.into()));
     let (mut nudged, mut in_a_row) = (false, 0);
     loop {
-        let output = transfer.poll(since.elapsed());
+        let now = since.elapsed();
+        let output = transfer.poll(now);
         if progress.is_superseded() && !matches!(output, Output::Done(_)) {
             return Ok(Exchanged { outcome: Outcome::Aborted, again: false });
         }
@@ -209,12 +211,17 @@ async fn exchange(
         };
         // What the client sent before it repeated its request, or before we lost
         // patience, comes first; tokio may not have noticed it yet.
-        if hear(socket, transfer) {
+        if let Some(heard) = inbox.next(socket) {
+            match heard {
+                Ok(datagram) => take(datagram, socket, transfer),
+                // Nobody waits for this file any more.
+                Err(PortClosed) => transfer.error(),
+            }
             if transfer.is_acknowledged() {
                 progress.set_phase(ACKNOWLEDGED);
             }
-            if told.elapsed() >= PROGRESS_PAUSE {
-                told = Instant::now();
+            if now.saturating_sub(told) >= PROGRESS_PAUSE {
+                told = now;
                 tell(transfer.acked_bytes());
             }
             in_a_row += 1;
@@ -231,48 +238,39 @@ async fn exchange(
             transfer.repeated();
             continue;
         }
-        if since.elapsed() >= deadline {
-            transfer.timeout(since.elapsed());
+        if now >= deadline {
+            transfer.timeout(now);
             continue;
         }
-        // All that came was heard: tokio tells of what comes now.
-        let nothing = || -> io::Result<()> { Err(io::ErrorKind::WouldBlock.into()) };
-        let _ = socket.try_io(tokio::io::Interest::READABLE, nothing);
         let ring = (since + deadline).into();
         if timer.is_elapsed() || ring < timer.deadline() {
             timer.as_mut().reset(ring);
         }
         tokio::select! {
-            ready = socket.readable() => if ready.is_err() {
+            news = inbox.news(socket) => if news.is_err() {
                 tokio::time::sleep(Duration::from_millis(100)).await;
             },
             () = progress.nudged() => nudged = true,
             () = &mut timer => {}
         }
+        inbox.look_again();
     }
 }
 
-/// Gives the state machine the next datagram that has arrived, if there is one.
-fn hear(socket: &UdpSocket, transfer: &mut Transfer) -> bool {
-    let mut buffer = [0; 512];
-    match rustix::net::recv(socket, &mut buffer[..], rustix::net::RecvFlags::DONTWAIT) {
-        Ok((length, _)) => match packet::parse(&buffer[..length.min(512)]) {
-            Ok(Packet::Ack(number)) => transfer.ack(number),
-            Ok(Packet::Error(_)) => {
-                if let (true, Ok(SocketAddr::V4(to)), Ok(SocketAddr::V4(from))) =
-                    (tap::is_on(), socket.local_addr(), socket.peer_addr())
-                {
-                    tap::datagram(false, from, to, length, &buffer[..length.min(512)]);
-                }
-                transfer.error();
+/// Gives the state machine a datagram that the client sent.
+fn take(datagram: &[u8], socket: &UdpSocket, transfer: &mut Transfer) {
+    match packet::parse(datagram) {
+        Ok(Packet::Ack(number)) => transfer.ack(number),
+        Ok(Packet::Error(_)) => {
+            if let (true, Ok(SocketAddr::V4(to)), Ok(SocketAddr::V4(from))) =
+                (tap::is_on(), socket.local_addr(), socket.peer_addr())
+            {
+                tap::datagram(false, from, to, datagram.len(), datagram);
             }
-            _ => {}
-        },
-        // ICMP says that the client's port is closed: nobody waits for this file any more.
-        Err(rustix::io::Errno::CONNREFUSED) => transfer.error(),
-        Err(_) => return false,
+            transfer.error();
+        }
+        _ => {}
     }
-    true
 }
 
 /// The datagrams that may have to be sent again, at most a window of them.
@@ -281,13 +279,18 @@ struct Window {
     /// The block before the first one held.
     before: u64,
     datagrams: VecDeque<Vec<u8>>,
+    /// The memory of one that is no longer needed: without a window each goes before the next is made.
+    spare: Vec<u8>,
     /// Read so far: the file's position.
     position: u64,
 }
 
 impl Window {
     async fn datagram(&mut self, block: u64, transfer: &Transfer, file: &mut BootFile) -> io::Result<&[u8]> {
-        while self.before < transfer.acked() && self.datagrams.pop_front().is_some() {
+        while self.before < transfer.acked()
+            && let Some(acked) = self.datagrams.pop_front()
+        {
+            self.spare = acked;
             self.before += 1;
         }
         while self.before + (self.datagrams.len() as u64) < block {
@@ -305,7 +308,8 @@ impl Window {
         let length = u64::from(transfer.blksize()).min(left);
         self.position += length;
         let length = usize::try_from(length).unwrap_or(usize::from(MAX_BLKSIZE));
-        let mut datagram = Vec::with_capacity(DATA_HEADER_BYTES + length);
+        let mut datagram = std::mem::take(&mut self.spare);
+        datagram.clear();
         datagram.extend(packet::data_header(wire_number(number)));
         datagram.resize(DATA_HEADER_BYTES + length, 0);
         let mut filled = DATA_HEADER_BYTES;

@@ -5,8 +5,10 @@
 //! - `config`: what `config.txt` calls the command line; pure.
 //! - `packet`: the datagrams of RFC 1350 and 2347; pure.
 //! - `transfer`: one transfer as a state machine; pure.
-//! - `tree`, `files`: opening a boot file, and the `Handler` that serves it; `boot_file`: its content, chunk by chunk.
-//! - `exchange`, `progress`: one request, served to its end; what it and the listener tell each other.
+//! - `tree`, `files`: opening a boot file, and the `Handler` that serves it; `boot_file`: its content, chunk by chunk;
+//!   `resident`: which part of it can be read at once.
+//! - `exchange`, `progress`: one request, served to its end; what it and the listener tell each other. `inbox`: what
+//!   its client sent.
 //! - `server`: the thread, the socket of port 69, and who may have how many transfers.
 //!
 //! # Which engine, and why
@@ -34,9 +36,11 @@ pub mod cmdline;
 pub mod config;
 mod exchange;
 pub mod files;
+mod inbox;
 pub mod packet;
 pub mod path;
 mod progress;
+mod resident;
 mod server;
 pub mod transfer;
 mod tree;
