@@ -3,6 +3,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
+#[path = "nfs_lab/disk.rs"]
+#[allow(dead_code, reason = "another test's, too")]
+mod fuse_disk;
 mod store_support;
 
 use std::fs::{self, FileTimes};
@@ -212,6 +215,7 @@ fn a_copy_is_one_moments_while_a_client_writes_and_none_before_it_is_complete() 
     }
     over.store(true, Ordering::Relaxed);
     assert!(writer.join().unwrap() > before, "writes go on afterwards");
+    drop(target);
     for point in [&from, &to] {
         unmount(&point);
     }
@@ -239,6 +243,76 @@ fn a_copy_is_one_moments_while_a_client_writes_and_none_before_it_is_complete() 
     running.wait("Opened", |event| matches!(event, Event::Opened { .. }).then_some(()));
     assert_eq!(offered(&mut running), BackupOffer::Renew(None));
     running.stop();
+}
+
+#[test]
+fn a_stick_that_goes_in_the_middle_of_a_copy_is_told_and_the_copy_is_made_when_both_are_there() {
+    let bench = Bench::new();
+    let first = stick_with_image(&bench, 200 * MIB);
+    let node = PathBuf::from(format!("/dev/loop{}", 8000 + std::process::id()));
+    let later = LoopDisk { node, file: bench.path("later") };
+    let fuse = bench.path("fuse");
+    fs::create_dir(&fuse).unwrap();
+    let flash = fuse_disk::Disk::mount(&fuse, 160 << 20);
+    let second = LoopDisk::attach(&fuse.join("disk"));
+    let mut running = Running::start(bench.with_sticks(&[&first, &second, &later]));
+    opened_empty(&mut running);
+    assert_eq!(offered(&mut running), BackupOffer::New);
+    let image = running.imported().id;
+    let open = running.create(&client(1, &image));
+    back_up(&mut running);
+
+    let progress = |event: &Event| matches!(event, Event::BackupProgress { .. }).then_some(());
+    let failed = |running: &mut Running| {
+        running.wait("BackupFailed", |event| match event {
+            Event::BackupFailed { message, action, .. } => Some(format!("{message} / {action}")),
+            Event::BackedUp { .. } => panic!("it is complete"),
+            _ => None,
+        })
+    };
+    // Told by the order, and by the copy itself.
+    let begin = |running: &mut Running, byte: u8| {
+        fs::write(open.root.join("large"), vec![byte; 40 << 20]).unwrap();
+        running.send(Command::Backup);
+        running.wait("BackupProgress", progress);
+        running.wait("BackupProgress of the copy", progress);
+    };
+
+    // The first one goes: its clients wait, and the copy says that it is none.
+    begin(&mut running, 1);
+    flash.stand_still();
+    run("sync", &["-f", open.root.join("large").to_str().unwrap()]);
+    fs::copy(&first.file, &later.file).unwrap();
+    first.pull();
+    running.wait("Closed", |event| matches!(event, Event::Closed { .. }).then_some(()));
+    flash.go_on();
+    let said = failed(&mut running);
+    assert_eq!(said, "the copy was interrupted; it is not complete / Plug both sticks in, and begin it again");
+    run("losetup", &["-P", later.node.to_str().unwrap(), later.file.to_str().unwrap()]);
+    let (back, _) = opened(&mut running);
+    assert!(fs::read(back.root.join("large")).unwrap() == vec![1; 40 << 20]);
+    assert_eq!(offered(&mut running), BackupOffer::Renew(None));
+    back_up(&mut running);
+    let point = bench.path("mounted");
+    run("mount", &["-o", "ro", &format!("{}p1", second.node.display()), point.to_str().unwrap()]);
+    assert!(fs::read(point.join("clients/pi-1/upper/large")).unwrap() == vec![1; 40 << 20]);
+    unmount(&point);
+
+    // The second one fails: nobody else is hurt.
+    begin(&mut running, 2);
+    flash.fail();
+    let said = failed(&mut running);
+    assert!(said.ends_with(" / Plug the second stick in again, or try another"), "{said}");
+    fs::write(back.root.join("goes-on"), "x").unwrap();
+    running.stop();
+    flash.go_on();
+    drop(second);
+    unmount(&fuse);
+}
+
+/// A store without clients.
+fn opened_empty(running: &mut Running) {
+    running.wait("Opened", |event| matches!(event, Event::Opened { .. }).then_some(()));
 }
 
 fn rootstock(arguments: &[&str]) -> (bool, String) {

@@ -87,6 +87,7 @@ fn a_copy_that_is_cut_is_none_or_whole_and_begun_again_it_is_whole() {
             made
         });
         let answered = disk.position();
+        drop(target);
         unmount(&point);
         let log: Vec<Event> = disk.log().into_iter().chain([Event::Flush]).collect();
         let kept = bench.path(name);
@@ -114,6 +115,7 @@ fn a_copy_that_is_cut_is_none_or_whole_and_begun_again_it_is_whole() {
                 assert!(found.iter().any(String::is_empty), "{when}: {found:?}");
             }
             copy(&from, &target);
+            drop(target);
             assert_eq!(differences(&from, &point), "", "{when}, and begun again");
             unmount(&point);
             run("e2fsck", &["-fn", after.node.to_str().unwrap()]);

@@ -124,7 +124,7 @@ impl Pair {
         let target = Target::open(&place, &point, stop).map_err(|error| busy_or_damaged(&to, &error))?;
         let locked = lock::take(&point).map_err(|source| Error::Write { path: point.clone(), source })?;
         let copied = super::copy(&from.site.store, &target, seen, stop);
-        drop(locked);
+        drop((locked, target));
         let unmounted = mounts::unmount_below(&point, false);
         let copied = copied?;
         unmounted.map_err(|error| refused(&to, chain(&error), "Do not pull it before this computer is off"))?;

@@ -28,6 +28,7 @@ mod mark;
 
 use std::fs::{self, File};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -56,13 +57,13 @@ const WARM_ENOUGH: Duration = Duration::from_secs(3);
 pub enum BackupError {
     #[error(transparent)]
     Copy(#[from] CopyError),
-    #[error("writing {path}")]
-    Write { path: PathBuf, source: io::Error },
+    #[error("{operation}")]
+    Io { operation: &'static str, source: io::Error },
     #[error("holding the clients' writes")]
     Freeze(#[source] io::Error),
     #[error("clients write more than the second stick takes")]
     TooBusy,
-    #[error("{needed_bytes} bytes are used, and the second stick has {has_bytes}")]
+    #[error("{} MiB are used, and the second stick has {}", needed_bytes.div_ceil(1 << 20), has_bytes >> 20)]
     NoRoom { needed_bytes: u64, has_bytes: u64 },
 }
 
@@ -90,35 +91,53 @@ pub fn size(folder: &Path) -> io::Result<(u64, u64)> {
     Ok((all.saturating_sub(vfs.f_bfree.saturating_mul(vfs.f_frsize)), all))
 }
 
-/// A store that is mounted to become a copy, as a copy needs it.
+/// A mounted folder that stays the same one, whatever becomes of the mount: when a stick is pulled its store is taken
+/// away at once, and what its path names then is an empty folder of the appliance's own.
 #[derive(Debug)]
-pub struct Target(PathBuf);
+struct Held {
+    _open: File,
+    path: PathBuf,
+}
+
+impl Held {
+    fn open(folder: &Path) -> io::Result<Self> {
+        let open = File::open(folder)?;
+        let path = PathBuf::from(format!("/proc/self/fd/{}", open.as_raw_fd()));
+        Ok(Self { _open: open, path })
+    }
+}
+
+/// A store that is mounted to become a copy, as a copy needs it. Dropped before it is unmounted.
+#[derive(Debug)]
+pub struct Target(Held);
 
 impl Target {
     pub fn open(place: &Place, point: &Path, stop: &AtomicBool) -> Result<Self, OpenError> {
         place.open_to_fill(point, stop)?;
-        Ok(Self(point.to_owned()))
+        Held::open(point).map(Self).map_err(|_| OpenError::Busy { device: point.to_owned() })
     }
 
     pub fn folder(&self) -> &Path {
-        &self.0
+        &self.0.path
     }
 }
 
 /// Makes `to` a copy of the open store `from`. `seen` counts up to about the bytes that are used in `from`.
 pub fn copy(from: &Path, to: &Target, seen: &AtomicU64, stop: &AtomicBool) -> Result<Backup, BackupError> {
     let to = to.folder();
-    let write = |path: &Path| {
-        let path = path.to_owned();
-        move |source| BackupError::Write { path, source }
-    };
-    let (needed_bytes, _) = size(from).map_err(write(from))?;
-    let (_, has_bytes) = size(to).map_err(write(to))?;
+    let failed = |operation| move |source| BackupError::Io { operation, source };
+    let (reading, writing) = (failed("reading the first stick"), failed("writing to the second stick"));
+    let held = Held::open(from).map_err(reading)?;
+    let from = held.path.as_path();
+    // Either stick may have been pulled while the other one took its time.
+    let goes_on = || if stop.load(Ordering::Relaxed) { Err(CopyError::Stopped) } else { Ok(()) };
+    let (needed_bytes, _) = size(from).map_err(reading)?;
+    let (_, has_bytes) = size(to).map_err(writing)?;
     if needed_bytes > has_bytes {
         return Err(BackupError::NoRoom { needed_bytes, has_bytes });
     }
     let id = library::read_choice(from).unwrap_or_default().id.unwrap_or_default();
-    let mark = |taken| Mark { of: id.clone(), taken }.write(to).map_err(write(&to.join(MARK)));
+    let mark = |taken| Mark { of: id.clone(), taken }.write(to).map_err(writing);
     mark(None)?;
 
     let mut bytes = 0;
@@ -131,15 +150,17 @@ pub fn copy(from: &Path, to: &Target, seen: &AtomicU64, stop: &AtomicBool) -> Re
         seen.store(needed_bytes, Ordering::Relaxed);
     }
     // What is in the second stick's cache would make the frozen pass wait for it.
-    sync(to).map_err(write(to))?;
+    sync(to).map_err(writing)?;
     for _ in 0..ATTEMPTS {
+        goes_on()?;
         let frozen = Frozen::begin(from, FROZEN_LIMIT).map_err(BackupError::Freeze)?;
         let copied = pass(from, to, None, stop);
         let (in_time, held) = frozen.end();
         bytes += copied?;
         if in_time {
-            work_folders(to).map_err(write(to))?;
-            sync(to).map_err(write(to))?;
+            work_folders(to).map_err(writing)?;
+            sync(to).map_err(writing)?;
+            goes_on()?;
             let taken = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
             mark(Some(taken))?;
             return Ok(Backup { taken, bytes, frozen: held });

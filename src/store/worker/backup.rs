@@ -192,7 +192,7 @@ impl Worker {
                 ticker.thread().unpark();
                 let _ = ticker.join();
             }
-            drop(locked);
+            drop((locked, target));
             if let Err(error) = mounts::unmount_below(&point, false) {
                 tracing::warn!(error = chain(&error), "unmounting the second stick");
             }
@@ -205,16 +205,18 @@ impl Worker {
 
     pub(super) fn backup_ended(&mut self, result: Result<Backup, BackupError>) {
         let Some(backing) = self.backing.take() else { return };
-        if let Some(stick) = self.sticks.get_mut(&backing.disk) {
+        if let Some(stick) = self.sticks.get_mut(&backing.disk).filter(|_| self.store.is_some()) {
             let taken = result.as_ref().ok().map(|backup| backup.taken);
             stick.second = Some(Second::Offered(BackupOffer::Renew(taken)));
         }
+        // Whatever failed, failed by the pull.
+        let stopped = backing.stop.load(Ordering::Relaxed);
         match result {
             Ok(Backup { taken, bytes, frozen }) => {
                 tracing::info!(disk = backing.disk, bytes, frozen_ms = frozen.as_millis() as u64, "copy complete");
                 self.tell(Event::BackedUp { name: backing.title, taken, bytes });
             }
-            Err(error) if error.is_stop() => {
+            Err(error) if error.is_stop() || stopped => {
                 let message = "the copy was interrupted; it is not complete".to_owned();
                 self.backup_failed(&backing.title, message, "Plug both sticks in, and begin it again");
             }
@@ -226,6 +228,10 @@ impl Worker {
                 };
                 self.backup_failed(&backing.title, chain(&error), action);
             }
+        }
+        // What the stick is, while the other one is away.
+        if self.store.is_none() {
+            self.look();
         }
     }
 

@@ -218,6 +218,10 @@ impl Worker {
         for stick in self.sticks.values().filter(|stick| self.card_disk() != Some(&stick.disk.name)) {
             match &stick.reading {
                 _ if stick.unusable.is_some() => reason = stick.unusable.clone(),
+                _ if self.is_backing(&stick.disk.name) => {
+                    let message = format!("the copy onto {} is being ended", stick.disk.title);
+                    reason = Some(unusable(message, "Wait a moment"));
+                }
                 Err(message) => reason = Some(unusable(message.clone(), "Try another stick")),
                 Ok(_) if stick.copy.is_some() => match stick.copy.as_ref().and_then(|known| known.mark.as_ref()?.taken)
                 {

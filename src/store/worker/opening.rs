@@ -55,7 +55,8 @@ impl Worker {
         let stores: Vec<(String, Place)> = self
             .sticks
             .values()
-            .filter(|stick| stick.unusable.is_none())
+            // One that a copy is still written to is looked at when that has ended.
+            .filter(|stick| stick.unusable.is_none() && !self.is_backing(&stick.disk.name))
             .filter_map(|stick| Some((stick.disk.name.clone(), store_place(stick.reading.as_ref().ok()?)?)))
             .collect();
         let mut unwritable = Vec::new();
