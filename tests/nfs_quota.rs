@@ -29,6 +29,7 @@ struct Bench {
     lab: Lab,
     a: Arc<Account>,
     b: Arc<Account>,
+    space: Arc<Space>,
     _alone: MutexGuard<'static, ()>,
 }
 
@@ -46,7 +47,7 @@ impl Bench {
         lab.mount();
         let space = Arc::new(Space::new(None));
         let a = Arc::new(Account::new(space.clone(), quota));
-        let b = Arc::new(Account::new(space, None));
+        let b = Arc::new(Account::new(space.clone(), None));
         let mut directory = (*lab.directory.get()).clone();
         for (client, account) in directory.clients.iter_mut().zip([&a, &b]) {
             for export in [&mut client.root, &mut client.boot] {
@@ -55,7 +56,7 @@ impl Bench {
         }
         lab.directory.set(directory);
         lab.start();
-        let bench = Self { lab, a, b, _alone: alone };
+        let bench = Self { lab, a, b, space, _alone: alone };
         bench.a.measured(Amount::bytes(bench.du("a") as i64), bench.a.grown());
         bench.b.measured(Amount::bytes(bench.du("b") as i64), bench.b.grown());
         bench
@@ -180,6 +181,33 @@ fn the_reserve_is_the_appliances() {
     a.remove(&root, "full").unwrap();
     rustix::fs::syncfs(std::fs::File::open(bench.upper()).unwrap()).unwrap();
     b.write(&small, 1 << 20, &[3; 64 << 10], stable_how::FILE_SYNC).unwrap();
+}
+
+#[test]
+fn without_any_quota_a_client_that_fills_the_stick_leaves_room_to_the_other() {
+    let bench = Bench::new(None);
+    let ((mut a, root), (mut b, other)) = (bench.client(A), bench.client(B));
+    bench.space.share(&bench.figures(), 2);
+    let reserve = reserve_bytes(bench.figures().total_bytes, None);
+    let commons = bench.figures().total_bytes / 32;
+    let file = a.file(&root, "full");
+    // Both at once: neither comes at the cost of the other.
+    let mine = std::thread::scope(|scope| {
+        let filled = scope.spawn(|| fill(&mut a, &file, 0, 256 << 10));
+        let mine = b.file(&other, "mine");
+        b.write(&mine, 0, &[7; 64 << 10], stable_how::FILE_SYNC).unwrap();
+        assert_eq!(filled.join().unwrap().1, nfsstat3::NFS3ERR_NOSPC);
+        mine
+    });
+    let left = bench.figures().free_bytes - reserve;
+    assert!((commons - MIB..commons + MIB).contains(&left), "{left} of {commons}");
+    assert_eq!(fsstat(&mut a, &root).abytes >> 20, 0);
+    assert_eq!(fsstat(&mut b, &other).abytes, left);
+    let (size, refused) = fill(&mut b, &mine, 64 << 10, 256 << 10);
+    assert_eq!(refused, nfsstat3::NFS3ERR_NOSPC);
+    assert!(size + MIB > left, "{size} of {left}");
+    // What the first one has it may still write over.
+    a.write(&file, 0, &[8; 64 << 10], stable_how::FILE_SYNC).unwrap();
 }
 
 /// What makes room gives it back once, whichever way it goes.

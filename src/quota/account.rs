@@ -95,7 +95,7 @@ impl Account {
         let slack = if look == Look::Loose { NEAR } else { Amount::default() };
         let limit = self.limit();
         let result = match want.fits(limit.less(before), slack) {
-            true => self.space.claim(want, fresh),
+            true => self.space.claim(want, before.and(want), fresh),
             false => Err(Refusal::Quota),
         };
         match result {
@@ -109,8 +109,9 @@ impl Account {
 
     /// Bytes that could be claimed now, and what stands in the way of more.
     pub fn left(&self, figures: &Figures) -> (u64, Refusal) {
-        let quota = self.limit().less(self.used.get()).bytes;
-        let space = self.space.unclaimed(figures).bytes;
+        let used = self.used.get();
+        let quota = self.limit().less(used).bytes;
+        let space = self.space.unclaimed(figures, used).bytes;
         let refusal = if quota <= space { Refusal::Quota } else { Refusal::Space };
         (u64::try_from(quota.min(space)).unwrap_or(0), refusal)
     }
@@ -150,7 +151,7 @@ impl Account {
     /// free, and what it can really have as available. Without a quota, the store less the reserve.
     pub fn view(&self, figures: &Figures) -> View {
         let unsigned = |value: i64| u64::try_from(value).unwrap_or(0);
-        let left = self.space.above_reserve(figures);
+        let left = self.space.room(figures, self.used.get());
         let reserve = self.space.reserve_bytes(figures.total_bytes);
         let Some(quota) = self.quota() else {
             let (bytes, files) = (unsigned(left.bytes), unsigned(left.files));
@@ -261,6 +262,45 @@ mod tests {
         account.space.tell(&no_inodes);
         let one = Amount { bytes: 0, files: 1 };
         assert_eq!(account.claim(one, Look::Exact, &|| Some(no_inodes)).unwrap_err(), Refusal::Space);
+    }
+
+    #[test]
+    fn who_has_more_than_its_part_leaves_the_last_of_the_stick_to_those_with_less() {
+        // Its reserve is 64 MiB, and what is kept for those with less 32; of three each has 320 MiB.
+        let free = |mib: u64| figures(1 << 30, (64 + mib) * MIB);
+        let space = Arc::new(Space::new(None));
+        let account = |mib: i64| {
+            let account = Account::new(space.clone(), None);
+            account.count(Amount::bytes(mib << 20));
+            account
+        };
+        let (large, middle, small) = (account(700), account(319), account(4));
+        let claims = |account: &Account, mib: i64, disk: Figures| {
+            let claim = account.claim(Amount::bytes(mib << 20), Look::Exact, &|| Some(disk));
+            let left = account.left(&disk);
+            assert_eq!(left.1, Refusal::Space);
+            (claim.is_ok(), left.0 >> 20, account.view(&disk).bytes[2] >> 20)
+        };
+        for clients in [0, 1] {
+            space.share(&free(40), clients);
+            assert_eq!(claims(&large, 40, free(40)), (true, 0, 40), "who is alone has all of it");
+        }
+        space.share(&free(40), 3);
+        assert_eq!(claims(&large, 9, free(40)), (false, 8, 8));
+        assert_eq!(claims(&large, 8, free(40)), (true, 0, 8));
+        assert_eq!(claims(&large, 1, free(20)), (false, 0, 0));
+        // Up to its part as the others, and not beyond.
+        assert_eq!(claims(&middle, 1, free(20)), (true, 0, 0));
+        assert_eq!(claims(&middle, 2, free(20)), (false, 1, 1));
+        assert_eq!(claims(&small, 20, free(20)), (true, 0, 20));
+        assert_eq!(claims(&small, 21, free(20)), (false, 20, 20));
+        // Files are shared like that, too.
+        let one = Amount { bytes: 0, files: 1 };
+        large.count(Amount { bytes: 0, files: 400_000 });
+        let few = Figures { free_files: (16 << 10) + 5, ..free(40) };
+        space.tell(&few);
+        assert!(large.claim(one, Look::Exact, &|| Some(few)).is_err());
+        assert!(small.claim(one, Look::Exact, &|| Some(few)).is_ok());
     }
 
     #[test]

@@ -13,6 +13,9 @@
 //! (snapshots), its block volume. A file costs its blocks; the number of files is limited too, since an empty
 //! one costs an inode that nobody else can have.
 //!
+//! **Without quotas** nobody starves either: who has more than its equal part of the store cannot take the last
+//! thirty-second of it, which stays for those with less.
+//!
 //! **How exact.** A write is refused before it is done, to the block. Missed until the next measurement: blocks of
 //! directories that a first change copies up (4 KiB each), of maps of very scattered files, and what removing a
 //! changed file of the image gives back.

@@ -9,6 +9,10 @@ const RESERVE_PART: u64 = 32;
 const RESERVE_LEAST: u64 = 64 << 20;
 const RESERVE_MOST: u64 = 512 << 20;
 const MOST_OF_STORE: u64 = 8;
+/// What clients with more than their equal part of the store leave to those with less: a part of it, at most so much.
+/// Less than where people are told that the stick is nearly full (`store/worker/room.rs`).
+const COMMONS_PART: u64 = 32;
+const COMMONS_MOST: u64 = 512 << 20;
 /// Inodes kept back: an enrolment makes some 40.
 const RESERVE_FILES: u64 = 16 << 10;
 
@@ -55,6 +59,10 @@ pub struct Space {
     left: Counter,
     /// Claimed and not settled.
     pending: Counter,
+    /// What each client has when all have the same.
+    part: Counter,
+    /// What is kept from those that have more. Nothing until `share` is called.
+    commons: Counter,
 }
 
 impl Space {
@@ -69,7 +77,7 @@ impl Space {
     }
 
     /// What clients may still take, negative inside the reserve.
-    pub(super) fn above_reserve(&self, figures: &Figures) -> Amount {
+    fn above_reserve(&self, figures: &Figures) -> Amount {
         let signed = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
         let reserve = reserve_bytes(figures.total_bytes, self.wanted);
         // A file system without a count of inodes (btrfs) says 0 of 0.
@@ -78,6 +86,46 @@ impl Space {
             total => signed(figures.free_files) - signed(RESERVE_FILES.min(total / MOST_OF_STORE)),
         };
         Amount { bytes: signed(figures.free_bytes) - signed(reserve), files }
+    }
+
+    /// So many clients share the store: whoever has more than its part cannot take the last of it.
+    pub fn share(&self, figures: &Figures, clients: usize) {
+        let whole = self.above_reserve(&Figures {
+            free_bytes: figures.total_bytes,
+            free_files: figures.total_files,
+            ..*figures
+        });
+        let count = i64::try_from(clients.max(1)).unwrap_or(i64::MAX);
+        self.part.set(Amount { bytes: whole.bytes / count, files: whole.files / count });
+        let signed = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+        self.commons.set(match clients {
+            0 | 1 => Amount::default(),
+            _ => Amount {
+                bytes: signed((figures.total_bytes / COMMONS_PART).min(COMMONS_MOST)),
+                files: signed((figures.total_files / COMMONS_PART).min(RESERVE_FILES)),
+            },
+        });
+    }
+
+    /// What is not for a client that would then have so much.
+    fn kept_from(&self, used: Amount) -> Amount {
+        let (part, commons) = (self.part.get(), self.commons.get());
+        let kept = |used: i64, part: i64, commons: i64| if used > part { commons } else { 0 };
+        Amount {
+            bytes: kept(used.bytes, part.bytes, commons.bytes),
+            files: kept(used.files, part.files, commons.files),
+        }
+    }
+
+    /// Of what is above the reserve, what a client can have that has so much.
+    pub(super) fn room(&self, figures: &Figures, used: Amount) -> Amount {
+        let (left, part, commons) = (self.above_reserve(figures), self.part.get(), self.commons.get());
+        let room = |left: i64, rest: i64, commons: i64| left.saturating_sub(commons).max(left.min(rest));
+        let rest = part.less(used);
+        Amount {
+            bytes: room(left.bytes, rest.bytes, commons.bytes),
+            files: room(left.files, rest.files, commons.files),
+        }
     }
 
     /// Bytes of a file system of this size that clients do not get.
@@ -90,8 +138,9 @@ impl Space {
         u64::try_from(self.above_reserve(figures).bytes).unwrap_or(0)
     }
 
-    pub(super) fn claim(&self, want: Amount, fresh: &dyn Fn() -> Option<Figures>) -> Result<(), Refusal> {
-        let before = self.pending.add(want).less(want);
+    /// `used`: what the client would have then.
+    pub(super) fn claim(&self, want: Amount, used: Amount, fresh: &dyn Fn() -> Option<Figures>) -> Result<(), Refusal> {
+        let before = self.pending.add(want).less(want).and(self.kept_from(used));
         let enough = |slack| want.fits(self.left.get().less(before), slack);
         if enough(NEAR) {
             return Ok(());
@@ -106,9 +155,9 @@ impl Space {
         Err(Refusal::Space)
     }
 
-    /// What could be claimed now.
-    pub(super) fn unclaimed(&self, figures: &Figures) -> Amount {
-        self.above_reserve(figures).less(self.pending.get())
+    /// What a client that has so much could claim now.
+    pub(super) fn unclaimed(&self, figures: &Figures, used: Amount) -> Amount {
+        self.room(figures, used).less(self.pending.get())
     }
 
     /// A change came to so much.

@@ -332,7 +332,7 @@ impl Worker {
             }
             store.watched = watched;
             self.ticks = self.ticks.wrapping_add(1);
-            store.room.look(&store.folder);
+            store.room.look(&store.folder, store.open.len());
             if self.ticks.is_multiple_of(TICKS_PER_SPACE) {
                 events.extend(store.tell_room());
             }

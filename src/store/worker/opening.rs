@@ -251,6 +251,7 @@ impl Worker {
         }
         let figures = figures(&folder);
         space.tell(&figures);
+        space.share(&figures, open.len());
         let free_bytes = space.left_bytes(&figures);
         let room =
             Event::Room { total_bytes: figures.total_bytes, reserve_bytes: space.reserve_bytes(figures.total_bytes) };

@@ -31,11 +31,13 @@ impl Room {
         Self { space, seen: Figures::default(), told_bytes, told: Level::default(), clients: BTreeMap::new() }
     }
 
-    /// Takes in what the stick has now; NFS counts on from there. A stick that does not answer changes nothing.
-    pub fn look(&mut self, store: &Path) {
+    /// Takes in what the stick has now, and how many share it; NFS counts on from there. A stick that does not answer
+    /// changes nothing.
+    pub fn look(&mut self, store: &Path, clients: usize) {
         if let Ok(vfs) = rustix::fs::statvfs(store) {
             self.seen = Figures::of(&vfs);
             self.space.tell(&self.seen);
+            self.space.share(&self.seen, clients);
         }
     }
 }
