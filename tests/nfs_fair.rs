@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use nfs_lab::*;
 use nfs3_client::nfs3_types::nfs3::*;
 use nfs3_client::nfs3_types::xdr_codec::Opaque;
+use rootstock::client::Role;
 
 fn resident_bytes() -> usize {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
@@ -91,6 +92,53 @@ fn a_flood_of_one_client_leaves_the_other_its_share() {
     // The flood takes processor time of its own on the same two cores: the bound is for starvation.
     assert!(flooded > alone / 15.0, "{alone:.0} calls a second alone, {flooded:.0} under a flood");
     assert!(grown < 96, "{grown} MiB more in memory");
+}
+
+const ALONE: &str = "ROOTSTOCK_TEST_ALONE";
+
+/// Each has read and written, as a client does that starts, and keeps its connection. (What else a client takes that was
+/// enrolled: `store_operate`.)
+#[test]
+fn two_hundred_clients_that_rest_take_less_than_100_kib_each() {
+    // In a process of its own: the memory of one with other tests in it is theirs, too.
+    if std::env::var_os(ALONE).is_none() {
+        let mut alone = std::process::Command::new(std::env::current_exe().unwrap());
+        alone.args(["--exact", "two_hundred_clients_that_rest_take_less_than_100_kib_each", "--nocapture"]);
+        return assert!(alone.env(ALONE, "1").status().unwrap().success());
+    }
+    const CLIENTS: u8 = 200;
+    let lab = Lab::new();
+    let mut directory = (*lab.directory.get()).clone();
+    let first = directory.clients[0].clone();
+    let address = |n: u8| Ipv4Addr::new(127, 0, 7, n);
+    for n in 1..=CLIENTS {
+        let mut client = first.clone();
+        (client.address, client.role) = (address(n), Role::numbered(100 + u32::from(n)));
+        client.root.id = 1000 + 2 * u32::from(n);
+        client.boot.id = client.root.id + 1;
+        client.root.path = format!("/clients/rest-{n}");
+        directory.clients.push(client);
+    }
+    lab.directory.set(directory);
+    let starts = |n: u8| {
+        let (root, mut client) = (lab.root(address(n)), lab.client(address(n)));
+        let file = client.file(&root, &format!("of-{n}"));
+        let data = vec![n; 96 << 10];
+        client.write(&file, 0, &data, stable_how::FILE_SYNC).unwrap();
+        assert_eq!(client.read(&file, 0, 96 << 10).unwrap().data.len(), data.len());
+        client.find(&root, "merged");
+        client
+    };
+    let mut resting = vec![starts(1)];
+    let before = resident_bytes();
+    resting.extend((2..=CLIENTS).map(starts));
+    let grown = resident_bytes().saturating_sub(before);
+    println!("{} KiB for each client that rests", (grown >> 10) / usize::from(CLIENTS - 1));
+    assert!(grown < usize::from(CLIENTS - 1) * (100 << 10), "{grown} bytes");
+    // All are there still.
+    for (n, client) in (1..).zip(&mut resting) {
+        client.attributes(&lab.root(address(n)));
+    }
 }
 
 #[test]

@@ -299,7 +299,85 @@ pub fn hex(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::client::{MacAddr, Mode, Model, Revision, Serial};
+    use crate::size::Size;
+
+    fn client() -> impl Strategy<Value = Client> {
+        let size = || proptest::option::of((0..1u64 << 50).prop_map(Size));
+        let board = (any::<[u8; 6]>(), proptest::option::of(any::<u32>()), proptest::option::of(any::<u32>()));
+        let model = prop::sample::select(vec![Model::Pi3BPlus, Model::Pi400, Model::Cm4, Model::Pi5, Model::Unknown]);
+        let mode = prop::sample::select(vec![Mode::Persistent, Mode::Ephemeral, Mode::ReadOnly]);
+        let named = ("[a-z][a-z0-9]{0,20}", "[a-z0-9][a-z0-9._-]{0,30}-[0-9a-f]{8}");
+        (named, board, model, mode, (size(), size()), any::<[u8; 4]>(), any::<u32>()).prop_map(
+            |((role, image), (mac, serial, revision), model, mode, (volume_size, quota), address, export_id)| Client {
+                role: role.parse().unwrap(),
+                mac: MacAddr(mac),
+                serial: serial.map(Serial),
+                revision: revision.map(Revision),
+                model,
+                address: address.into(),
+                image: image.parse().unwrap(),
+                mode,
+                volume_size,
+                quota,
+                export_id,
+            },
+        )
+    }
+
+    fn books() -> impl Strategy<Value = Books> {
+        let former = proptest::option::of("[a-z][a-z0-9]{0,20}".prop_map(|role| role.parse().unwrap()));
+        (any::<u32>(), former, any::<bool>()).prop_map(|(state, former, adapt)| Books { state, former, adapt })
+    }
+
+    proptest! {
+        #[test]
+        fn a_client_is_read_as_it_was_written(client in client(), books in books()) {
+            let text = client_text(&client, &books).unwrap();
+            prop_assert_eq!(parse_client(text.as_bytes(), &client.role).unwrap(), (client.clone(), books.clone()));
+            // A rename that was cut: the folder has the former name, and no other will do.
+            if let Some(former) = books.former {
+                prop_assert!(parse_client(text.as_bytes(), &former).is_ok());
+            }
+            prop_assert!(parse_client(text.as_bytes(), &"no-such-role".parse().unwrap()).is_err());
+        }
+
+        /// A file's name is anybody's.
+        #[test]
+        fn an_image_is_read_as_it_was_written(
+            name in ".{0,40}",
+            files in proptest::collection::vec((".{0,80}", 0..1u64 << 62, any::<i64>()), 0..MAX_SOURCES),
+            (imported, root_bytes) in (0..1u64 << 62, 0..1u64 << 62),
+        ) {
+            let source = files.into_iter().map(|(file, bytes, modified)| SourceFile { file, bytes, modified }).collect();
+            let manifest = ImageManifest { name, sha256: "ab".repeat(32), imported, root_bytes, source };
+            prop_assert_eq!(parse_image(toml::to_string(&manifest).unwrap().as_bytes()).unwrap(), manifest);
+        }
+
+        /// What a bad block or a hand made of a manifest is refused or read, and what was read can be written again.
+        #[test]
+        fn a_damaged_manifest_is_refused_or_one_that_holds(
+            client in client(), books in books(),
+            damage in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+            cut in any::<prop::sample::Index>(),
+        ) {
+            let mut bytes = client_text(&client, &books).unwrap().into_bytes();
+            for (at, byte) in damage {
+                let at = at.index(bytes.len());
+                bytes[at] = byte;
+            }
+            for bytes in [&bytes[..], &bytes[..cut.index(bytes.len())]] {
+                let _ = (parse_image(bytes), parse_store(bytes), parse_state(bytes));
+                if let Ok((read, books)) = parse_client(bytes, &client.role) {
+                    let again = client_text(&read, &books).unwrap();
+                    prop_assert_eq!(parse_client(again.as_bytes(), &client.role).unwrap(), (read, books));
+                }
+            }
+        }
+    }
 
     #[test]
     fn image_ids_are_clean_and_carry_the_hash() {
