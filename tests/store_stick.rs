@@ -167,8 +167,15 @@ fn a_pulled_stick_closes_the_store_and_opens_again_at_the_same_paths() {
 fn two_sticks_with_a_store_are_told_and_one_is_used() {
     let bench = Bench::new();
     let sticks = [disk(&bench.path("one"), 100 * MIB, ""), disk(&bench.path("two"), 100 * MIB, "")];
+    let point = bench.path("mounted");
+    fs::create_dir(&point).unwrap();
     for stick in &sticks {
-        run("mke2fs", &["-q", "-t", "ext4", "-L", "ROOTSTOCK", stick.node.to_str().unwrap()]);
+        let node = stick.node.to_str().unwrap();
+        run("mke2fs", &["-q", "-t", "ext4", "-L", "ROOTSTOCK", node]);
+        // One that is empty could become a copy of the other.
+        run("mount", &[node, point.to_str().unwrap()]);
+        fs::create_dir(point.join("clients")).unwrap();
+        unmount(&point);
     }
     let mut running = Running::start(bench.with_sticks(&[&sticks[0], &sticks[1]]));
     running.opened();
