@@ -173,6 +173,28 @@ fn very_many_copies_of_one_image_are_each_looked_at_once() {
     assert!((18..=19).contains(&copies), "{copies}");
 }
 
+/// Browsers unpack what they download, and people rename.
+#[test]
+fn a_file_is_unpacked_as_what_it_is_whatever_its_name_says() {
+    let bench = Bench::new();
+    let image = pi_image(&bench.store(), "a.img");
+    let mut running = bench.start_in_folder();
+    running.opened();
+    let first = running.imported();
+    for (file, command) in [
+        ("b.img", "xz -1 -c IN > OUT"),
+        ("c.img.xz", "cp IN OUT"),
+        ("d.zip", "zstd -q IN -o OUT"),
+        ("e.img.zst", "zip -q -j - IN | cat > OUT"),
+        ("f.img.xz", "gzip -c IN > OUT"),
+    ] {
+        pack_by(command, &image, &bench.path("packed"));
+        fs::rename(bench.path("packed"), bench.store().join(file)).unwrap();
+        // The same image, so it is known.
+        assert_eq!(running.imported().id, first.id, "{file}");
+    }
+}
+
 #[test]
 fn the_hash_of_the_image_inside_is_checked_too() {
     let bench = Bench::new();
@@ -355,9 +377,12 @@ fn a_zip_of_several_images_or_none_is_refused_by_name() {
         |_, _| {},
     );
     refusals.add("zip", "zip -q -s 64k -j OUT IN", "is one part of several", |_, _| {});
-    refusals.add("zip", "cp IN OUT", "no directory at its end", |_, _| {});
-    refusals.add("img.gz", "cp IN OUT", "damaged at about byte", |_, _| {});
-    refusals.add("img.zst", "cp IN OUT", "damaged at about byte", |_, _| {});
+    let noise = "head -c 100000 /dev/urandom > OUT; printf x | dd of=OUT conv=notrunc status=none";
+    refusals.add("zip", noise, "no directory at its end", |_, _| {});
+    for ending in ["img.xz", "img.gz", "img.zst"] {
+        refusals.add(ending, noise, "damaged at about byte", |_, _| {});
+    }
+    refusals.add("img", noise, "it has no partition table", |_, _| {});
     refusals.check();
 }
 

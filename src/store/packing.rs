@@ -22,6 +22,22 @@ pub enum Compression {
     Zip,
 }
 
+/// What packed a file, by its first 512 bytes; nothing where they tell nothing.
+pub fn packed_by(head: &[u8]) -> Option<Compression> {
+    let is = |magic: &[u8]| head.starts_with(magic);
+    // zstd's skippable frames have 16 numbers (RFC 8878 §3.1.2), and 7-Zip parts begin with PK too.
+    let skippable = head.get(1..4) == Some(b"\x2a\x4d\x18") && head[0] >> 4 == 5;
+    match () {
+        () if is(b"\xfd7zXZ\0") => Some(Compression::Xz),
+        () if is(b"\x1f\x8b\x08") => Some(Compression::Gzip),
+        () if is(b"\x28\xb5\x2f\xfd") || skippable => Some(Compression::Zstd),
+        () if is(b"PK\x03\x04") => Some(Compression::Zip),
+        // A card's: a table, or a file system's first sector.
+        () if head.get(510..512) == Some(b"\x55\xaa") => Some(Compression::None),
+        () => None,
+    }
+}
+
 /// What kind of file an import has before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Packing {
@@ -120,6 +136,26 @@ mod tests {
             let expected = expected.map(|(content, compression)| Packing { content, compression });
             assert_eq!(packing(file), expected, "{file}");
             assert_eq!(is_unread(file), file == "a.img.bz2", "{file}");
+        }
+    }
+
+    #[test]
+    fn what_packed_a_file_is_told_by_its_first_bytes() {
+        let mut card = vec![0; 512];
+        (card[510], card[511]) = (0x55, 0xaa);
+        for (head, expected) in [
+            (&b"\xfd7zXZ\0\0\x04"[..], Some(Compression::Xz)),
+            (b"\x1f\x8b\x08\0", Some(Compression::Gzip)),
+            (b"\x28\xb5\x2f\xfd", Some(Compression::Zstd)),
+            (b"\x50\x2a\x4d\x18", Some(Compression::Zstd)),
+            (b"\x60\x2a\x4d\x18", None),
+            (b"PK\x03\x04", Some(Compression::Zip)),
+            (&card, Some(Compression::None)),
+            (b"etc/\0\0", None),
+            (b"", None),
+            (b"P", None),
+        ] {
+            assert_eq!(packed_by(head), expected, "{head:?}");
         }
     }
 

@@ -215,6 +215,7 @@ impl Context<'_> {
 
 /// Imports one file. `stop` ends it within one piece.
 pub fn import(job: &Job, stop: &AtomicBool, progress: &mut dyn FnMut(Progress)) -> Result<Imported, ImportError> {
+    let job = &as_it_is(job);
     let folder = job.store.join(IMAGES).join(format!("{UNFINISHED}{}", std::process::id()));
     let _ = fs::remove_dir_all(&folder);
     let result = import_into(&folder, job, stop, progress);
@@ -224,6 +225,22 @@ pub fn import(job: &Job, stop: &AtomicBool, progress: &mut dyn FnMut(Progress)) 
     // Gone by its rename when all went well.
     let _ = fs::remove_dir_all(&folder);
     result
+}
+
+/// What a file is counts, not what its name says of its packing: browsers unpack, and people rename.
+fn as_it_is(job: &Job) -> Job {
+    let mut job = job.clone();
+    let head = super::devices::read_head(&job.path, 512).unwrap_or_default();
+    let found = packing::packed_by(&head).filter(|&found| {
+        // A tarball's first bytes are a name. What is in a zip is a card's image.
+        let disk = job.packing.content == Content::Disk;
+        disk || !matches!(found, packing::Compression::None | packing::Compression::Zip)
+    });
+    if let Some(found) = found.filter(|found| *found != job.packing.compression) {
+        tracing::warn!(file = job.source.file, ?found, "the file is not packed as its name says");
+        job.packing.compression = found;
+    }
+    job
 }
 
 fn import_into(

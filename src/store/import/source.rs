@@ -7,6 +7,7 @@
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::os::unix::fs::FileExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -125,6 +126,11 @@ fn open_decoder(mut file: File, cores: usize, place: &mut Place) -> Result<(Deco
             (Decoder::Plain(ahead(file, place)?), Some(place.packed_bytes))
         }
         Compression::Xz => {
+            let mut magic = [0; 6];
+            let begun = file.read_exact_at(&mut magic, 0);
+            if begun.is_ok() && magic != xz::MAGIC {
+                return Err(ImportError::Damaged { at: 0, reason: "an xz file does not begin so".into() });
+            }
             let blocks = xz::read_blocks(&mut BufReader::new(&mut file)).map_err(|error| match error.kind() {
                 io::ErrorKind::UnexpectedEof => ImportError::Truncated(place.packed_bytes),
                 io::ErrorKind::InvalidData => {

@@ -28,7 +28,7 @@ const MAX_BLOCKS: usize = 100_000;
 const MAX_INDEX_BYTES: u64 = 4 << 20;
 const MAX_PADDING_BYTES: u64 = 1 << 20;
 
-const MAGIC: [u8; 6] = [0xfd, b'7', b'z', b'X', b'Z', 0];
+pub const MAGIC: [u8; 6] = [0xfd, b'7', b'z', b'X', b'Z', 0];
 
 /// One block, as the index describes it (§4.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
