@@ -4,6 +4,7 @@
 //! - `perform`: one operation from its request to its outcome
 //! - `plan`: pure, an operation becomes steps, one of which decides
 //! - `execute`: I/O, carries the steps out
+//! - `gather`: I/O, all names of one file into the layer that is to be frozen
 //! - `recover`: I/O, what a cut between two steps left, at the next opening
 //! - `copy`, `build`, `room`: trees copied, and an image made of a client, where there is room
 //! - `loader`: a client's EEPROM update, put into its boot tree and taken out
@@ -13,6 +14,7 @@
 pub mod build;
 pub mod copy;
 pub mod execute;
+mod gather;
 pub mod list;
 pub mod loader;
 pub mod perform;
