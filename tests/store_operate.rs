@@ -259,6 +259,49 @@ fn a_snapshot_costs_nothing_and_brings_everything_back() {
 }
 
 #[test]
+fn names_of_one_file_stay_together_whatever_the_image_s_table_says() {
+    let shop = Shop::new();
+    let table = shop.bench.store().join("images").join(shop.image.as_str()).join("links");
+    let inode =
+        shop.served(|clients| fs::metadata(clients[&role(1)].root.join("usr/share/doc/one")).unwrap().ino() as u32);
+    let whole = format!("links\0{inode} usr/share/doc/one\0{inode} usr/share/doc/two\0");
+    let lies =
+        format!("links\0{inode} usr/share/doc/none\0{inode} ../../../etc/passwd\0{inode} /etc/passwd\0{inode} \0");
+    // As the image has them, or below a folder that the client renamed.
+    let (as_it_was, renamed) = ("usr/share/doc", "usr/share/docs");
+    for (n, (text, folder)) in
+        [(None, as_it_was), (Some(&whole), as_it_was), (Some(&whole), renamed), (Some(&lies), as_it_was)]
+            .into_iter()
+            .enumerate()
+    {
+        let _ = fs::remove_file(&table);
+        text.iter().for_each(|text| fs::write(&table, text).unwrap());
+        let both = |root: &Path| ["one", "two"].map(|name| read(root, &format!("{folder}/{name}")));
+        shop.change(|root| {
+            fs::rename(root.join("usr/share/doc"), root.join(folder)).unwrap();
+            fs::write(root.join(folder).join("one"), "mine\n").unwrap();
+        });
+        shop.perform(&snapshot(&format!("s{n}")));
+        shop.change(|root| {
+            assert_eq!(both(root), ["mine\n", "mine\n"], "{text:?}, {folder}");
+            fs::write(root.join(folder).join("two"), "again\n").unwrap();
+            assert_eq!(both(root), ["again\n", "again\n"], "{text:?}, {folder}");
+            // The client's own, of which one name is changed above the other.
+            fs::write(root.join("own"), "own\n").unwrap();
+            fs::hard_link(root.join("own"), root.join("home/pi/own")).unwrap();
+        });
+        shop.perform(&snapshot(&format!("t{n}")));
+        shop.change(|root| fs::write(root.join("own"), "changed\n").unwrap());
+        shop.perform(&snapshot(&format!("u{n}")));
+        shop.change(|root| {
+            assert_eq!(both(root), ["again\n", "again\n"], "{text:?}, {folder}");
+            assert_eq!(read(root, "home/pi/own"), "changed\n", "{text:?}, {folder}");
+        });
+        shop.perform(&Operation::Reset { role: role(1), new_identity: false });
+    }
+}
+
+#[test]
 fn handles_live_on_over_many_layers_and_a_new_start() {
     let shop = Shop::new();
     shop.change(wild_changes);

@@ -152,6 +152,8 @@ impl Stick {
         fs::write(clients[0].root.join("mark"), text).unwrap();
         fs::create_dir_all(clients[0].root.join("home/pi")).unwrap();
         fs::write(clients[0].root.join("home/pi/mine"), text).unwrap();
+        // One of two names: the other one is gathered before a snapshot.
+        fs::write(clients[0].root.join("usr/share/doc/one"), text).unwrap();
         running.stop();
     }
 }
@@ -190,7 +192,7 @@ fn describe(store: &Path, own: &Path, when: &str) -> Vec<String> {
         let snapshots: Vec<_> = snapshots.iter().map(|path| path.file_name().unwrap()).collect();
         let client = &open.client;
         lines.push(format!(
-            "client {} {} {} {}; hostname {:?}, mark {:?}, home {:?}, key {}; {snapshots:?}",
+            "client {} {} {} {}; hostname {:?}, mark {:?}, home {:?}, names {:?} {:?}, key {}; {snapshots:?}",
             client.role,
             client.mac,
             client.address,
@@ -198,6 +200,8 @@ fn describe(store: &Path, own: &Path, when: &str) -> Vec<String> {
             read("etc/hostname"),
             read("mark"),
             read("home/pi/mine"),
+            read("usr/share/doc/one"),
+            read("usr/share/doc/two"),
             read("etc/ssh/ssh_host_ed25519_key.pub").len(),
         ));
     }

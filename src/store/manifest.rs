@@ -54,6 +54,11 @@ impl ImagePaths {
     pub fn boot(&self) -> PathBuf {
         self.folder.join("boot")
     }
+
+    /// Names of files that have several, where they were looked for (`links`).
+    pub fn links(&self) -> PathBuf {
+        self.folder.join("links")
+    }
 }
 
 /// Folders and files of one client, its layers at one state (`states`).

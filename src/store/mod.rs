@@ -2,7 +2,7 @@
 //!
 //! A shell: it reports by `Event` and obeys by `Command`, and decides nothing
 //! about clients. Two threads stay: `worker` owns every mount, `hotplug` says when
-//! to look again. An import, operations, a backup and the trash have threads while they run.
+//! to look again. An import, a look through its names, operations, a backup and the trash have threads while they run.
 //!
 //! - `exchange`: what can be asked of the store, and what it tells
 //! - `devices`, `hotplug`, `identify`, `table`: what is plugged in
@@ -11,6 +11,7 @@
 //! - `library`, `manifest`, `states`, `atomic`, `lock`: what it holds, as small text files
 //! - `aside`: what of it is damaged
 //! - `sources`, `packing`, `import`: image files on sticks, and making images of them
+//! - `links`: which files of an image have several names
 //! - `root`, `mounts`, `in_place`, `personalise`: clients' trees
 //! - `borrow`, `sound`: a store that cannot be written, served from memory; one that takes no writes any more
 //! - `volume`: their block volumes
@@ -41,6 +42,7 @@ mod idle;
 mod import;
 pub(crate) mod in_place;
 mod library;
+mod links;
 mod lock;
 pub(crate) mod manifest;
 mod mounts;

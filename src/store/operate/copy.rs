@@ -151,7 +151,7 @@ fn own(target: &OwnedFd, stat: &Stat) -> rustix::io::Result<()> {
     rustix::fs::fchmod(target, Mode::from_raw_mode(stat.st_mode & 0o7777))
 }
 
-fn times(stat: &Stat) -> Timestamps {
+pub fn times(stat: &Stat) -> Timestamps {
     let time = |seconds: i64, nanoseconds: u64| Timespec { tv_sec: seconds, tv_nsec: nanoseconds as _ };
     #[allow(clippy::unnecessary_cast, reason = "the types differ by architecture")]
     Timestamps {

@@ -5,7 +5,7 @@
 //! not by edge: what is there is compared with what was known.
 //!
 //! This file is the loop and what the worker knows; what it does is in `disks`, `opening`,
-//! `clients`, `importing`, `operating`, `room`, `scrubbing`, `spare`, `full`, `backup` and `card`.
+//! `clients`, `importing`, `linking`, `operating`, `room`, `scrubbing`, `spare`, `full`, `backup` and `card`.
 
 mod backup;
 mod card;
@@ -13,6 +13,7 @@ mod clients;
 mod disks;
 mod full;
 mod importing;
+mod linking;
 mod opening;
 mod operating;
 mod releasing;
@@ -22,7 +23,7 @@ mod spare;
 
 pub(super) use disks::store_place;
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -96,6 +97,7 @@ pub struct Worker {
     waiting: VecDeque<(u64, Operation)>,
     emptying: Option<JoinHandle<()>>,
     measuring: Option<JoinHandle<()>>,
+    linking: Option<JoinHandle<()>>,
     scrubbing: Option<Scrubbing>,
     /// The copy that is being made.
     backing: Option<backup::Backing>,
@@ -149,6 +151,8 @@ struct Store {
     folder: PathBuf,
     roots: Roots,
     images: Vec<(ImageId, ImageManifest)>,
+    /// Those whose files of several names need not be looked for.
+    linked: BTreeSet<ImageId>,
     clients: Vec<Record>,
     /// Those whose trees are mounted.
     open: BTreeMap<Role, OpenClient>,
@@ -197,6 +201,7 @@ impl Worker {
             waiting: VecDeque::new(),
             emptying: None,
             measuring: None,
+            linking: None,
             scrubbing: None,
             backing: None,
             card: None,
@@ -343,6 +348,7 @@ impl Worker {
         self.look_for_writes();
         self.empty_trash();
         self.measure();
+        self.note_links();
         self.scrub();
         self.go_on_releasing();
         if self.options.folder.is_some() || self.postponed {
@@ -373,6 +379,7 @@ impl Worker {
                 .map(|running| running.thread)
                 .chain(self.emptying.take())
                 .chain(self.measuring.take())
+                .chain(self.linking.take())
                 .chain(self.scrubbing.take().map(|running| running.thread))
                 .chain(backing)
                 .chain(writing);

@@ -1,6 +1,6 @@
 //! The store is opened, made, and taken down.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
@@ -19,7 +19,7 @@ use crate::store::scrub::State;
 use crate::store::sound::Sound;
 use crate::store::states::{Books, Record};
 use crate::store::words::{open_action, prepare_action, unusable};
-use crate::store::{Event, OpenClient, chain, library, lock, mounts, prepare};
+use crate::store::{Event, OpenClient, chain, library, links, lock, mounts, prepare};
 
 /// Why a store was not opened, for people.
 pub(super) struct Failed {
@@ -40,7 +40,7 @@ impl Worker {
     pub(super) fn take_down_store(&self) {
         let run = &self.options.run;
         backup::thaw(&run.join("store"));
-        for folder in ["operate", "check", "clients", "images", "spare", "store", "memory"] {
+        for folder in ["operate", "check", links::POINT, "clients", "images", "spare", "store", "memory"] {
             if let Err(error) = mounts::unmount_below(&run.join(folder), true) {
                 tracing::warn!(error = chain(&error), "unmounting");
             }
@@ -264,6 +264,7 @@ impl Worker {
             folder,
             roots,
             images: library.images,
+            linked: BTreeSet::new(),
             clients: library.clients,
             open: open.clone(),
             taken: library.taken.clone(),

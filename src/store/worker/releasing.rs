@@ -77,7 +77,10 @@ impl Worker {
         let Some(mut releasing) = self.releasing.take_if(|releasing| !releasing.done) else { return };
         let busy = self.importing.is_some()
             || self.operating.iter().any(|running| !running.thread.is_finished())
-            || [&self.emptying, &self.measuring].into_iter().flatten().any(|thread| !thread.is_finished())
+            || [&self.emptying, &self.measuring, &self.linking]
+                .into_iter()
+                .flatten()
+                .any(|thread| !thread.is_finished())
             || self.scrubbing.as_ref().is_some_and(|running| !running.thread.is_finished());
         let late = Instant::now() >= releasing.until;
         if (!busy || late)
