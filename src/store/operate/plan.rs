@@ -66,7 +66,7 @@ pub enum Step {
     /// Writes the files that name the role or the board anew, in the live state.
     Adapt,
     ForgetSnapshot(SnapshotName),
-    /// Work folders of frozen states and states that nothing needs go.
+    /// Work folders of frozen states and states that nothing needs go, the index first.
     Tidy,
     /// The client's folder goes, by one rename.
     TrashClient(Role),

@@ -75,8 +75,7 @@ pub fn pending(record: &Record) -> Vec<Step> {
 }
 
 /// Takes out of a client's folder what nothing needs: whole states, and the
-/// work folders of frozen ones. Their index would count as one more link of
-/// each file; it must be gone before they lie below another state.
+/// work folders of frozen ones.
 pub fn tidy(store: &Path, record: &mut Record) -> std::io::Result<()> {
     let paths = ClientPaths::of(store, &record.client.role);
     for state in record.unused_states() {
@@ -95,10 +94,8 @@ pub fn tidy(store: &Path, record: &mut Record) -> std::io::Result<()> {
     for state in record.states.keys().filter(|state| **state != record.books.state) {
         let at = paths.at(*state);
         for folder in [at.work(), at.boot_work()] {
-            match fs::remove_dir_all(&folder) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
+            unlink_index(&folder)?;
+            trash::put(store, &folder)?;
         }
     }
     // Folders of states that were cut before they had a manifest.
@@ -113,6 +110,24 @@ pub fn tidy(store: &Path, record: &mut Record) -> std::io::Result<()> {
         let made = fs::symlink_metadata(paths.at(state).state_manifest()).is_ok();
         if !needed && !made {
             trash::put(store, &entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// An index counts as one more link of each file; it must be gone before they lie below another state, and after a cut as
+/// well: so the rename into the trash comes later. Its folders are no links, and to remove them takes longest, since each
+/// must be read to be seen empty.
+fn unlink_index(work: &Path) -> std::io::Result<()> {
+    let index = work.join("index");
+    let entries = match fs::read_dir(&index) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        if !entry.file_type()?.is_dir() {
+            fs::remove_file(entry.path())?;
         }
     }
     Ok(())
