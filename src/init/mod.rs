@@ -15,6 +15,9 @@
 //! 4. `/dev/watchdog` is armed as soon as its driver is loaded, and fed from
 //!    the loop only.
 //!
+//! Where an essential step fails, the console says why, and by the helper `notice` the display;
+//! then the machine restarts.
+//!
 //! Why helpers: PID 1's death is a kernel panic, so it parses nothing. The
 //! modules' texts, what a device says about itself and a card's file system are
 //! read by processes that may die. They cost no memory of note: it is the same
@@ -37,6 +40,7 @@ mod loader;
 pub mod log;
 pub mod mbr;
 pub mod modules;
+pub mod notice;
 mod pid1;
 pub mod plan;
 pub mod plug;
@@ -60,6 +64,8 @@ pub enum Helper {
     Plug,
     Bootconf,
     Teardown,
+    /// Says on the display why PID 1 cannot start.
+    Notice(String),
     /// Asks the firmware to start the other slot once.
     Tryboot,
     /// The kernel wants a module: `rootstock -q -- NAME`.
@@ -76,6 +82,7 @@ impl Helper {
             ["bootconf"] => Some(Self::Bootconf),
             ["teardown"] => Some(Self::Teardown),
             ["tryboot"] => Some(Self::Tryboot),
+            ["notice", why] => Some(Self::Notice(why.to_owned())),
             ["-q", "--", name] => Some(Self::Modprobe(name.to_owned())),
             _ => None,
         }
@@ -92,6 +99,10 @@ impl Helper {
             },
             Self::Teardown => {
                 power::teardown(plan::Machine::here());
+                Ok(())
+            }
+            Self::Notice(why) => {
+                notice::run(&why);
                 Ok(())
             }
             Self::Tryboot => crate::update::trial::ask()
@@ -136,6 +147,7 @@ mod tests {
         check(&["rootstock", "bootconf"], Some(Helper::Bootconf));
         check(&["rootstock", "teardown"], Some(Helper::Teardown));
         check(&["rootstock", "tryboot"], Some(Helper::Tryboot));
+        check(&["rootstock", "notice", "no /run"], Some(Helper::Notice("no /run".to_owned())));
         check(&["/init", "-q", "--", "fs-ext4"], Some(Helper::Modprobe("fs-ext4".to_owned())));
         check(&["rootstock", "serve", "--appliance"], None);
         check(&["rootstock", "plug", "now"], None);

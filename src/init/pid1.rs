@@ -55,7 +55,9 @@ pub fn run() -> ! {
     let (needed, beside) = around_helpers(&plan);
     let must = |done: Result<(), run::Error>| {
         if let Err(error) = done {
-            say!("init", "cannot start: {}; restart in {} s", super::chain(&error), ESSENTIAL_PAUSE.as_secs());
+            let why = super::chain(&error);
+            say!("init", "cannot start: {why}; restart in {} s", ESSENTIAL_PAUSE.as_secs());
+            say_on_display(machine, &why);
             std::thread::sleep(ESSENTIAL_PAUSE);
             power::end(machine, Ending::Reboot);
         }
@@ -68,6 +70,21 @@ pub fn run() -> ! {
     loop {
         if let Some(ending) = unbroken(|| pid1.turn()) {
             power::shut_down(&mut pid1, ending);
+        }
+    }
+}
+
+/// Why PID 1 cannot start, by two processes that may fail as they like: one brings the display's bus, one draws.
+fn say_on_display(machine: Machine, why: &str) {
+    // A container's displays are somebody else's.
+    if machine != Machine::Board {
+        return;
+    }
+    let mut notice = Start::helper("notice");
+    notice.args.push(why.into());
+    for start in [Start::helper("plug"), notice] {
+        if let Err(error) = start.spawn(machine, &Words::default()) {
+            say!("init", "cannot start a helper for the display: {error}");
         }
     }
 }

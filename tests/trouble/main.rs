@@ -13,17 +13,22 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use rootstock::init::notice;
+use rootstock::panel::frame::{Frame, HEIGHT, WIDTH};
+use support::emulated_pi::{self, Board};
 use support::netns::Netns;
 use support::panel_tty::PanelTty;
 use support::qemu::{Machine, Start, virt};
-use support::update_file::add_to_initramfs;
-use support::{sd_image, trouble};
+use support::ssd1306_decoder::{frames, shows};
+use support::update_file::{add_to_initramfs, put_setting};
+use support::{picture, sd_image, trouble};
 
 const LIMIT: Duration = Duration::from_secs(120);
 /// As long as PID 1 shows why it cannot start.
 const SHOWN: Duration = Duration::from_secs(10);
 const APPLIANCE: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 1);
 const NFS: u16 = 2049;
+const DISPLAY: u8 = 0x3c;
 
 fn main() -> ExitCode {
     let began = Instant::now();
@@ -43,28 +48,60 @@ fn all() -> Result<usize, String> {
     Ok(a_start_that_cannot_go_on()? + memory_that_runs_out()? + a_pid_1_that_dies()?)
 }
 
-/// An essential step fails: a file lies where the folder /run should be.
+/// An essential step fails in an emulated Pi 3: a file lies where the folder /run should be. Its display is
+/// mounted upside down, by the card's settings.
 fn a_start_that_cannot_go_on() -> Result<usize, String> {
-    let files = folder("start")?;
-    fs::write(files.join("run"), "no folder\n").map_err(|e| e.to_string())?;
-    let mut appliance = Appliance::start("start-pi", &files, "")?;
-    appliance.wait("init: cannot start: ")?;
+    let (files, folder) = (folder("start")?, folder("start-pi")?);
+    let write = |path: PathBuf, text: &str| fs::write(&path, text).map_err(|e| format!("{}: {e}", path.display()));
+    write(files.join("run"), "no folder\n")?;
+    write(folder.join("rootstock.toml"), "[panel]\nrotate = 180\n")?;
+    let image = sd_image::path()?;
+    let boot = sd_image::boot(&image, &folder)?;
+    add_to_initramfs(&boot.initramfs, &files)?;
+    let dtb = sd_image::copy_file(&image, Board::Pi3.tree(), &folder)?;
+    emulated_pi::seed(&dtb)?;
+    let (card, trace) = (folder.join("card.img"), folder.join("i2c.trace"));
+    let mut command = Board::Pi3.start(&boot, &dtb, "", &folder.join("qtest.sock"));
+    emulated_pi::insert_card(&mut command, &image, &card)?;
+    put_setting(&card, &folder.join("rootstock.toml"), "rootstock.toml")?;
+    command.args(["-device", "at24c-eeprom,bus=i2c-bus.1,address=0x3c,rom-size=4096", "-trace", "i2c_*", "-D"]);
+    let mut machine = Machine::start("pi3", command.arg(&trace), &folder)?;
+
+    let from = machine.wait_for("init: cannot start: ", 0, LIMIT)?;
     let shown = Instant::now();
-    appliance.wait("restart in 10 s")?;
-    let line = appliance.line("cannot start")?;
-    if !line.contains("/run") {
-        return Err(format!("it does not say what is missing: {line:?}"));
+    machine.wait_for("; restart in 10 s", from, LIMIT)?;
+    let text = machine.console.text();
+    let why = text[from..].split("; restart").next().unwrap_or_default().to_owned();
+    if !why.contains("/run") {
+        return Err(format!("it does not say what is missing: {why:?}"));
     }
-    appliance.machine.wait_exit(LIMIT)?;
+    machine.wait_for("the display says so too", from, LIMIT)?;
+    machine.wait_exit(LIMIT)?;
     // The line comes a little after it was written.
     if shown.elapsed() + Duration::from_secs(1) < SHOWN {
         return Err(format!("it was to be read for {SHOWN:?}, and was for {:?}", shown.elapsed()));
     }
-    if appliance.machine.console.text().contains("Kernel panic") {
+    if machine.console.text().contains("Kernel panic") {
         return Err("it was to restart in order, not by a panic".to_owned());
     }
     println!("ok a start that cannot go on says why for ten seconds, and begins anew");
-    Ok(1)
+    let log = fs::read_to_string(&trace).map_err(|e| format!("{}: {e}", trace.display()))?;
+    let frames = frames(&log, DISPLAY);
+    let last = frames.last().ok_or("nothing was sent to the display")?;
+    picture::save(last, &folder.join("display.png"))?;
+    if !shows(&turned(last), &notice::screen(&why)) {
+        return Err(format!("target/trouble/start-pi/display.png does not say {why:?} upside down"));
+    }
+    println!("ok and its display says the same, the way up that the card's settings ask for");
+    Ok(2)
+}
+
+fn turned(frame: &Frame) -> Frame {
+    let mut turned = Frame::default();
+    for (x, y) in (0..HEIGHT).flat_map(|y| (0..WIDTH).map(move |x| (x, y))) {
+        turned.set(WIDTH - 1 - x, HEIGHT - 1 - y, frame.get(x, y));
+    }
+    turned
 }
 
 /// The server takes all memory, and then another program does. The card's settings cannot be read besides.
