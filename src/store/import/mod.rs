@@ -444,11 +444,11 @@ fn same_root(a: &Path, b: &Path, stop: &AtomicBool) -> Result<bool, ImportError>
     }
 }
 
-/// Reads until the piece is full or the file ends.
-fn fill(file: &mut File, piece: &mut [u8]) -> io::Result<usize> {
+/// Reads until the piece is full or the source ends.
+fn fill(source: &mut impl Read, piece: &mut [u8]) -> io::Result<usize> {
     let mut filled = 0;
     while filled < piece.len() {
-        match file.read(&mut piece[filled..]) {
+        match source.read(&mut piece[filled..]) {
             Ok(0) => break,
             Ok(bytes) => filled += bytes,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

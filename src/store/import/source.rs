@@ -15,13 +15,13 @@ use std::sync::Arc;
 use lzma_rust2::XzReader;
 use sha2::{Digest, Sha256};
 
-use super::ImportError;
 use super::ahead::{Ahead, Position};
 use super::gzip::Gzip;
 use super::hashing::HashingFile;
 use super::xz::{self, ParallelXz};
 use super::zip::{self, Zip, ZipError};
 use super::zstd::Zstd;
+use super::{ImportError, fill};
 use crate::store::packing::Compression;
 
 /// Bytes that are read from the stick at a time. In smaller pieces the hash waits more often for the thread before it:
@@ -86,16 +86,7 @@ impl Source {
 
     /// Reads until the piece is full or the image ends.
     pub fn read_piece(&mut self, piece: &mut [u8]) -> io::Result<usize> {
-        let mut filled = 0;
-        while filled < piece.len() {
-            match self.read(&mut piece[filled..]) {
-                Ok(0) => break,
-                Ok(bytes) => filled += bytes,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(filled)
+        fill(self, piece)
     }
 
     /// Hashes what is left of the file; call it when `read` has returned 0.

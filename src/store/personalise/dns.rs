@@ -9,7 +9,7 @@
 //! system looks, at each start, as a DHCP client would.
 
 use super::tree::Owner;
-use super::units::{ETC_UNITS, has_systemd};
+use super::units::{self, has_systemd};
 use super::{Context, Outcome};
 
 const UNIT: &str = "rootstock-dns.service";
@@ -113,8 +113,7 @@ fn at_each_start(c: &Context<'_>) -> Outcome {
         return Ok(false);
     }
     c.root.write(SCRIPT, TEXT.as_bytes(), Some(Owner::root(0o755)))?;
-    c.root.write(&format!("{ETC_UNITS}/{UNIT}"), UNIT_TEXT.as_bytes(), Some(Owner::root(0o644)))?;
-    c.root.link(&format!("/{ETC_UNITS}/{UNIT}"), &format!("{ETC_UNITS}/sysinit.target.wants/{UNIT}"))?;
+    units::put(c.root, UNIT, UNIT_TEXT, "sysinit.target")?;
     Ok(true)
 }
 

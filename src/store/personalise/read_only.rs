@@ -5,7 +5,7 @@
 //! the kernel mounted the root read-only.
 
 use super::tree::Owner;
-use super::units::{ETC_UNITS, has_systemd};
+use super::units::{self, has_systemd};
 use super::{Context, Outcome};
 
 const UNIT: &str = "rootstock-read-only.service";
@@ -63,7 +63,6 @@ pub fn read_only(c: &Context<'_>) -> Outcome {
         return Ok(false);
     }
     c.root.write(SCRIPT, TEXT.as_bytes(), Some(Owner::root(0o755)))?;
-    c.root.write(&format!("{ETC_UNITS}/{UNIT}"), UNIT_TEXT.as_bytes(), Some(Owner::root(0o644)))?;
-    c.root.link(&format!("/{ETC_UNITS}/{UNIT}"), &format!("{ETC_UNITS}/local-fs.target.wants/{UNIT}"))?;
+    units::put(c.root, UNIT, UNIT_TEXT, "local-fs.target")?;
     Ok(true)
 }

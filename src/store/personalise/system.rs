@@ -1,8 +1,7 @@
 //! Rules about what a system does at its start: growing a disk, swapping,
 //! first-boot services, telling that it is up. I/O through `Tree`.
 
-use super::tree::Owner;
-use super::units::{ETC_UNITS, has_systemd, mask};
+use super::units::{self, has_systemd, mask};
 use super::{Context, Outcome};
 
 /// Written by a client when its start is complete: what `Up` is told by.
@@ -57,10 +56,6 @@ pub fn up(c: &Context<'_>) -> Outcome {
          ExecStart=/bin/sh -c 'mkdir -p /var/lib/rootstock && cat /proc/sys/kernel/random/boot_id > /{UP_FILE}'\n\n\
          [Install]\nWantedBy=multi-user.target\n"
     );
-    c.root.write(&format!("{ETC_UNITS}/rootstock-up.service"), unit.as_bytes(), Some(Owner::root(0o644)))?;
-    c.root.link(
-        &format!("/{ETC_UNITS}/rootstock-up.service"),
-        &format!("{ETC_UNITS}/multi-user.target.wants/rootstock-up.service"),
-    )?;
+    units::put(c.root, "rootstock-up.service", &unit, "multi-user.target")?;
     Ok(true)
 }

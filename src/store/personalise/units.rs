@@ -1,6 +1,7 @@
 //! systemd's units in a client's root: found, masked, enabled. I/O through `Tree`.
 
-use super::{Outcome, Tree};
+use super::tree::Owner;
+use super::{Outcome, Tree, TreeError};
 
 const UNIT_FOLDERS: [&str; 4] =
     ["etc/systemd/system", "usr/lib/systemd/system", "lib/systemd/system", "usr/local/lib/systemd/system"];
@@ -26,6 +27,12 @@ pub fn mask(root: &Tree, units: &[&str]) -> Outcome {
         acted = true;
     }
     Ok(acted)
+}
+
+/// Puts a unit of ours in, wanted by this target.
+pub fn put(root: &Tree, unit: &str, text: &str, target: &str) -> Result<(), TreeError> {
+    root.write(&format!("{ETC_UNITS}/{unit}"), text.as_bytes(), Some(Owner::root(0o644)))?;
+    root.link(&format!("/{ETC_UNITS}/{unit}"), &format!("{ETC_UNITS}/{target}.wants/{unit}"))
 }
 
 /// Enables a unit by the link that `systemctl enable` makes for WantedBy=.
