@@ -3,6 +3,7 @@
 //!
 //! Pure, but for reading and writing `backup.toml` and `store.toml`.
 
+use std::fs::DirEntry;
 use std::io;
 use std::path::Path;
 
@@ -13,6 +14,9 @@ use crate::store::{atomic, library};
 
 /// At the top of a store: this is a copy.
 pub const MARK: &str = "backup.toml";
+
+/// All that a new ext4 holds.
+const LOST_AND_FOUND: &str = "lost+found";
 
 /// `backup.toml`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,7 +58,7 @@ pub struct Known {
     pub id: Option<String>,
     /// How often a copy stood in: the higher one is the one to go on with.
     pub turn: u32,
-    /// Nothing is in it, and nobody opened it: a copy that ended before it began.
+    /// Nothing at all is in it: a copy that ended before it began.
     pub is_new: bool,
 }
 
@@ -62,7 +66,8 @@ impl Known {
     /// Of a mounted store.
     pub fn read(store: &Path) -> Self {
         let choice = library::read_choice(store).unwrap_or_default();
-        let is_new = choice.id.is_none() && ![IMAGES, CLIENTS].iter().any(|name| store.join(name).exists());
+        let made = |entry: io::Result<DirEntry>| entry.is_ok_and(|entry| entry.file_name() == LOST_AND_FOUND);
+        let is_new = std::fs::read_dir(store).is_ok_and(|mut entries| entries.all(made));
         Self { mark: read(store), id: choice.id, turn: choice.turn, is_new }
     }
 
@@ -105,7 +110,7 @@ pub fn standing(id: &str, turn: u32, second: &Known) -> Standing {
 pub fn is_left_out(path: &Path) -> bool {
     let parts: Vec<&str> = path.iter().map(|part| part.to_str().unwrap_or("")).collect();
     match parts[..] {
-        [name] => [TRASH, "lost+found", MARK].contains(&name) || name.ends_with(".tmp"),
+        [name] => [TRASH, LOST_AND_FOUND, MARK].contains(&name) || name.ends_with(".tmp"),
         [IMAGES, name] => name.starts_with(UNFINISHED),
         [CLIENTS, name] => name.starts_with(NEW),
         [CLIENTS, _, name] => ["work", "boot-work", "ephemeral", ".new-ephemeral"].contains(&name),
@@ -185,6 +190,16 @@ mod tests {
         ] {
             assert!(!is_left_out(Path::new(path)), "{path}");
         }
+    }
+
+    #[test]
+    fn only_an_empty_store_is_new() {
+        let store = tempfile::tempdir().unwrap();
+        std::fs::create_dir(store.path().join(LOST_AND_FOUND)).unwrap();
+        assert!(Known::read(store.path()).is_new);
+        // Somebody's file, put there by hand.
+        std::fs::write(store.path().join("raspios.img"), "").unwrap();
+        assert!(!Known::read(store.path()).is_new);
     }
 
     #[test]
