@@ -12,6 +12,7 @@ pub mod limits;
 
 use std::fs::{self, File, OpenOptions};
 use std::net::Ipv4Addr;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command as Process;
@@ -369,10 +370,20 @@ impl LoopDisk {
         self.node.file_name().unwrap().to_str().unwrap().to_owned()
     }
 
-    /// What the kernel sees when a card is drawn from its reader: no medium.
+    /// What the kernel sees when a card is drawn from its reader: no medium. What is just being written makes the file
+    /// longer again, and a disk of another size is another stick: so both are done by one another, and once more.
     pub fn pull(&self) {
-        OpenOptions::new().write(true).open(&self.file).unwrap().set_len(0).unwrap();
-        run("losetup", &["-c", self.node.to_str().unwrap()]);
+        // include/uapi/linux/loop.h
+        const LOOP_SET_CAPACITY: libc::c_ulong = 0x4c07;
+        let (file, node) = (OpenOptions::new().write(true).open(&self.file).unwrap(), File::open(&self.node).unwrap());
+        let size = Path::new("/sys/block").join(self.name()).join("size");
+        let is_gone = (0..100).any(|_| {
+            file.set_len(0).unwrap();
+            // SAFETY: LOOP_SET_CAPACITY takes no argument; the descriptor is open.
+            assert_eq!(unsafe { libc::ioctl(node.as_raw_fd(), LOOP_SET_CAPACITY as _, 0) }, 0);
+            fs::read_to_string(&size).unwrap().trim() == "0"
+        });
+        assert!(is_gone, "{}", self.name());
     }
 }
 
