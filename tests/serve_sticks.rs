@@ -302,6 +302,11 @@ fn while_the_stick_stands_still_a_board_loads_and_the_panel_answers() {
 fn of_two_sticks_with_a_store_the_panel_says_which_serves_until_the_other_is_pulled() {
     let mut lab = Lab::new();
     let sticks = ["one", "two"].map(|name| stick(&lab, name));
+    for stick in &sticks {
+        // One that is empty could become a copy of the other.
+        let node = stick.node.display().to_string();
+        with_mounted(&lab, &node, |point| fs::create_dir(point.join("clients")).unwrap());
+    }
     serve(&mut lab, &[&sticks[0], &sticks[1]]);
     let (said, _) = lab.logged(" has a store too; ", 0);
     let serves = |stick: &&LoopDisk| said.contains(&format!("; {} is used", stick.name()));
