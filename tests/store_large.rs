@@ -6,9 +6,10 @@
 //! file of the image that was changed in its place since the last snapshot costs the next one and each mount some
 //! microseconds. The kernel looks through them as it mounts, and their index must be gone before they are frozen.
 //!
-//! `ROOTSTOCK_LARGE=1` does it with some ten times as much and a cold cache: `just soak`. There a snapshot took 0.35, 0.36,
-//! 0.60 and 1.4 s, where the code before took 0.8, 1.9, 3.6 and 5.5 s, in turns (2026-11-30, release, two cores with a load
-//! of 5 to 10): the names of one file come from the image's table (`links`), and no longer from a look through the root.
+//! `ROOTSTOCK_LARGE=1` does it with some ten times as much and a cold cache: `just soak`. There a snapshot took 0.30 to
+//! 0.33 s in three tries on two idle cores (2026-11-30, release; a swap 0.1 s, enrolment and a reset 0.03), and 0.17 of what
+//! the code before took, in turns on a busy machine: the names of one file come from the image's table (`links`), and no
+//! longer from a look through the root.
 //! Needs root and loop devices.
 
 #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
