@@ -248,6 +248,7 @@ mod tests {
             assert_eq!(lower_inode(name), None, "{name}");
         }
     }
+
     #[test]
     fn what_a_client_put_in_a_names_way_leads_nowhere() {
         use std::os::unix::fs::{MetadataExt, symlink};
