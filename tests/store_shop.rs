@@ -374,11 +374,7 @@ fn a_stick_from_the_shop_serves_after_one_press_and_again_after_a_restart() {
             _ => None,
         });
         assert!(place == NewPlace::File && (200 * MIB..280 * MIB).contains(&free_bytes), "{place:?} {free_bytes}");
-        running.send(Command::Prepare);
-        running.opened();
-        let image = running.imported().id;
-        let open = running.create(&client(1, &image));
-        fs::write(open.root.join("kept"), "kept").unwrap();
+        let open = running.prepare_with_client();
         running.stop();
 
         let volume = volume_of(&bench, &shop, kind, table);

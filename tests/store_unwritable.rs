@@ -161,11 +161,7 @@ fn a_stick_that_is_full_serves_its_image_from_memory_until_one_with_room_comes()
     plug();
     running.wait("Closed", closed);
     running.wait("NeedsConfirmation", |event| matches!(event, Event::NeedsConfirmation { .. }).then_some(()));
-    running.send(Command::Prepare);
-    running.opened();
-    let image = running.imported().id;
-    let open = running.create(&client(1, &image));
-    fs::write(open.root.join("kept"), "kept").unwrap();
+    let open = running.prepare_with_client();
     running.stop();
     let mut running = Running::start(both());
     assert_eq!(running.opened().1, std::slice::from_ref(&open));

@@ -192,6 +192,16 @@ impl Running {
         })
     }
 
+    /// Has a store made where that is asked, and a client in it that keeps a file.
+    pub fn prepare_with_client(&mut self) -> OpenClient {
+        self.send(Command::Prepare);
+        self.opened();
+        let image = self.imported().id;
+        let open = self.create(&client(1, &image));
+        fs::write(open.root.join("kept"), "kept").unwrap();
+        open
+    }
+
     pub fn stop(mut self) {
         self.handle.take().unwrap().stop();
     }
