@@ -136,7 +136,7 @@ fn read_all<R: Read>(mut source: R, piece_bytes: usize, to: &SyncSender<Piece>, 
     loop {
         let mut piece = used.try_recv().unwrap_or_default();
         piece.resize(piece_bytes, 0);
-        let (filled, error) = fill(&mut source, &mut piece);
+        let (filled, error) = fill_as_far(&mut source, &mut piece);
         piece.truncate(filled);
         // Whoever went away does not want it any more.
         if filled > 0 && to.send(Ok(piece)).is_err() {
@@ -152,8 +152,14 @@ fn read_all<R: Read>(mut source: R, piece_bytes: usize, to: &SyncSender<Piece>, 
     }
 }
 
-/// Reads until `piece` is full, the source ends, or an error.
-fn fill(source: &mut impl Read, piece: &mut [u8]) -> (usize, Option<io::Error>) {
+/// Reads until `piece` is full or the source ends.
+pub fn fill(source: &mut impl Read, piece: &mut [u8]) -> io::Result<usize> {
+    let (filled, error) = fill_as_far(source, piece);
+    error.map_or(Ok(filled), Err)
+}
+
+/// The same; what was read before an error is not lost.
+fn fill_as_far(source: &mut impl Read, piece: &mut [u8]) -> (usize, Option<io::Error>) {
     let mut filled = 0;
     while filled < piece.len() {
         match source.read(&mut piece[filled..]) {

@@ -13,7 +13,7 @@
 //! I/O on the import thread. Everything goes to `images/.importing-*`, which
 //! the next opening removes if a cut leaves it there: an import is begun anew
 //! as long as its file is on a stick. `checksum` says what the file should be,
-//! `pace` how long it takes.
+//! `known` whether the store has it already, `pace` how long it takes.
 //!
 //! Measured 2026-11-30 with `tests/bench_import.rs` (it says how to run it): a
 //! Raspberry Pi OS-like image of 852 MiB, 475 of them zeros; two idle x86 cores,
@@ -43,6 +43,7 @@ mod disk;
 mod extract;
 mod gzip;
 mod hashing;
+mod known;
 mod new_root;
 mod pace;
 mod source;
@@ -54,13 +55,12 @@ mod zip;
 mod zstd;
 
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use self::boot_files::BootFilesError;
-use self::hashing::HashingFile;
 use self::pace::Pace;
 pub use self::pace::Progress;
 use self::source::{Place, Source};
@@ -71,7 +71,6 @@ use super::identify;
 use super::in_place;
 use super::manifest::{self, IMAGES, ImageManifest, ImagePaths, SourceFile, UNFINISHED};
 use super::mounts::{self, MountError};
-use super::operate::verify;
 use super::packing::{self, Content, Packing};
 use super::{aside, atomic, tools};
 use crate::client::ImageId;
@@ -81,10 +80,6 @@ use crate::client::ImageId;
 const MAX_UNPACKED_BYTES: u64 = 320 << 30;
 /// Never taken by an import: the clients' writes need it.
 pub const RESERVE_BYTES: u64 = 64 << 20;
-/// Bytes of two roots that are compared at a time.
-const COMPARED_BYTES: usize = 1 << 20;
-/// Most entries of `images/` that are looked at.
-const MAX_IMAGES: usize = 10_000;
 
 /// One file to import.
 #[derive(Debug, Clone)]
@@ -254,7 +249,7 @@ fn import_into(
     let promises = checksum::beside(&job.path, job.packing.compression)?;
     // A promise about what is in the file can only be checked by unpacking it.
     if promises.unpacked.is_none()
-        && let Some(known) = known_by_size(job, promises.packed.as_ref(), stop)?
+        && let Some(known) = known::by_size(job, promises.packed.as_ref(), stop)?
     {
         return Ok(known);
     }
@@ -275,11 +270,11 @@ fn import_into(
             return Err(ImportError::Checksum(promise.file));
         }
     }
-    if let Some(known) = known_image(&job.store, &hashes.packed, &job.source) {
+    if let Some(known) = known::by_hash(&job.store, &hashes.packed, &job.source) {
         return Ok(known);
     }
     check_root(&paths.root(), &job.check_point, stop)?;
-    if let Some(known) = same_image(job, &paths, root_bytes, stop)? {
+    if let Some(known) = known::by_content(job, &paths, root_bytes, stop)? {
         return Ok(known);
     }
 
@@ -317,7 +312,7 @@ fn publish(
     if fs::symlink_metadata(&finished.folder).is_ok() {
         // images/<id>, so the store is two above it.
         let store = finished.folder.ancestors().nth(2).unwrap_or(folder);
-        if same_files(&paths.boot(), &finished.boot()) {
+        if known::same_files(&paths.boot(), &finished.boot()) {
             return mend(store, paths, finished, &text).map_err(failed);
         }
         aside::put(store, &finished.folder).map_err(failed)?;
@@ -337,15 +332,6 @@ fn mend(store: &Path, new: &ImagePaths, image: &ImagePaths, manifest: &str) -> i
     atomic::write(&image.manifest(), manifest.as_bytes(), 0o644)
 }
 
-/// Whether two boot trees hold the same files with the same content.
-fn same_files(a: &Path, b: &Path) -> bool {
-    let (a, b) = (verify::boot_files(a), verify::boot_files(b));
-    let same = |((name, path), (other, other_path)): (&(String, PathBuf), &(String, PathBuf))| {
-        name == other && fs::read(path).is_ok_and(|bytes| fs::read(other_path).is_ok_and(|other| bytes == other))
-    };
-    a.len() == b.len() && a.iter().zip(&b).all(same)
-}
-
 fn write_error(path: &Path, source: io::Error) -> ImportError {
     ImportError::Write { path: path.to_owned(), source }
 }
@@ -354,110 +340,8 @@ fn write_error(path: &Path, source: io::Error) -> ImportError {
 /// where the clock says 1970, because the newest is what new clients get.
 fn moment(store: &Path) -> u64 {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let newest = images(store).map(|(_, manifest)| manifest.imported).max();
+    let newest = known::images(store).map(|(_, manifest)| manifest.imported).max();
     newest.map_or(now, |newest| now.max(newest.saturating_add(1)))
-}
-
-/// The store's images, as far as their manifests can be read.
-fn images(store: &Path) -> impl Iterator<Item = (ImageId, ImageManifest)> {
-    let entries = fs::read_dir(store.join(IMAGES)).into_iter().flatten().take(MAX_IMAGES).filter_map(Result::ok);
-    let store = store.to_owned();
-    entries.filter_map(move |entry| {
-        let id: ImageId = entry.file_name().to_str()?.parse().ok()?;
-        let paths = ImagePaths::of(&store, &id);
-        // One that is damaged is not there: its file makes it whole again.
-        if aside::fault(&paths).is_some() {
-            return None;
-        }
-        let bytes = atomic::read_bounded(&paths.manifest(), manifest::MAX_MANIFEST_BYTES).ok()?;
-        Some((id, manifest::parse_image(&bytes).ok()?))
-    })
-}
-
-/// Where an image came from a file as long as this one, this one is hashed
-/// first: the same file again needs neither time nor room for a second copy.
-fn known_by_size(
-    job: &Job,
-    promise: Option<&checksum::Promise>,
-    stop: &AtomicBool,
-) -> Result<Option<Imported>, ImportError> {
-    let as_long =
-        |(_, manifest): (ImageId, ImageManifest)| manifest.source.iter().any(|source| source.bytes == job.source.bytes);
-    if !images(&job.store).any(as_long) {
-        return Ok(None);
-    }
-    let read_error = |source: io::Error| ImportError::Read { path: job.path.clone(), source };
-    let file = File::open(&job.path).and_then(HashingFile::new).map_err(read_error)?;
-    let hash = file.finish_unless(stop).map_err(read_error)?.ok_or(ImportError::Stopped)?;
-    if let Some(promise) = promise.filter(|promise| promise.sha256 != hash) {
-        return Err(ImportError::Checksum(promise.file.clone()));
-    }
-    Ok(known_image(&job.store, &hash, &job.source))
-}
-
-/// An image that came from the same bytes.
-fn known_image(store: &Path, sha256: &[u8; 32], source: &SourceFile) -> Option<Imported> {
-    let hex = manifest::hex(sha256);
-    let (id, manifest) = images(store).find(|(_, manifest)| manifest.sha256 == hex)?;
-    remember(store, id, manifest, source)
-}
-
-/// The image remembers this file from now on.
-fn remember(store: &Path, id: ImageId, mut manifest: ImageManifest, source: &SourceFile) -> Option<Imported> {
-    manifest.add_source(source.clone());
-    let text = toml::to_string(&manifest).ok()?;
-    let _ = atomic::write(&ImagePaths::of(store, &id).manifest(), text.as_bytes(), 0o644);
-    Some(Imported { id, manifest, known: true })
-}
-
-/// An image with the same root and boot files, which came in another packing. Two that are not the same differ in their
-/// superblocks, so both are read whole only where they are.
-fn same_image(
-    job: &Job,
-    new: &ImagePaths,
-    root_bytes: u64,
-    stop: &AtomicBool,
-) -> Result<Option<Imported>, ImportError> {
-    for (id, manifest) in images(&job.store).filter(|(_, manifest)| manifest.root_bytes == root_bytes) {
-        let paths = ImagePaths::of(&job.store, &id);
-        if same_root(&new.root(), &paths.root(), stop)? && same_files(&new.boot(), &paths.boot()) {
-            return Ok(remember(&job.store, id, manifest, &job.source));
-        }
-    }
-    Ok(None)
-}
-
-/// Whether two roots are the same to the byte; one that cannot be read is another.
-fn same_root(a: &Path, b: &Path, stop: &AtomicBool) -> Result<bool, ImportError> {
-    let (Ok(mut a), Ok(mut b)) = (File::open(a), File::open(b)) else { return Ok(false) };
-    let (mut one, mut other) = (vec![0; COMPARED_BYTES], vec![0; COMPARED_BYTES]);
-    // The superblocks are in the first piece.
-    loop {
-        if stop.load(Ordering::Relaxed) {
-            return Err(ImportError::Stopped);
-        }
-        let (Ok(bytes), Ok(others)) = (fill(&mut a, &mut one), fill(&mut b, &mut other)) else { return Ok(false) };
-        if one[..bytes] != other[..others] {
-            return Ok(false);
-        }
-        if bytes == 0 {
-            return Ok(true);
-        }
-    }
-}
-
-/// Reads until the piece is full or the source ends.
-fn fill(source: &mut impl Read, piece: &mut [u8]) -> io::Result<usize> {
-    let mut filled = 0;
-    while filled < piece.len() {
-        match source.read(&mut piece[filled..]) {
-            Ok(0) => break,
-            Ok(bytes) => filled += bytes,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(filled)
 }
 
 /// Mounts the root once, read-only, before anybody is told of it.

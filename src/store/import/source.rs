@@ -15,13 +15,13 @@ use std::sync::Arc;
 use lzma_rust2::XzReader;
 use sha2::{Digest, Sha256};
 
-use super::ahead::{Ahead, Position};
+use super::ImportError;
+use super::ahead::{Ahead, Position, fill};
 use super::gzip::Gzip;
 use super::hashing::HashingFile;
 use super::xz::{self, ParallelXz};
 use super::zip::{self, Zip, ZipError};
 use super::zstd::Zstd;
-use super::{ImportError, fill};
 use crate::store::packing::Compression;
 
 /// Bytes that are read from the stick at a time. In smaller pieces the hash waits more often for the thread before it:
